@@ -1,1 +1,32 @@
-//! 
+//! Policy and plumbing that the three engines share.
+//!
+//! What is here: configuration types and reload, identity, access control, limits, bans, sealed secrets, events,
+//! metrics, TLS, the front door of the web ports, the accept loop, the CPU pool, the byte budget, clock and shutdown,
+//! and the storage traits (SQL itself lives only in `tasuki-store`).
+//!
+//! What is not here: protocol logic (pure, in `tasuki-proto`) and anything that one engine alone needs.
+//!
+//! **Invariant:** engines do not know each other; they meet only through the types of this crate.
+
+pub mod accept;
+pub mod accounts;
+pub mod acl;
+pub mod bans;
+pub mod budget;
+pub mod clock;
+pub mod config;
+pub mod engine;
+pub mod events;
+pub mod failure;
+pub mod front;
+pub mod ids;
+pub mod limits;
+pub mod metrics;
+pub mod net;
+pub mod pool;
+pub mod seal;
+pub mod shutdown;
+pub mod store;
+pub mod tls;
+
+pub use engine::{Applied, BuildError, Deps, EngineKind, Shared, Snapshot};

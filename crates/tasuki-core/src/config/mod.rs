@@ -1,0 +1,21 @@
+//! Configuration: how values are written, and how a file is read with errors that name file, line and key.
+//!
+//! Each part's struct lives beside its owner; the composition root puts them together. Every struct is
+//! `#[serde(default, deny_unknown_fields)]`, so a misspelt key is an error.
+
+pub mod duration;
+pub mod size;
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}{}{}: {problem}", line.map(|l| format!(":{l}")).unwrap_or_default(), key.as_deref().map(|k| format!(": {k}")).unwrap_or_default())]
+pub struct ConfigError {
+    /// The file's path.
+    pub file: String,
+    /// The line, from 1, if it can be told.
+    pub line: Option<usize>,
+    /// The key, for example `mail.max_size`, if it can be told.
+    pub key: Option<String>,
+    /// What is wrong and what would be right.
+    pub problem: String,
+}

@@ -1,0 +1,154 @@
+//! The typed event bus: engines say what happened and never know who listens.
+//!
+//! Readers are the log and the statistics. A slow reader loses events and is told how many; it never slows an engine.
+//! Audit rows are not events: they commit with the change they describe (`store::audit`).
+
+use std::net::IpAddr;
+
+use tokio::sync::broadcast;
+
+use crate::clock::{Clock, Timestamp};
+use crate::engine::EngineKind;
+use crate::ids::{MailId, PrincipalId};
+
+/// Something that happened, once it is a fact.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// When.
+    pub at: Timestamp,
+    /// Which engine said so; `None` for the core itself.
+    pub engine: Option<EngineKind>,
+    /// What.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum What {
+    /// A mail was committed and acknowledged.
+    MailAccepted {
+        mail: MailId,
+        principal: Option<PrincipalId>,
+        size_bytes: u64,
+        recipients: usize,
+    },
+    /// A next hop took a mail for some recipients.
+    MailDelivered {
+        mail: MailId,
+        recipients: usize,
+        attempts: u32,
+    },
+    /// An attempt failed for now.
+    MailDeferred {
+        mail: MailId,
+        recipients: usize,
+        attempts: u32,
+        reason: String,
+    },
+    /// Recipients failed for good; `reported` says whether a DSN was queued.
+    MailBounced {
+        mail: MailId,
+        recipients: usize,
+        reason: String,
+        reported: bool,
+    },
+    /// A host joined the relay.
+    HostSubscribed { host: String },
+    /// A host left the relay or was removed.
+    HostUnsubscribed { host: String },
+    /// An activity was committed for `hosts` hosts.
+    ActivityRelayed { id: String, hosts: u64 },
+    /// A host took an activity, or refused it for good.
+    ActivityDelivered { host: String, taken: bool },
+    /// An agent's session began.
+    AgentUp { agent: PrincipalId, from: IpAddr },
+    /// An agent's session ended.
+    AgentDown { agent: PrincipalId, reason: String },
+    /// A visitor's connection was joined to an agent's local server.
+    VisitorJoined {
+        agent: PrincipalId,
+        endpoint: String,
+        from: IpAddr,
+    },
+    /// A visitor's connection ended.
+    VisitorLeft {
+        agent: PrincipalId,
+        endpoint: String,
+        from: IpAddr,
+        bytes_in: u64,
+        bytes_out: u64,
+    },
+    /// A login or key was refused.
+    LoginRefused {
+        name: String,
+        from: IpAddr,
+        reason: &'static str,
+    },
+    /// An address was banned.
+    Banned {
+        net: ipnet::IpNet,
+        reason: String,
+        until: Timestamp,
+    },
+    /// A route (smarthost, provider, network) stopped or started working; `reason` in plain words.
+    RouteDown { route: String, reason: String },
+    /// See [`What::RouteDown`].
+    RouteUp { route: String },
+    /// A certificate was obtained or replaced.
+    CertificateReplaced { names: Vec<String>, days_left: i64 },
+    /// The configuration was applied again.
+    Reloaded {
+        changed: Vec<String>,
+        needs_restart: Vec<String>,
+    },
+}
+
+/// Where events go; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct EventBus {
+    sender: broadcast::Sender<Event>,
+    clock: Clock,
+    engine: Option<EngineKind>,
+}
+
+/// How many events a reader may be behind before it loses the oldest.
+const CAPACITY: usize = 4096;
+
+impl EventBus {
+    /// A bus without readers.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self {
+            sender: broadcast::Sender::new(CAPACITY),
+            clock,
+            engine: None,
+        }
+    }
+
+    /// The same bus, speaking for `engine`.
+    #[must_use]
+    pub fn for_engine(&self, engine: EngineKind) -> Self {
+        Self {
+            engine: Some(engine),
+            ..self.clone()
+        }
+    }
+
+    /// Says that something happened. Never waits, never fails.
+    pub fn emit(&self, what: What) {
+        if self.sender.receiver_count() > 0 {
+            let _ = self.sender.send(Event {
+                at: self.clock.wall(),
+                engine: self.engine,
+                what,
+            });
+        }
+    }
+
+    /// A reader of everything from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.sender.subscribe()
+    }
+}

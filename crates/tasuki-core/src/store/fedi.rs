@@ -1,0 +1,255 @@
+//! The fediverse: subscriptions, the log of activities with their audience, progress of hosts, known keys.
+//!
+//! Everything that goes out is a log entry with an audience, also an Accept for one host: so the lanes have one
+//! mechanism for order, retries and restart.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use roaring::RoaringBitmap;
+use serde::{Deserialize, Serialize};
+
+use super::{AuditEntry, StoreResult};
+use crate::clock::Timestamp;
+use crate::ids::{Epoch, HostNo, LogSeq, NodeId};
+
+/// How a host subscribed, which decides what it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SubscriptionStyle {
+    /// Follow of the Public collection: Mastodon, Misskey and forks.
+    Mastodon,
+    /// Follow of the relay actor, with a follow back: Pleroma, Akkoma.
+    LitePub,
+}
+
+/// Where a subscription stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SubscriptionState {
+    /// Waits for the operator.
+    Pending,
+    /// Receives and may publish.
+    Active,
+}
+
+/// A subscribed host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscription {
+    /// Lower-case punycode authority (with a non-default port).
+    pub host: String,
+    /// Its bit in audiences; never used again for another host.
+    pub host_no: HostNo,
+    /// The actor that followed.
+    pub actor: String,
+    /// Where it takes deliveries.
+    pub inbox: String,
+    /// How it subscribed.
+    pub style: SubscriptionStyle,
+    /// Where it stands.
+    pub state: SubscriptionState,
+    /// The id of the last Follow. A bearer secret: never shown.
+    #[serde(skip_serializing)]
+    pub follow_id: String,
+    /// Software and version from its NodeInfo, if read.
+    pub software: Option<String>,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A host that subscribes. Again from the same host replaces actor, inbox, style and follow id.
+#[derive(Clone, Debug)]
+pub struct NewSubscription {
+    /// Authority.
+    pub host: String,
+    /// The actor that followed.
+    pub actor: String,
+    /// Where it takes deliveries.
+    pub inbox: String,
+    /// How it subscribed.
+    pub style: SubscriptionStyle,
+    /// Where it stands.
+    pub state: SubscriptionState,
+    /// The Follow's id.
+    pub follow_id: String,
+    /// Software and version.
+    pub software: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What a log entry is; decides how it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryKind {
+    /// The received bytes go out unchanged to hosts that take forwards; `announce` goes to the others, if there is one.
+    Activity,
+    /// Like `Activity`; also blanks what waits of the same object.
+    Delete,
+    /// A document of the relay itself for single hosts: Accept, Reject, Follow.
+    Control,
+}
+
+/// An entry to append.
+#[derive(Clone, Debug)]
+pub struct NewEntry {
+    /// What it is.
+    pub kind: EntryKind,
+    /// The object the activity is about; entries of one object keep their order in a lane. At most 2,048 bytes.
+    pub object: String,
+    /// Equal keys are one entry: object, type and update time. Kept for the retention time at least.
+    pub dedupe: String,
+    /// The bytes to forward, exactly as received; empty if nothing is forwarded.
+    pub body: Bytes,
+    /// The relay's own Announce for hosts that take no forward.
+    pub announce: Option<Bytes>,
+    /// The hosts that get it.
+    pub audience: RoaringBitmap,
+    /// Of these, the hosts that get `announce` in place of `body`.
+    pub announce_to: RoaringBitmap,
+    /// When it was accepted.
+    pub at: Timestamp,
+}
+
+/// What an append did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// Stored at this place; committed.
+    Stored(LogSeq),
+    /// The same was stored before.
+    Duplicate,
+}
+
+/// A stored entry.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its place.
+    pub seq: LogSeq,
+    /// What it is.
+    pub kind: EntryKind,
+    /// The object.
+    pub object: String,
+    /// The bytes to forward; empty if blanked by a Delete.
+    pub body: Bytes,
+    /// The relay's Announce; `None` also if blanked.
+    pub announce: Option<Bytes>,
+    /// The hosts that get it.
+    pub audience: RoaringBitmap,
+    /// Of these, the ones that get the Announce.
+    pub announce_to: RoaringBitmap,
+    /// When it was accepted.
+    pub at: Timestamp,
+}
+
+/// How far one host is, if it is behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostProgress {
+    /// The host.
+    pub host: HostNo,
+    /// It has everything up to here.
+    pub up_to: LogSeq,
+    /// Entries after `up_to` that it has already (several are in flight).
+    pub also: Vec<LogSeq>,
+    /// Entries set aside after repeated failures, with the number of attempts.
+    pub parked: Vec<(LogSeq, u32)>,
+    /// Failures in a row of the host itself.
+    pub failures: u32,
+    /// When the host is tried next, if it failed.
+    pub next_try: Option<Timestamp>,
+    /// The last failure, at most 500 bytes.
+    pub last_error: Option<String>,
+}
+
+/// All hosts' progress.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Every host without a row in `behind` has everything up to here.
+    pub all_up_to: Option<LogSeq>,
+    /// The hosts that are behind.
+    pub behind: Vec<HostProgress>,
+    /// The newest entry of the log.
+    pub newest: Option<LogSeq>,
+}
+
+/// What a cut of the log took away.
+#[derive(Clone, Debug, Default)]
+pub struct CutReport {
+    /// Entries removed.
+    pub removed: u64,
+    /// Entries that a host lost by it.
+    pub lost: Vec<(HostNo, u64)>,
+}
+
+/// A remembered key of an actor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActorKey {
+    /// The key's id as in signatures.
+    pub key_id: String,
+    /// The actor that owns it.
+    pub owner: String,
+    /// SPKI or PKCS#1 PEM.
+    pub pem: String,
+    /// The actor's inbox (shared if it has one).
+    pub inbox: Option<String>,
+    /// When it was fetched.
+    pub fetched_at: Timestamp,
+}
+
+/// Verbs for the fediverse engine.
+#[async_trait]
+pub trait FediStore: Send + Sync {
+    /// Stores a subscription and, in the same transaction, appends the relay's answers to it (their audience is this
+    /// host, which the store fills in).
+    async fn subscribe(
+        &self,
+        new: NewSubscription,
+        answers: Vec<NewEntry>,
+        audit: Option<AuditEntry>,
+    ) -> StoreResult<Subscription>;
+    /// Removes a subscription; `farewell` (a Reject) still goes to it. `NotFound` if there is none.
+    async fn unsubscribe(
+        &self,
+        host: &str,
+        farewell: Option<NewEntry>,
+        audit: Option<AuditEntry>,
+    ) -> StoreResult<Subscription>;
+    /// All subscriptions, by host.
+    async fn subscriptions(&self) -> StoreResult<Vec<Subscription>>;
+    /// The number of a host, made if new, with its inbox for control entries (a host that is refused gets one too).
+    async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo>;
+    /// Authority and inbox of every numbered host, subscribed or not.
+    async fn hosts(&self) -> StoreResult<Vec<(HostNo, String, String)>>;
+    /// A number that grows with every change of subscriptions or hosts, by any gateway; cheap to read.
+    async fn subscriptions_version(&self) -> StoreResult<i64>;
+    /// Appends an entry; returns after the commit. A [`EntryKind::Delete`] blanks what waits of its object, and its
+    /// audience becomes the union of `audience` and all hosts that got the object in the last 30 days.
+    async fn append(&self, entry: NewEntry) -> StoreResult<Appended>;
+    /// Entries after `after`, oldest first: at most `n`, and no more than `max_bytes` of bodies (at least one entry).
+    async fn entries(&self, after: Option<LogSeq>, n: usize, max_bytes: u64) -> StoreResult<Vec<Entry>>;
+    /// The entries of these places that still exist.
+    async fn entries_at(&self, places: &[LogSeq]) -> StoreResult<Vec<Entry>>;
+    /// All hosts' progress.
+    async fn progress(&self) -> StoreResult<Progress>;
+    /// Stores progress in one transaction: `all_up_to`, the changed rows of `behind`, and the hosts that caught up.
+    /// Call it at most once a second. `StaleEpoch` if this node does not own the fan-out.
+    async fn checkpoint(
+        &self,
+        node: NodeId,
+        epoch: Epoch,
+        all_up_to: Option<LogSeq>,
+        behind: &[HostProgress],
+        caught_up: &[HostNo],
+    ) -> StoreResult<()>;
+    /// Owns (or goes on owning) the fan-out for `hold`; one gateway of a store sends at a time. `None` if another does.
+    async fn claim_fanout(&self, node: NodeId, hold: Duration) -> StoreResult<Option<Epoch>>;
+    /// Gives the fan-out back.
+    async fn release_fanout(&self, node: NodeId, epoch: Epoch) -> StoreResult<()>;
+    /// Removes entries that every host has, that are older than `before`, or that exceed `max_bytes` of bodies
+    /// (oldest first); says what hosts lost by it.
+    async fn cut(&self, before: Timestamp, max_bytes: u64) -> StoreResult<CutReport>;
+    /// Remembers keys; rides in a later commit.
+    async fn remember_key(&self, key: ActorKey) -> StoreResult<()>;
+    /// A remembered key.
+    async fn key(&self, key_id: &str) -> StoreResult<Option<ActorKey>>;
+}

@@ -1,0 +1,346 @@
+//! Mail: envelopes, bodies, lanes, settlements.
+//!
+//! A mail has one or more **deliveries**, one for each lane (next hop) it goes to. Fresh mail is born held by the node
+//! that took it and is tried by it from memory; nothing is read back. A delivery that is deferred moves into its lane
+//! in the store, where the lane's owner finds it when it is due. The happy path of a mail with one lane costs one
+//! insert and one delete.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tasuki_proto::names::{Mailbox, ReversePath};
+
+use super::StoreResult;
+use crate::clock::Timestamp;
+use crate::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId};
+
+/// A next hop's name, for example `mx:example.com` or `via:office365`. At most 300 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LaneKey(pub String);
+
+/// RFC 3461 RET: what a DSN about this mail returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Ret {
+    /// The whole message. Tasuki's own reports hold headers only; the value is passed on.
+    Full,
+    /// The headers.
+    Hdrs,
+}
+
+/// RFC 3461 NOTIFY: of what the sender wants to hear. All false with `never` false means that nothing was asked for,
+/// which is: failures and delays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notify {
+    /// Nothing at all.
+    pub never: bool,
+    /// Deliveries.
+    pub success: bool,
+    /// Failures.
+    pub failure: bool,
+    /// Delays.
+    pub delay: bool,
+}
+
+/// Where a recipient's copy goes, and what the sender wants to know of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipient {
+    /// The address as it goes on the wire.
+    pub mailbox: Mailbox,
+    /// NOTIFY.
+    #[serde(default)]
+    pub notify: Notify,
+    /// ORCPT as received (`rfc822;user+40example.com`), at most 500 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orcpt: Option<String>,
+}
+
+/// What an accepted mail carries besides its body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// MAIL FROM.
+    pub reverse_path: ReversePath,
+    /// Who handed it in; `None` for mail to a relay domain and for our own DSNs.
+    pub principal: Option<PrincipalId>,
+    /// ENVID as received (xtext), at most 100 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envid: Option<String>,
+    /// RET.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ret: Option<Ret>,
+    /// The mail needs a next hop with SMTPUTF8.
+    #[serde(default)]
+    pub smtputf8: bool,
+    /// The body has octets above 127.
+    #[serde(default)]
+    pub eight_bit: bool,
+    /// This mail is a DSN of ours: it never causes another one.
+    #[serde(default)]
+    pub is_dsn: bool,
+}
+
+/// Where a body's bytes are. Opaque to engines except for `Inline`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BodyPlace {
+    /// In the row itself (to about 16 KiB).
+    Inline(Bytes),
+    /// In an append-only segment file.
+    Segment {
+        /// The segment's number.
+        segment: u64,
+        /// Where the body begins in it.
+        offset: u64,
+        /// CRC-32C of the body's bytes.
+        checksum: u32,
+    },
+    /// In chunk rows under this id.
+    Chunks {
+        /// The chunks' common id.
+        body: i64,
+    },
+}
+
+/// A body that was written, complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredBody {
+    /// Its length in bytes.
+    pub len: u64,
+    /// Where it is.
+    pub place: BodyPlace,
+}
+
+/// Takes a body's bytes while they arrive. Dropping it without [`BodySink::finish`] discards them.
+#[async_trait]
+pub trait BodySink: Send {
+    /// Appends `chunk`.
+    async fn write(&mut self, chunk: Bytes) -> StoreResult<()>;
+    /// Ends the body. It becomes durable with the mail's [`MailStore::enqueue`], not before.
+    async fn finish(self: Box<Self>) -> StoreResult<StoredBody>;
+}
+
+/// Gives a body's bytes back in order.
+#[async_trait]
+pub trait BodySource: Send {
+    /// The next piece, at most 256 KiB; `None` at the end.
+    async fn next(&mut self) -> StoreResult<Option<Bytes>>;
+}
+
+/// One delivery of a new mail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewDelivery {
+    /// Its lane.
+    pub lane: LaneKey,
+    /// Its recipients, at least one.
+    pub recipients: Vec<Recipient>,
+}
+
+/// A mail to be accepted.
+#[derive(Clone, Debug)]
+pub struct NewMail {
+    /// Its id, from [`crate::ids::MailIds`].
+    pub id: MailId,
+    /// Its envelope.
+    pub envelope: Envelope,
+    /// Its body.
+    pub body: StoredBody,
+    /// Its deliveries, at least one; [`DeliverySeq`] is the index here.
+    pub deliveries: Vec<NewDelivery>,
+    /// When it was taken.
+    pub accepted_at: Timestamp,
+    /// When trying ends.
+    pub expires_at: Timestamp,
+}
+
+/// How a delivery is held by the one who tries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Fresh: held by the node's life that took or adopted it.
+    Fresh(Epoch),
+    /// Deferred: held through its lane.
+    Lane(LaneId, Epoch),
+}
+
+/// A delivery that this node may try now.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The mail.
+    pub mail: MailId,
+    /// Which of its deliveries.
+    pub delivery: DeliverySeq,
+    /// How it is held; goes back with the [`Outcome`].
+    pub hold: Hold,
+    /// Its lane.
+    pub lane: LaneKey,
+    /// The mail's envelope.
+    pub envelope: Envelope,
+    /// The recipients that are still open.
+    pub recipients: Vec<Recipient>,
+    /// The body.
+    pub body: StoredBody,
+    /// Attempts made so far.
+    pub attempts: u32,
+    /// When the mail was taken.
+    pub accepted_at: Timestamp,
+    /// When trying ends.
+    pub expires_at: Timestamp,
+    /// Whether the sender was told of the delay.
+    pub delay_reported: bool,
+    /// The last failure in the peer's words.
+    pub last_error: Option<String>,
+}
+
+/// What became of a held delivery.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The mail.
+    pub mail: MailId,
+    /// Which delivery.
+    pub delivery: DeliverySeq,
+    /// How it was held.
+    pub hold: Hold,
+    /// What became of it.
+    pub settlement: Settlement,
+    /// DSNs that this outcome causes; committed in the same transaction or not at all.
+    pub follow_up: Vec<NewMail>,
+}
+
+/// The end of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Every recipient is delivered, bounced or dropped by policy. With its last delivery the mail is gone.
+    Finished,
+    /// Some recipients wait.
+    Deferred {
+        /// The lane they wait in (a re-route changes it).
+        lane: LaneKey,
+        /// Those that wait.
+        recipients: Vec<Recipient>,
+        /// Attempts made so far.
+        attempts: u32,
+        /// When to try again.
+        due: Timestamp,
+        /// The failure in the peer's words, at most 1,000 bytes.
+        last_error: String,
+        /// Whether the sender was told of the delay.
+        delay_reported: bool,
+    },
+}
+
+/// What a settlement did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It is stored (or rides in the next commit, at most 100 ms later).
+    Done,
+    /// The hold was over: somebody else tries this delivery. Nothing was changed.
+    LaneLost,
+}
+
+/// A lane that this node owns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// Its number.
+    pub id: LaneId,
+    /// Its next hop.
+    pub key: LaneKey,
+    /// The owner's epoch, for [`MailStore::due`] and settlements.
+    pub epoch: Epoch,
+    /// When its first delivery is due.
+    pub next_due: Timestamp,
+}
+
+/// Which part of the queue to list.
+#[derive(Clone, Debug, Default)]
+pub struct QueueFilter {
+    /// Part of the reverse-path.
+    pub sender: Option<String>,
+    /// The recipients' domain.
+    pub recipient_domain: Option<String>,
+    /// Only this mail.
+    pub mail: Option<MailId>,
+    /// Only ids after this one (paging).
+    pub after: Option<MailId>,
+}
+
+/// One waiting delivery, for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct QueueRow {
+    /// The mail.
+    pub mail: MailId,
+    /// Its lane.
+    pub lane: LaneKey,
+    /// `fresh` or `deferred`.
+    pub state: &'static str,
+    /// MAIL FROM.
+    pub reverse_path: ReversePath,
+    /// Open recipients.
+    pub recipients: Vec<Mailbox>,
+    /// Body length in bytes.
+    pub size_bytes: u64,
+    /// When it was taken.
+    pub accepted_at: Timestamp,
+    /// Attempts made.
+    pub attempts: u32,
+    /// When it is tried next; `None` for fresh mail, which is being tried.
+    pub next_try: Option<Timestamp>,
+    /// The last failure.
+    pub last_error: Option<String>,
+}
+
+/// The queue in figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct QueueCounts {
+    /// Mails stored.
+    pub mails: u64,
+    /// Deliveries deferred in lanes.
+    pub deferred: u64,
+    /// When the oldest waiting mail was taken.
+    pub oldest: Option<Timestamp>,
+}
+
+/// Verbs for mail.
+#[async_trait]
+pub trait MailStore: Send + Sync {
+    /// Begins a body. `size_hint` is the client's SIZE, if it named one.
+    async fn open_body(&self, size_hint: Option<u64>) -> StoreResult<Box<dyn BodySink>>;
+    /// Stores mails held by `node`; returns after the commit and the body's sync. A bad one fails the call it came
+    /// with, not the others that share the commit.
+    async fn enqueue(&self, node: NodeId, epoch: Epoch, batch: Vec<NewMail>) -> StoreResult<Vec<MailId>>;
+    /// Opens a stored body for reading.
+    async fn body(&self, body: &StoredBody) -> StoreResult<Box<dyn BodySource>>;
+    /// Takes over up to `n` fresh deliveries whose holder is dead or an earlier life of this node.
+    async fn adopt(&self, node: NodeId, epoch: Epoch, n: usize) -> StoreResult<Vec<Held>>;
+    /// Owns up to `n` lanes that have something due by `now` and nobody to care for it, for `hold`; also renews those
+    /// named in `renew`. Holds end by the store's clock.
+    async fn claim_lanes(
+        &self,
+        node: NodeId,
+        now: Timestamp,
+        hold: Duration,
+        n: usize,
+        renew: &[(LaneId, Epoch)],
+    ) -> StoreResult<Vec<Lane>>;
+    /// Gives lanes back.
+    async fn release_lanes(&self, lanes: &[(LaneId, Epoch)]) -> StoreResult<()>;
+    /// Up to `n` deliveries of an owned lane that are due at `now`, oldest first, without those in `in_flight`.
+    /// `StaleEpoch` if the lane is lost.
+    async fn due(
+        &self,
+        lane: LaneId,
+        epoch: Epoch,
+        now: Timestamp,
+        n: usize,
+        in_flight: &[(MailId, DeliverySeq)],
+    ) -> StoreResult<Vec<Held>>;
+    /// Stores outcomes, in order; one answer each. An outcome without `follow_up` may ride in a later commit, at most
+    /// 100 ms away; one with `follow_up` returns after its commit.
+    async fn settle(&self, node: NodeId, outcomes: Vec<Outcome>) -> StoreResult<Vec<Settled>>;
+    /// When the next delivery is due in any lane that is free or owned by `node`; `None` if nothing waits.
+    async fn next_due(&self, node: NodeId) -> StoreResult<Option<Timestamp>>;
+    /// Lists waiting deliveries, oldest mail first.
+    async fn queue(&self, filter: &QueueFilter, limit: usize) -> StoreResult<Vec<QueueRow>>;
+    /// Counts them.
+    async fn queue_counts(&self) -> StoreResult<QueueCounts>;
+}
