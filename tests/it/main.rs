@@ -1,0 +1,7 @@
+//! End to end: the real programs as processes, clients and servers that nobody here wrote, only the wire.
+//!
+//! Nothing of ours is linked. What the tests need is installed by `scripts/test`; a tool that is missing
+//! fails its test by name, nothing is skipped.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod tidy;

@@ -1,0 +1,341 @@
+//! The shape of the house, proved from what cargo says about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// The repository's root.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn cargo(arguments: &[&str]) -> String {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "cargo {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Package names to the names they depend on.
+struct Graph {
+    normal: BTreeMap<String, BTreeSet<String>>,
+    dev: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Graph {
+    fn of_the_workspace() -> Self {
+        let metadata: Value = serde_json::from_str(&cargo(&[
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--offline",
+        ]))
+        .unwrap();
+        let names: BTreeMap<&str, &str> = metadata["packages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|package| (package["id"].as_str().unwrap(), package["name"].as_str().unwrap()))
+            .collect();
+        let mut graph = Self {
+            normal: BTreeMap::new(),
+            dev: BTreeMap::new(),
+        };
+        for node in metadata["resolve"]["nodes"].as_array().unwrap() {
+            let from = names[node["id"].as_str().unwrap()].to_owned();
+            for dependency in node["deps"].as_array().unwrap() {
+                let to = names[dependency["pkg"].as_str().unwrap()].to_owned();
+                for kind in dependency["dep_kinds"].as_array().unwrap() {
+                    let edges = if kind["kind"] == "dev" {
+                        &mut graph.dev
+                    } else {
+                        &mut graph.normal
+                    };
+                    edges.entry(from.clone()).or_default().insert(to.clone());
+                }
+            }
+        }
+        graph
+    }
+
+    /// Our own crates that `package` names in its manifest, those for tests left out.
+    fn ours(&self, package: &str) -> BTreeSet<&str> {
+        ours(self.normal.get(package))
+    }
+
+    fn ours_for_tests(&self, package: &str) -> BTreeSet<&str> {
+        ours(self.dev.get(package))
+    }
+
+    /// Everything that `package` links, however far away.
+    fn tree(&self, package: &str) -> BTreeSet<&str> {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![package];
+        while let Some(next) = open.pop() {
+            for dependency in self.normal.get(next).into_iter().flatten() {
+                if seen.insert(dependency.as_str()) {
+                    open.push(dependency);
+                }
+            }
+        }
+        seen
+    }
+}
+
+fn ours(dependencies: Option<&BTreeSet<String>>) -> BTreeSet<&str> {
+    dependencies
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .filter(|name| name.starts_with("tasuki") || ["e2e", "bench"].contains(name))
+        .collect()
+}
+
+const ENGINES: [&str; 3] = ["tasuki-smtp", "tasuki-activitypub", "tasuki-tunnel"];
+
+#[test]
+fn binaries_need_engines_engines_need_core_and_core_needs_proto() {
+    let graph = Graph::of_the_workspace();
+    let allowed: &[(&str, &[&str])] = &[
+        ("tasuki-proto", &[]),
+        ("tasuki-core", &["tasuki-proto"]),
+        ("tasuki-store", &["tasuki-core", "tasuki-proto"]),
+        ("tasuki-smtp", &["tasuki-core", "tasuki-proto"]),
+        ("tasuki-activitypub", &["tasuki-core", "tasuki-proto"]),
+        ("tasuki-tunnel", &["tasuki-core", "tasuki-proto"]),
+        ("tasuki-agent", &["tasuki-tunnel", "tasuki-core", "tasuki-proto"]),
+        (
+            "tasuki",
+            &[
+                "tasuki-smtp",
+                "tasuki-activitypub",
+                "tasuki-tunnel",
+                "tasuki-store",
+                "tasuki-core",
+                "tasuki-proto",
+            ],
+        ),
+        ("e2e", &[]),
+    ];
+    for (package, may) in allowed {
+        let may: BTreeSet<&str> = may.iter().copied().collect();
+        let does = graph.ours(package);
+        assert!(
+            does.is_subset(&may),
+            "{package} depends on {:?}",
+            does.difference(&may)
+        );
+    }
+    for package in graph.normal.keys().filter(|name| name.starts_with("tasuki")) {
+        assert!(
+            allowed.iter().any(|(known, _)| known == package),
+            "{package} is new: say here what it may depend on"
+        );
+    }
+}
+
+#[test]
+fn engines_link_neither_each_other_nor_the_store() {
+    let graph = Graph::of_the_workspace();
+    for engine in ENGINES {
+        let tree = graph.tree(engine);
+        for other in ENGINES
+            .iter()
+            .chain(&["tasuki-store", "sqlx"])
+            .filter(|other| **other != engine)
+        {
+            assert!(!tree.contains(other), "{engine} links {other}");
+        }
+        for other in ENGINES {
+            assert!(
+                !graph.ours_for_tests(engine).contains(other),
+                "the tests of {engine} link {other}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_agent_links_no_database_and_no_web_framework() {
+    let graph = Graph::of_the_workspace();
+    let tree = graph.tree("tasuki-agent");
+    for heavy in [
+        "sqlx",
+        "sqlx-core",
+        "axum",
+        "tasuki-store",
+        "tasuki-smtp",
+        "tasuki-activitypub",
+    ] {
+        assert!(!tree.contains(heavy), "tasuki-agent links {heavy}");
+    }
+}
+
+/// Invariant 8: `tasuki-proto` has no IO, clock or randomness of its own.
+#[test]
+fn proto_has_no_io_clock_or_randomness() {
+    let graph = Graph::of_the_workspace();
+    let tree = graph.tree("tasuki-proto");
+    for impure in [
+        "tokio", "sqlx", "reqwest", "axum", "quinn", "hyper", "socket2", "mio", "tracing",
+    ] {
+        assert!(!tree.contains(impure), "tasuki-proto links {impure}");
+    }
+    let direct = &graph.normal["tasuki-proto"];
+    for chance in ["rand", "getrandom", "aws-lc-rs"] {
+        assert!(!direct.contains(chance), "tasuki-proto depends on {chance}");
+    }
+    for file in sources(&root().join("crates/tasuki-proto/src")) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for word in [
+            "std::fs",
+            "std::net::Tcp",
+            "std::net::Udp",
+            "std::env",
+            "std::process",
+            "std::thread",
+            "::now()",
+            "::now_utc()",
+            "async fn",
+            ".await",
+        ] {
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            for line in code {
+                assert!(!line.contains(word), "{} uses {word}: {line}", file.display());
+            }
+        }
+    }
+}
+
+/// The build graph itself: `cargo metadata` also lists optional packages that no feature turns on.
+#[test]
+fn aws_lc_rs_is_the_only_crypto_provider() {
+    let tree = cargo(&[
+        "tree",
+        "--workspace",
+        "--locked",
+        "--offline",
+        "-e",
+        "normal,build",
+        "--prefix",
+        "none",
+    ]);
+    for line in tree.lines() {
+        let package = line.split(' ').next().unwrap();
+        assert!(
+            ![
+                "ring",
+                "openssl",
+                "openssl-sys",
+                "native-tls",
+                "boring",
+                "boring-sys"
+            ]
+            .contains(&package),
+            "{package} is in the build; see `cargo tree -i {package}`"
+        );
+    }
+    assert!(tree.lines().any(|line| line.starts_with("aws-lc-rs ")));
+}
+
+#[test]
+fn each_invariant_names_a_test_that_exists() {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let tests: BTreeSet<String> = ["crates", "tests", "bench"]
+        .iter()
+        .flat_map(|folder| sources(&root().join(folder)))
+        .flat_map(|file| test_names(&std::fs::read_to_string(file).unwrap()))
+        .collect();
+    for number in 1..=9 {
+        let start = format!("**Invariant {number}:**");
+        let line = text
+            .lines()
+            .find(|line| line.contains(&start))
+            .unwrap_or_else(|| panic!("ARCHITECTURE.md has no line with {start}"));
+        let named: Vec<&str> = line
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .filter(|word| is_test_name(word))
+            .collect();
+        assert!(!named.is_empty(), "invariant {number} names no test");
+        for name in named {
+            assert!(
+                tests.contains(name),
+                "invariant {number} names {name}, which is no test"
+            );
+        }
+    }
+}
+
+/// Test names are sentences: at least three words. Paths and types in the same line are something else.
+fn is_test_name(word: &str) -> bool {
+    word.matches('_').count() >= 2
+        && word
+            .chars()
+            .all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit())
+}
+
+fn test_names(source: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut marked = false;
+    for line in source.lines().map(str::trim) {
+        if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+            marked = true;
+        } else if let Some((_, rest)) = line.split_once("fn ").filter(|_| marked) {
+            names.push(rest.split(['(', '<']).next().unwrap().to_owned());
+            marked = false;
+        }
+    }
+    names
+}
+
+#[test]
+fn lock_files_and_sources_name_no_machine_and_no_mirror() {
+    let lock = std::fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    for line in lock.lines().filter(|line| line.starts_with("source = ")) {
+        assert_eq!(
+            line,
+            "source = \"registry+https://github.com/rust-lang/crates.io-index\""
+        );
+    }
+    let python = std::fs::read_to_string(root().join("tests/clients/requirements.txt")).unwrap();
+    for line in python.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        assert!(
+            !line.contains("://") && !line.contains("index") && !line.contains("find-links"),
+            "{line}"
+        );
+    }
+    let node = std::fs::read_to_string(root().join("tests/clients/node/package-lock.json")).unwrap();
+    for line in node.lines().filter(|line| line.contains("\"resolved\"")) {
+        assert!(line.contains("\"https://registry.npmjs.org/"), "{line}");
+    }
+}
+
+/// All Rust files below a folder, build output left out.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(&next).unwrap_or_else(|error| panic!("{}: {error}", next.display())) {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("target") && !path.ends_with("node_modules") {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
