@@ -3,5 +3,6 @@
 //! Nothing here opens a socket, reads a clock, touches a disk or rolls dice: `now` and seeds are arguments, effects are
 //! the caller's. That makes every protocol rule testable by a dialogue, and every machine safe to feed with anything.
 
+pub mod activitypub;
 pub mod backoff;
 pub mod names;

@@ -1,0 +1,14 @@
+#![allow(clippy::unwrap_used)]
+
+mod cavage;
+mod documents;
+mod reading;
+mod subscription;
+
+use super::activity::Activity;
+use super::json::Limits;
+
+/// An activity that must be readable.
+fn activity(body: &str) -> Activity {
+    Activity::read(body.as_bytes(), &Limits::default()).unwrap()
+}
