@@ -5,4 +5,7 @@
 
 pub mod activitypub;
 pub mod backoff;
+pub mod minecraft;
 pub mod names;
+pub mod proxy_protocol;
+pub mod tunnel;

@@ -1,0 +1,47 @@
+//! The gateway's own words to players: Japanese first, English on the second line.
+
+/// Why the gateway answers in the place of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Page {
+    /// No agent owns the name that was typed.
+    UnknownHost,
+    /// The name is known, its agent is not connected.
+    AgentAway,
+    /// The agent is here, its local server refuses connections.
+    ServerRefused,
+    /// The agent is here, its local server or the agent itself does not answer in time.
+    ServerSilent,
+    /// This address asks too often.
+    TooMany,
+    /// The server has all the players it may have through this gateway.
+    Full,
+    /// The gateway is about to stop.
+    Closing,
+}
+
+impl Page {
+    /// The text of the status page and of the kick.
+    pub fn default_text(self) -> &'static str {
+        match self {
+            Self::UnknownHost => {
+                "この名前のサーバーはありません。アドレスを確認してください。\nNo server has this name. Please check the address."
+            }
+            Self::AgentAway => "サーバーは現在オフラインです。\nThis server is offline now.",
+            Self::ServerRefused => {
+                "サーバーが起動していません。しばらくしてからお試しください。\nThe game server is not running. Please try again later."
+            }
+            Self::ServerSilent => {
+                "サーバーが応答しません。しばらくしてからお試しください。\nThe game server does not answer. Please try again later."
+            }
+            Self::TooMany => {
+                "接続が多すぎます。少し待ってからお試しください。\nToo many connections. Please wait a moment."
+            }
+            Self::Full => {
+                "満員です。しばらくしてからお試しください。\nThis server is full. Please try again later."
+            }
+            Self::Closing => {
+                "中継を再起動しています。すぐに再接続できます。\nThe relay is restarting. Please rejoin in a moment."
+            }
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! What gateway and agent say to each other over QUIC, as bytes and values.
+//!
+//! The agent opens one stream for **control**: frames of JSON behind a length ([`encode_frame`], [`take_frame`]), rare
+//! and readable. Every visitor is one stream that the gateway opens: a short binary [`StreamHeader`], then the visitor's
+//! bytes; towards the gateway one byte of [`OpenReply`], then the server's bytes.
+//!
+//! Both can grow. Control frames and fields that a side does not know are skipped; a stream header carries its own
+//! length, and what stands behind the known fields is skipped. [`VERSION`] rises only when that is not enough.
+//!
+//! Invariant: no frame larger than [`MAX_CONTROL_FRAME`] is ever buffered, and no input can panic.
+
+mod close;
+mod control;
+mod stream;
+
+#[cfg(test)]
+mod tests;
+
+pub use close::{CloseCode, RESET_ABORTED, RESET_REFUSED, RESET_STALLED};
+pub use control::{
+    Accepted, ControlError, Declared, EndpointKind, EndpointState, EndpointStatus, EnrolCode, FromAgent,
+    FromGateway, Hello, MAX_CONTROL_FRAME, RefusedEndpoint, encode_frame, take_frame,
+};
+pub use stream::{EndpointId, HeaderError, MAX_STREAM_HEADER, OpenReply, StreamHeader, StreamKind};
+
+/// The ALPN of this protocol.
+pub const ALPN: &[u8] = b"tasuki/1";
+/// Version of the control frames, told in the Hello.
+pub const VERSION: u16 = 1;
+/// The TLS server name that agents send. The gateway is known by its pinned key, never by a name.
+pub const SERVER_NAME: &str = "tasuki.invalid";
