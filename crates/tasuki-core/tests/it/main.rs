@@ -1,0 +1,4 @@
+//! Integration tests of the shared core.
+#![allow(clippy::unwrap_used)]
+
+mod accept;
