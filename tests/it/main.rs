@@ -4,4 +4,6 @@
 //! fails its test by name, nothing is skipped.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod far_ends;
+mod support;
 mod tidy;

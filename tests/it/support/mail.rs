@@ -1,0 +1,215 @@
+//! Next hops for mail, and what they got: Postfix and its `smtp-sink`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::process::{self, Lines, Running, is_root, tool, tool_as_root};
+use super::{client, free_port, loopback, open_directory, wait_for_listener};
+
+/// One message as a next hop wrote it down: lines end with LF there.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    pub(crate) text: String,
+}
+
+impl Message {
+    /// The id that `tests/clients/mail.py` gave it, if it arrived whole.
+    pub(crate) fn whole_id(&self) -> Option<&str> {
+        let id = self.header("X-Test-Id")?;
+        self.text
+            .trim_end()
+            .ends_with(&format!("\nEND {id}"))
+            .then_some(id)
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let (head, _) = self.text.split_once("\n\n")?;
+        head.lines().find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    pub(crate) fn body(&self) -> &str {
+        self.text.split_once("\n\n").map_or("", |(_, body)| body)
+    }
+}
+
+/// `smtp-sink`, which writes each message to a file.
+pub(crate) struct Sink {
+    pub(crate) address: SocketAddr,
+    directory: TempDir,
+    _running: Running,
+}
+
+impl Sink {
+    pub(crate) fn start(options: &[&str]) -> Self {
+        Self::start_at(loopback(free_port()), options)
+    }
+
+    pub(crate) fn start_at(address: SocketAddr, options: &[&str]) -> Self {
+        let directory = open_directory();
+        let mails = directory.path().join("mails");
+        std::fs::create_dir(&mails).unwrap();
+        std::fs::set_permissions(&mails, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let mut command = tool("smtp-sink");
+        if is_root() {
+            command.args(["-u", "nobody"]);
+        }
+        command
+            .arg("-d")
+            .arg(mails.join("%H%M%S."))
+            .args(options)
+            .arg(address.to_string())
+            .arg("200");
+        let running = Running::start("smtp-sink", &mut command, &directory.path().join("log"));
+        wait_for_listener("smtp-sink", address);
+        Self {
+            address,
+            directory,
+            _running: running,
+        }
+    }
+
+    pub(crate) fn messages(&self) -> Vec<Message> {
+        read_messages(&self.directory.path().join("mails"))
+    }
+
+    pub(crate) fn whole_ids(&self) -> BTreeSet<String> {
+        self.messages()
+            .iter()
+            .filter_map(Message::whole_id)
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// How often each message arrived whole.
+    pub(crate) fn copies(&self) -> BTreeMap<String, usize> {
+        let mut copies = BTreeMap::new();
+        for message in self.messages() {
+            if let Some(id) = message.whole_id() {
+                *copies.entry(id.to_owned()).or_default() += 1;
+            }
+        }
+        copies
+    }
+}
+
+fn read_messages(folder: &Path) -> Vec<Message> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| std::fs::read(entry.path()).ok())
+        .map(|bytes| Message {
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+        })
+        .collect()
+}
+
+/// A whole Postfix as the next hop: it accepts mail for `next.test` and stores it in a Maildir.
+pub(crate) struct Postfix {
+    pub(crate) address: SocketAddr,
+    directory: TempDir,
+    master: Running,
+}
+
+impl Postfix {
+    pub(crate) fn start() -> Self {
+        let directory = open_directory();
+        let base = directory.path();
+        let address = loopback(free_port());
+        for folder in ["conf", "queue", "data", "mail"] {
+            std::fs::create_dir(base.join(folder)).unwrap();
+        }
+        let text = std::fs::read_to_string(client("postfix/main.cf")).unwrap();
+        std::fs::write(
+            base.join("conf/main.cf"),
+            text.replace("BASE", base.to_str().unwrap()),
+        )
+        .unwrap();
+        let text = std::fs::read_to_string(client("postfix/master.cf")).unwrap();
+        std::fs::write(
+            base.join("conf/master.cf"),
+            text.replace("PORT", &address.port().to_string()),
+        )
+        .unwrap();
+        // Postfix's master runs as root, and its helpers as two other users.
+        process::succeed(tool_as_root("chown").arg("-R").arg("root").arg(base));
+        process::succeed(tool_as_root("chown").arg("postfix").arg(base.join("data")));
+        process::succeed(tool_as_root("chown").arg("nobody").arg(base.join("mail")));
+        let mut command = tool_as_root("postfix");
+        command.arg("-c").arg(base.join("conf")).arg("start-fg");
+        let master = Running::start("postfix", &mut command, &base.join("log"));
+        wait_for_listener("postfix", address);
+        Self {
+            address,
+            directory,
+            master,
+        }
+    }
+
+    pub(crate) fn messages(&self) -> Vec<Message> {
+        read_messages(&self.directory.path().join("mail/box/new"))
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("maillog")).unwrap_or_default()
+    }
+}
+
+impl Drop for Postfix {
+    fn drop(&mut self) {
+        // master tells its children to end when it is asked to, not when it is killed.
+        let _ = tool_as_root("postfix")
+            .arg("-c")
+            .arg(self.directory.path().join("conf"))
+            .arg("stop")
+            .stderr(std::process::Stdio::null())
+            .status();
+        process::signal("TERM", self.master.id());
+    }
+}
+
+/// What `tests/clients/mail.py` reports.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) accepted: BTreeSet<String>,
+    pub(crate) refused: Vec<Value>,
+    pub(crate) unanswered: Vec<Value>,
+}
+
+impl Report {
+    /// Takes one event; true when it was the last.
+    pub(crate) fn take(&mut self, event: Value) -> bool {
+        if let Some(id) = event["accepted"].as_str() {
+            self.accepted.insert(id.to_owned());
+        } else if event["done"] == true {
+            return true;
+        } else if event.get("refused").is_some() {
+            self.refused.push(event);
+        } else {
+            self.unanswered.push(event);
+        }
+        false
+    }
+}
+
+/// Runs Python's smtplib to its end.
+#[track_caller]
+pub(crate) fn send(arguments: &[&str], directory: &Path) -> Report {
+    let (mut running, lines) = send_in_background(arguments, directory);
+    let mut report = Report::default();
+    while !report.take(lines.next_json()) {}
+    running.wait();
+    report
+}
+
+pub(crate) fn send_in_background(arguments: &[&str], directory: &Path) -> (Running, Lines) {
+    let mut command = process::python(&client("mail.py"));
+    command.args(arguments);
+    Running::start_and_read("smtplib", &mut command, &directory.join("smtplib.log"))
+}

@@ -1,0 +1,92 @@
+//! A throw-away PostgreSQL: a temporary directory, a Unix socket, no TCP.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::process::{self, Running, is_root, tool};
+use super::{eventually, open_directory};
+
+pub(crate) struct Postgres {
+    // Dropped first: the server ends before its directory does.
+    _server: Running,
+    directory: TempDir,
+}
+
+impl Postgres {
+    pub(crate) fn start() -> Self {
+        let directory = open_directory();
+        let data = directory.path().join("data");
+        if is_root() {
+            process::succeed(tool("chown").arg("postgres").arg(directory.path()));
+        }
+        process::succeed(
+            as_postgres("initdb")
+                .arg("-D")
+                .arg(&data)
+                .args(["-U", "postgres", "-A", "trust", "-N"]),
+        );
+        let mut command = as_postgres("postgres");
+        command
+            .arg("-D")
+            .arg(&data)
+            .arg("-k")
+            .arg(directory.path())
+            .args(["-c", "listen_addresses="]);
+        let server = Running::start("postgres", &mut command, &directory.path().join("log"));
+        let postgres = Self {
+            _server: server,
+            directory,
+        };
+        eventually("PostgreSQL answers", || {
+            process::output(&mut postgres.psql("select 1"))
+                .status
+                .success()
+                .then_some(())
+        });
+        process::succeed(&mut postgres.psql("create database tasuki"));
+        postgres
+    }
+
+    fn psql(&self, statement: &str) -> Command {
+        let mut command = tool("psql");
+        command
+            .arg("-h")
+            .arg(self.directory.path())
+            .args(["-U", "postgres", "-c", statement, "postgres"]);
+        command
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!(
+            "postgres://postgres@localhost/tasuki?host={}",
+            self.directory.path().display()
+        )
+    }
+}
+
+/// A server program of the newest installed version; it refuses to run as root.
+fn as_postgres(program: &str) -> Command {
+    let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .map(|entries| {
+            entries
+                .flatten()
+                .map(|entry| entry.path().join("bin").join(program))
+                .collect()
+        })
+        .unwrap_or_default();
+    versions.retain(|path| path.exists());
+    versions.sort();
+    let path = versions
+        .pop()
+        .unwrap_or_else(|| panic!("PostgreSQL's {program} is not installed: run `scripts/test --install`"));
+    if !is_root() {
+        return Command::new(path);
+    }
+    let mut command = tool("setpriv");
+    command
+        .args(["--reuid", "postgres", "--regid", "postgres", "--clear-groups"])
+        .arg(path);
+    command
+}

@@ -1,0 +1,287 @@
+//! Programs as child processes: they end when the test does, and their words are kept for a failing test.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use super::{PATIENCE, root};
+
+/// One of our own programs, as cargo built it beside this test.
+pub(crate) fn ours(name: &str) -> PathBuf {
+    let here = std::env::current_exe().unwrap();
+    let path = here.parent().and_then(Path::parent).unwrap().join(name);
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo build --workspace` before `cargo test -p e2e`",
+        path.display()
+    );
+    path
+}
+
+/// Where a third-party tool is; its absence fails the test by name.
+pub(crate) fn find(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("{name} is not installed: run `scripts/test --install`"))
+}
+
+pub(crate) fn tool(name: &str) -> Command {
+    Command::new(find(name))
+}
+
+/// The same tool as root, when we are not.
+pub(crate) fn tool_as_root(name: &str) -> Command {
+    if is_root() {
+        return tool(name);
+    }
+    let mut command = tool("sudo");
+    command.arg("-n").arg(find(name));
+    command
+}
+
+pub(crate) fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+}
+
+/// Python with the packages of `tests/clients/requirements.txt`.
+pub(crate) fn python(script: &Path) -> Command {
+    let python = root().join(".tools/python/bin/python");
+    assert!(
+        python.exists(),
+        "the Python clients are not installed: run `scripts/test --install`"
+    );
+    let mut command = Command::new(python);
+    command.arg("-u").arg(script);
+    command
+}
+
+/// Node with the packages of `tests/clients/node/package-lock.json`.
+pub(crate) fn node(script: &Path) -> Command {
+    let modules = root().join(".tools/node/node_modules");
+    assert!(
+        modules.exists(),
+        "the Node clients are not installed: run `scripts/test --install`"
+    );
+    let mut command = tool("node");
+    command.arg(script).env("NODE_PATH", modules);
+    command
+}
+
+/// Runs to the end, at most [`PATIENCE`] long, and gives what it printed.
+pub(crate) fn output(command: &mut Command) -> Output {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let id = child.id();
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || send.send(child.wait_with_output()));
+    match receive.recv_timeout(PATIENCE * 2) {
+        Ok(output) => output.unwrap(),
+        Err(_) => {
+            signal("KILL", id);
+            panic!("{command:?} did not end within {:?}", PATIENCE * 2);
+        }
+    }
+}
+
+/// Runs to the end, must succeed, and gives its standard output.
+#[track_caller]
+pub(crate) fn succeed(command: &mut Command) -> String {
+    let output = output(command);
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n--- stdout\n{}\n--- stderr\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Like [`succeed`], with `bytes` on its standard input.
+pub(crate) fn feed(command: &mut Command, bytes: &[u8]) -> String {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || input.write_all(bytes).unwrap());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{command:?}: {}", output.status);
+        String::from_utf8(output.stdout).unwrap()
+    })
+}
+
+pub(crate) fn signal(name: &str, process: u32) {
+    let _ = tool("kill")
+        .args(["-s", name, &process.to_string()])
+        .stderr(Stdio::null())
+        .status();
+}
+
+/// A program that runs until it is dropped.
+pub(crate) struct Running {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    input: Option<ChildStdin>,
+}
+
+impl Running {
+    /// Starts a program whose output goes to `log`.
+    pub(crate) fn start(name: &str, command: &mut Command, log: &Path) -> Self {
+        let file = File::options().create(true).append(true).open(log).unwrap();
+        command
+            .stdin(Stdio::piped())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file);
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {command:?}: {error}"));
+        let input = child.stdin.take();
+        Self {
+            name: name.to_owned(),
+            child,
+            log: log.to_owned(),
+            input,
+        }
+    }
+
+    /// Starts a program that tells its address in the first line of its output.
+    pub(crate) fn start_and_read(name: &str, command: &mut Command, log: &Path) -> (Self, Lines) {
+        let file = File::options().create(true).append(true).open(log).unwrap();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file);
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {command:?}: {error}"));
+        let (send, receive) = mpsc::channel();
+        let reader = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in reader.lines().map_while(Result::ok) {
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let input = child.stdin.take();
+        let lines = Lines {
+            name: name.to_owned(),
+            receive,
+            log: log.to_owned(),
+        };
+        (
+            Self {
+                name: name.to_owned(),
+                child,
+                log: log.to_owned(),
+                input,
+            },
+            lines,
+        )
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it said so far.
+    pub(crate) fn log(&self) -> String {
+        tail(&self.log)
+    }
+
+    /// Fails the test when the program has ended.
+    #[track_caller]
+    pub(crate) fn assert_runs(&mut self) {
+        if let Some(status) = self.child.try_wait().unwrap() {
+            panic!("{} ended: {status}\n{}", self.name, self.log());
+        }
+    }
+
+    /// `kill -9`, and gone when this returns.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, then the end is awaited.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        signal("TERM", self.child.id());
+        self.wait()
+    }
+
+    #[track_caller]
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{} does not end\n{}",
+                self.name,
+                self.log()
+            );
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Some end by themselves when their input does, and take their children along.
+        drop(self.input.take());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {} said last:\n{}", self.name, tail(&self.log));
+        }
+    }
+}
+
+/// The lines of a program's output, as they come.
+pub(crate) struct Lines {
+    name: String,
+    receive: mpsc::Receiver<String>,
+    log: PathBuf,
+}
+
+impl Lines {
+    /// The next line that is a JSON object; programs' libraries print other things between them.
+    #[track_caller]
+    pub(crate) fn next_json(&self) -> serde_json::Value {
+        loop {
+            match self.receive.recv_timeout(PATIENCE) {
+                Ok(line) if line.starts_with('{') => return serde_json::from_str(&line).unwrap(),
+                Ok(_) => {}
+                Err(_) => panic!("{} says nothing more\n{}", self.name, tail(&self.log)),
+            }
+        }
+    }
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read(log)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+/// Runs a command to its end for its exit status and words.
+pub(crate) fn run<S: AsRef<OsStr>>(program: &Path, arguments: &[S]) -> Output {
+    output(Command::new(program).args(arguments))
+}
