@@ -97,6 +97,8 @@ pub enum What {
     RouteUp { route: String },
     /// A certificate was obtained or replaced.
     CertificateReplaced { names: Vec<String>, days_left: i64 },
+    /// A certificate could not be obtained or read; the old one stays and it is tried again.
+    CertificateFailed { names: Vec<String>, reason: String },
     /// The configuration was applied again.
     Reloaded {
         changed: Vec<String>,

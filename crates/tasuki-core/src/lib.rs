@@ -18,6 +18,7 @@ pub mod config;
 pub mod engine;
 pub mod events;
 pub mod failure;
+pub mod files;
 pub mod front;
 pub mod ids;
 pub mod limits;
