@@ -8,4 +8,5 @@ pub mod backoff;
 pub mod minecraft;
 pub mod names;
 pub mod proxy_protocol;
+pub mod smtp;
 pub mod tunnel;

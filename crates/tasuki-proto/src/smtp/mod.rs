@@ -1,0 +1,24 @@
+//! SMTP, both sides, as values: the server session, the client, the receiver of message data, delivery notices.
+//!
+//! The machines follow RFC 5321 and the extensions they advertise, and nothing else. They keep three promises that a
+//! relay stands on: only `CRLF . CRLF` ends a message (in and out), the final reply to DATA is never given before the
+//! shell answers for the message, and nothing a peer sends is echoed, buffered without bound, or able to panic.
+
+pub mod client;
+pub mod data;
+mod date;
+pub mod dsn;
+mod envelope;
+pub mod header;
+mod params;
+mod reply;
+pub mod server;
+mod xtext;
+
+pub use date::rfc5322_date;
+pub use envelope::{
+    BadOriginalRecipient, BodyType, Envelope, Notify, OriginalRecipient, Recipient, ReturnPart,
+};
+pub use params::{ForwardPath, ParamError, parse_mail, parse_rcpt};
+pub use reply::{EnhancedCode, Reply, ReplyError, ReplyParser};
+pub use xtext::{decode_xtext, encode_xtext};
