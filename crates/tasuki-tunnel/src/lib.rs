@@ -1,1 +1,29 @@
-//! 
+//! The tunnel engine, both ends.
+//!
+//! **Gateway** ([`Engine`]): agents come in over QUIC and prove their key; visitors come in over TCP, by a port or by
+//! the name in a Minecraft handshake; each visitor becomes one stream to the agent. **Agent** ([`agent`]): dials out,
+//! declares what it serves, and joins every stream with a local server.
+//!
+//! What is not here: the bytes of the protocols (pure, in `tasuki-proto`), and who may do what (decided by
+//! `tasuki-core` with grants and rules, asked in one function: `gateway::grants::may_expose`).
+//!
+//! Invariants: nothing is exposed without a grant; an agent dials only what its own owner declared; a slow visitor,
+//! agent or local server holds up only itself; an idle connection holds no buffer.
+
+pub mod agent;
+mod config;
+mod engine;
+mod gateway;
+mod handle;
+mod metrics;
+mod pool;
+mod quic;
+mod splice;
+mod tls;
+
+pub use config::{
+    AgentsConfig, BadPortRange, MinecraftConfig, PortRange, QuicConfig, TcpConfig, Texts, TunnelConfig,
+};
+pub use engine::{Addrs, Engine};
+pub use handle::{AgentLine, EndpointLine, Handle};
+pub use tls::{BadFingerprint, BadKey, Fingerprint};

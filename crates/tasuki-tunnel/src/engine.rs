@@ -1,0 +1,308 @@
+//! The engine's face: build, addresses, reload, run.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use quinn::VarInt;
+use quinn::crypto::rustls::QuicServerConfig;
+use tasuki_core::accept::Acceptor;
+use tasuki_core::seal::SealError;
+use tasuki_core::shutdown::{Drained, Shutdown};
+use tasuki_core::store::TunnelStore;
+use tasuki_core::{Applied, BuildError, Deps, Snapshot};
+use tasuki_proto::tunnel::{CloseCode, FromGateway};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::TunnelConfig;
+use crate::gateway::registry::Registry;
+use crate::gateway::{Inner, minecraft, session};
+use crate::handle::Handle;
+use crate::metrics::Metrics;
+use crate::pool::Pool;
+use crate::quic;
+use crate::tls::{self, Fingerprint, Identity};
+
+/// Name of the gateway's tunnel key among the sealed secrets.
+const KEY_NAME: &str = "tunnel.key";
+/// How often the owners of names and ports are read again: another gateway or a command may have changed them.
+const REFRESH: Duration = Duration::from_secs(15);
+
+/// The tunnel engine, gateway side.
+pub struct Engine {
+    inner: Arc<Inner>,
+    endpoint: quinn::Endpoint,
+    minecraft: Option<Acceptor>,
+    addrs: Addrs,
+}
+
+/// Where the engine listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addrs {
+    /// UDP, for agents.
+    pub quic: SocketAddr,
+    /// TCP, for players; `None` if it is switched off.
+    pub minecraft: Option<SocketAddr>,
+}
+
+impl Engine {
+    /// Reads keys and owners, binds the listeners, starts nothing. Must be called on the engine's own runtime.
+    ///
+    /// # Errors
+    /// What cannot be bound, used or read.
+    pub async fn build(config: TunnelConfig, deps: Deps<dyn TunnelStore>) -> Result<Self, BuildError> {
+        config.check().map_err(|(key, problem)| BuildError::Config {
+            key: key.to_owned(),
+            problem,
+        })?;
+        let identity = load_identity(&deps).await?;
+        let owned = deps.store.endpoints().await.map_err(|error| BuildError::Other {
+            what: "tunnel: endpoints cannot be read",
+            source: error.into(),
+        })?;
+        let endpoint = bind_quic(&config, &identity)?;
+        let quic = endpoint
+            .local_addr()
+            .map_err(bind_error("tunnel.quic.listen", config.quic.listen))?;
+        let minecraft = match config.minecraft.enabled {
+            false => None,
+            true => {
+                let (addr, max) = (config.minecraft.listen, config.minecraft.max_connections);
+                Some(Acceptor::bind(addr, max).map_err(bind_error("tunnel.minecraft.listen", addr))?)
+            }
+        };
+        let addrs = Addrs {
+            quic,
+            minecraft: minecraft.as_ref().map(Acceptor::local_addr),
+        };
+        let registry = Registry::default();
+        registry.set_owned(owned);
+        let inner = Inner {
+            metrics: Metrics::register(&deps.metrics),
+            shared: ArcSwap::new(Arc::clone(&deps.shared)),
+            config: ArcSwap::from_pointee(config),
+            deps,
+            registry,
+            pool: Pool::default(),
+            fingerprint: identity.fingerprint(),
+            own_ports: addrs.minecraft.iter().map(SocketAddr::port).collect(),
+            minecraft_port: addrs.minecraft.map(|addr| addr.port()),
+            closing: CancellationToken::new(),
+            flows: TaskTracker::new(),
+            tasks: TaskTracker::new(),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+            endpoint,
+            minecraft,
+            addrs,
+        })
+    }
+
+    /// The bound addresses.
+    #[must_use]
+    pub fn addrs(&self) -> Addrs {
+        self.addrs
+    }
+
+    /// The fingerprint of the gateway's tunnel key, for the command that enrols an agent.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.inner.fingerprint
+    }
+
+    /// For commands and the admin API.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+
+    /// Takes a new configuration; see [`Handle::apply`].
+    pub fn apply(&self, snapshot: &Snapshot<TunnelConfig>) -> Applied {
+        self.handle().apply(snapshot)
+    }
+
+    /// Serves until the shutdown begins, then drains: no new visitors, agents are told, running connections may end
+    /// within the grace, the rest is cut.
+    pub async fn run(self, shutdown: Shutdown) -> Drained {
+        let Self {
+            inner,
+            endpoint,
+            minecraft,
+            ..
+        } = self;
+        inner
+            .tasks
+            .spawn(session::accept_agents(Arc::clone(&inner), endpoint.clone()));
+        if let Some(acceptor) = minecraft {
+            inner.tasks.spawn(minecraft::serve(
+                Arc::clone(&inner),
+                acceptor,
+                inner.closing.child_token(),
+            ));
+        }
+        inner.tasks.spawn(refresh_owners(Arc::clone(&inner)));
+        shutdown.begun().await;
+        drain(&inner, &endpoint, shutdown.grace()).await
+    }
+}
+
+impl Handle {
+    /// Takes a new configuration. Limits, texts, times and grants' ranges are in force at once; what was bound or told
+    /// to QUIC at the start needs a restart.
+    pub fn apply(&self, snapshot: &Snapshot<TunnelConfig>) -> Applied {
+        let (old, new) = (self.inner.config(), &snapshot.engine);
+        let mut applied = Applied::default();
+        let restart = [
+            ("tunnel.quic", old.quic != new.quic),
+            (
+                "tunnel.minecraft.enabled",
+                old.minecraft.enabled != new.minecraft.enabled,
+            ),
+            (
+                "tunnel.minecraft.listen",
+                old.minecraft.listen != new.minecraft.listen,
+            ),
+            (
+                "tunnel.minecraft.max_connections",
+                old.minecraft.max_connections != new.minecraft.max_connections,
+            ),
+        ];
+        applied.needs_restart.extend(
+            restart
+                .iter()
+                .filter(|(_, changed)| *changed)
+                .map(|(key, _)| (*key).to_owned()),
+        );
+        // What needs a restart keeps its old value, so that nothing is half new.
+        let mut next = new.clone();
+        next.quic = old.quic.clone();
+        next.minecraft.enabled = old.minecraft.enabled;
+        next.minecraft.listen = old.minecraft.listen;
+        next.minecraft.max_connections = old.minecraft.max_connections;
+        let live = [
+            (
+                "tunnel.connect_timeout",
+                old.connect_timeout != next.connect_timeout,
+            ),
+            ("tunnel.stall_timeout", old.stall_timeout != next.stall_timeout),
+            ("tunnel.minecraft", old.minecraft != next.minecraft),
+            ("tunnel.tcp", old.tcp != next.tcp),
+            ("tunnel.agents", old.agents != next.agents),
+        ];
+        applied.changed.extend(
+            live.iter()
+                .filter(|(_, changed)| *changed)
+                .map(|(key, _)| (*key).to_owned()),
+        );
+        self.inner.config.store(Arc::new(next));
+        self.inner.shared.store(Arc::clone(&snapshot.shared));
+        applied
+    }
+}
+
+async fn load_identity(deps: &Deps<dyn TunnelStore>) -> Result<Identity, BuildError> {
+    let what = "tunnel: the gateway's key cannot be read";
+    let der = deps
+        .secrets
+        .load_or_make(KEY_NAME, Identity::generate)
+        .await
+        .map_err(|error: SealError| BuildError::Other {
+            what,
+            source: error.into(),
+        })?;
+    Identity::from_pkcs8(&der).map_err(|error| BuildError::Other {
+        what,
+        source: error.into(),
+    })
+}
+
+fn bind_error(key: &'static str, addr: SocketAddr) -> impl Fn(std::io::Error) -> BuildError {
+    move |source| BuildError::Bind { key, addr, source }
+}
+
+fn bind_quic(config: &TunnelConfig, identity: &Identity) -> Result<quinn::Endpoint, BuildError> {
+    let what = "tunnel: TLS cannot be set up";
+    let tls = tls::server_config(identity).map_err(|error| BuildError::Other {
+        what,
+        source: error.into(),
+    })?;
+    let crypto = QuicServerConfig::try_from(tls).map_err(|error| BuildError::Other {
+        what,
+        source: error.into(),
+    })?;
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    server
+        .transport_config(Arc::new(quic::gateway_transport(config.quic.gso)))
+        .max_incoming(4096)
+        .incoming_buffer_size_total(16 << 20);
+    let addr = config.quic.listen;
+    let asked = usize::try_from(config.quic.socket_buffer).unwrap_or(usize::MAX);
+    let (socket, granted) = quic::bind_udp(addr, asked).map_err(bind_error("tunnel.quic.listen", addr))?;
+    tracing::info!(
+        asked,
+        granted,
+        "tunnel socket buffer in bytes; the kernel caps it at net.core.rmem_max"
+    );
+    quic::endpoint(socket, Some(server)).map_err(bind_error("tunnel.quic.listen", addr))
+}
+
+/// Reads the owners again and again until the engine closes.
+async fn refresh_owners(inner: Arc<Inner>) {
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(REFRESH) => {}
+            () = inner.closing.cancelled() => return,
+        }
+        match inner.deps.store.endpoints().await {
+            Ok(owned) => {
+                inner.registry.set_owned(owned);
+                failing = false;
+            }
+            // The last answer stays good enough; say it once.
+            Err(error) if !failing => {
+                failing = true;
+                tracing::warn!(error = %error, "tunnel endpoints cannot be read; the last known ones stay in use");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+async fn drain(inner: &Arc<Inner>, endpoint: &quinn::Endpoint, grace: Duration) -> Drained {
+    inner.closing.cancel();
+    endpoint.set_server_config(None);
+    let sessions = inner.registry.sessions();
+    let grace_s = u32::try_from(grace.as_secs()).unwrap_or(u32::MAX);
+    for session in &sessions {
+        // A full outbox belongs to an agent that reads nothing; it will see the end of the session.
+        let _ = session.outbox.try_send(FromGateway::GoAway { grace_s });
+    }
+    inner.flows.close();
+    let before = inner.flows.len();
+    let _ = tokio::time::timeout(grace, inner.flows.wait()).await;
+    let late = inner.flows.len();
+    let code = VarInt::from_u32(CloseCode::GoingAway.code());
+    for session in inner.registry.sessions() {
+        session.close(CloseCode::GoingAway, "the gateway stops");
+    }
+    endpoint.close(code, b"the gateway stops");
+    inner.tasks.close();
+    // Closing is a matter of milliseconds; a peer that does not listen is not waited for.
+    let _ = tokio::time::timeout(Duration::from_secs(2), async {
+        inner.flows.wait().await;
+        inner.tasks.wait().await;
+        endpoint.wait_idle().await;
+    })
+    .await;
+    Drained {
+        finished: before.saturating_sub(late) as u64,
+        handed_back: 0,
+        late: late as u64,
+    }
+}

@@ -1,0 +1,406 @@
+//! What an agent declares becomes doors: decided, owned in the store, bound, and only then reported as open.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tasuki_core::EngineKind;
+use tasuki_core::accept::Acceptor;
+use tasuki_core::ids::PrincipalId;
+use tasuki_core::limits::{Rate, Who};
+use tasuki_core::store::accounts::Principal;
+use tasuki_core::store::tunnel::{Endpoint, EndpointKind as Kind};
+use tasuki_core::store::{AuditEntry, StoreError};
+use tasuki_proto::names::Domain;
+use tasuki_proto::tunnel::{
+    CloseCode, Declared, EndpointKind, EndpointState, EndpointStatus, RefusedEndpoint,
+};
+
+use super::admit::Refusal;
+use super::grants::{House, Want, may_expose, ports_to_try};
+use super::registry::Target;
+use super::session::{OpenPort, Session, door_token};
+use super::{Inner, tcp};
+use crate::config::TunnelConfig;
+use crate::handle::EndpointLine;
+
+/// Declarations of one agent: a person who edits a file, not a loop.
+const DECLARATIONS: Rate = Rate {
+    burst: 30,
+    per_period: 1,
+    period: Duration::from_secs(2),
+};
+/// Free ports to try when the agent asks for any.
+const PORT_TRIES: usize = 64;
+
+type No = (RefusedEndpoint, String);
+/// Ports of the declaration before, by label.
+type Kept = HashMap<Arc<str>, OpenPort>;
+
+/// An endpoint that is open, with its place in the tables.
+struct Opened {
+    address: String,
+    port: Option<OpenPort>,
+    route: Option<Option<Domain>>,
+}
+
+/// Applies a declaration; it replaces the one before. Ports that stay the same stay open.
+pub(crate) async fn declare(
+    inner: &Arc<Inner>,
+    session: &Arc<Session>,
+    declared: Vec<Declared>,
+) -> Result<Vec<EndpointStatus>, Refusal> {
+    let config = inner.config();
+    if declared.len() > config.agents.max_endpoints {
+        let text = format!(
+            "{} endpoints; at most {} are allowed",
+            declared.len(),
+            config.agents.max_endpoints
+        );
+        return Err(Refusal::new(CloseCode::Protocol, text));
+    }
+    if inner
+        .deps
+        .limits
+        .take(
+            EngineKind::Tunnel,
+            "declare",
+            Who::Principal(session.agent),
+            DECLARATIONS,
+        )
+        .is_err()
+    {
+        return Err(Refusal::new(CloseCode::Slow, "too many declarations"));
+    }
+    // Grants may have changed since the session began.
+    let agent = match inner.deps.accounts.by_id(session.agent).await {
+        Ok(Some(agent)) => agent,
+        Ok(None) => {
+            return Err(Refusal::new(
+                CloseCode::Revoked,
+                "this agent was removed at the gateway",
+            ));
+        }
+        Err(_) => {
+            return Err(Refusal::new(
+                CloseCode::Unavailable,
+                "the gateway cannot look up grants now",
+            ));
+        }
+    };
+    // What nobody takes out of here again is closed at the end.
+    let mut kept: Kept =
+        std::mem::take(&mut session.state.lock().unwrap_or_else(PoisonError::into_inner).ports)
+            .into_iter()
+            .map(|open| (Arc::clone(&open.label), open))
+            .collect();
+    let (mut ids, mut labels) = (HashSet::new(), HashSet::new());
+    let (mut statuses, mut lines, mut routes) = (Vec::new(), Vec::new(), Vec::new());
+    for endpoint in &declared {
+        let unique = ids.insert(endpoint.id) && labels.insert(&endpoint.label);
+        let opened = if unique {
+            open(inner, session, &agent, endpoint, &config, &mut kept).await
+        } else {
+            Err((
+                RefusedEndpoint::Malformed,
+                "two endpoints have the same id or label".to_owned(),
+            ))
+        };
+        let label: Arc<str> = endpoint.label.as_str().into();
+        let state = match opened {
+            Ok(Opened { address, port, route }) => {
+                let number = port.as_ref().map(|open| open.port);
+                if let Some(open) = port {
+                    session
+                        .state
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .ports
+                        .push(open);
+                }
+                if let Some(name) = route {
+                    let target = Target {
+                        session: Arc::clone(session),
+                        endpoint: endpoint.id,
+                        label: Arc::clone(&label),
+                    };
+                    routes.push((name, target));
+                }
+                EndpointState::Open {
+                    address,
+                    port: number,
+                }
+            }
+            Err((reason, text)) => {
+                tracing::info!(tunnel.agent = %session.name, endpoint = %label, reason = ?reason, "endpoint refused");
+                EndpointState::Refused { reason, text }
+            }
+        };
+        lines.push(EndpointLine::new(&label, endpoint.kind, &state));
+        statuses.push(EndpointStatus {
+            id: endpoint.id,
+            state,
+        });
+    }
+    inner.registry.set_routes(session, routes);
+    session.state.lock().unwrap_or_else(PoisonError::into_inner).lines = lines;
+    Ok(statuses)
+}
+
+async fn open(
+    inner: &Arc<Inner>,
+    session: &Arc<Session>,
+    agent: &Principal,
+    endpoint: &Declared,
+    config: &TunnelConfig,
+    kept: &mut Kept,
+) -> Result<Opened, No> {
+    let length = endpoint.label.chars().count();
+    if !(1..=64).contains(&length) || endpoint.label.chars().any(char::is_control) {
+        return Err((
+            RefusedEndpoint::Malformed,
+            "a label has 1 to 64 characters".into(),
+        ));
+    }
+    match (endpoint.kind, &endpoint.name, endpoint.port) {
+        (EndpointKind::Minecraft, name, None) => {
+            open_name(inner, session, agent, endpoint, name.as_deref()).await
+        }
+        (EndpointKind::Tcp, None, port) => {
+            let port = port.unwrap_or(0);
+            match kept
+                .remove(endpoint.label.as_str())
+                .filter(|open| port == 0 || open.port == port)
+            {
+                Some(open) => keep_port(inner, session, agent, endpoint, open, config),
+                None => open_port(inner, session, agent, endpoint, port, config).await,
+            }
+        }
+        (EndpointKind::Unknown, ..) => Err((
+            RefusedEndpoint::NotServed,
+            "this gateway does not serve endpoints of that kind".into(),
+        )),
+        _ => Err((
+            RefusedEndpoint::Malformed,
+            "a TCP endpoint has a port, a Minecraft endpoint a name".into(),
+        )),
+    }
+}
+
+async fn open_name(
+    inner: &Arc<Inner>,
+    session: &Arc<Session>,
+    agent: &Principal,
+    endpoint: &Declared,
+    name: Option<&str>,
+) -> Result<Opened, No> {
+    let Some(port) = inner.minecraft_port else {
+        return Err((
+            RefusedEndpoint::NotServed,
+            "the gateway's Minecraft port is switched off".into(),
+        ));
+    };
+    let name = match name.map(Domain::parse) {
+        None => None,
+        Some(Ok(name)) => Some(name),
+        Some(Err(error)) => return Err((RefusedEndpoint::Malformed, error.to_string())),
+    };
+    let want = name.as_ref().map_or(Want::Default, Want::Name);
+    decide(inner, session, agent, want)?;
+    let kind = Kind::Minecraft { name: name.clone() };
+    claim(inner, session.agent, &endpoint.label, kind, session.from).await?;
+    let host = match &name {
+        Some(name) => name.as_str().to_owned(),
+        None => inner.public_host(inner.config().minecraft.listen.ip()),
+    };
+    let address = if port == 25565 {
+        host
+    } else {
+        format!("{host}:{port}")
+    };
+    Ok(Opened {
+        address,
+        port: None,
+        route: Some(name),
+    })
+}
+
+async fn open_port(
+    inner: &Arc<Inner>,
+    session: &Arc<Session>,
+    agent: &Principal,
+    endpoint: &Declared,
+    port: u16,
+    config: &TunnelConfig,
+) -> Result<Opened, No> {
+    let before = match inner
+        .registry
+        .owned(session.agent, &endpoint.label)
+        .map(|owned| owned.kind)
+    {
+        Some(Kind::Tcp { port }) => Some(port),
+        _ => None,
+    };
+    // "Any port" means the one it had before, if it may still have it.
+    let candidates: Vec<u16> = if port != 0 {
+        vec![port]
+    } else {
+        let free = |port: &u16| {
+            !inner
+                .registry
+                .port_is_taken(*port, session.agent, &endpoint.label)
+        };
+        before
+            .into_iter()
+            .chain(
+                ports_to_try(agent, config.tcp.ports)
+                    .filter(free)
+                    .take(PORT_TRIES),
+            )
+            .collect()
+    };
+    let mut last = (
+        RefusedEndpoint::Taken,
+        "no free port is left among those granted".to_owned(),
+    );
+    for port in candidates {
+        match try_port(inner, session, agent, endpoint, port, config).await {
+            Ok(opened) => return Ok(opened),
+            Err(no @ (RefusedEndpoint::Unavailable, _)) => return Err(no),
+            Err(no) => last = no,
+        }
+    }
+    Err(last)
+}
+
+async fn try_port(
+    inner: &Arc<Inner>,
+    session: &Arc<Session>,
+    agent: &Principal,
+    endpoint: &Declared,
+    port: u16,
+    config: &TunnelConfig,
+) -> Result<Opened, No> {
+    decide(inner, session, agent, Want::Port(port))?;
+    let addr = SocketAddr::new(config.tcp.bind, port);
+    let acceptor = Acceptor::bind(addr, config.tcp.max_connections).map_err(|error| {
+        tracing::warn!(tunnel.agent = %session.name, port, error = %error, "port cannot be opened");
+        (
+            RefusedEndpoint::CannotBind,
+            format!("the gateway cannot open port {port}: {error}"),
+        )
+    })?;
+    // Bound first, so that a port in use elsewhere on the machine is never promised to anybody.
+    claim(
+        inner,
+        session.agent,
+        &endpoint.label,
+        Kind::Tcp { port },
+        session.from,
+    )
+    .await?;
+    let id = Arc::new(AtomicU32::new(endpoint.id.0));
+    let (token, guard) = door_token(inner);
+    let label: Arc<str> = endpoint.label.as_str().into();
+    let door = tcp::Door {
+        acceptor,
+        endpoint: Arc::clone(&id),
+        label: Arc::clone(&label),
+        session: Arc::clone(session),
+    };
+    session.doors.spawn(tcp::serve(Arc::clone(inner), door, token));
+    let open = OpenPort {
+        label,
+        port,
+        endpoint: id,
+        _open: guard,
+    };
+    let address = format!("{}:{port}", inner.public_host(config.tcp.bind));
+    Ok(Opened {
+        address,
+        port: Some(open),
+        route: None,
+    })
+}
+
+/// Goes on with a port that is open already, if the agent may still have it.
+fn keep_port(
+    inner: &Inner,
+    session: &Session,
+    agent: &Principal,
+    endpoint: &Declared,
+    open: OpenPort,
+    config: &TunnelConfig,
+) -> Result<Opened, No> {
+    decide(inner, session, agent, Want::Port(open.port))?;
+    open.endpoint.store(endpoint.id.0, Ordering::Release);
+    let address = format!("{}:{}", inner.public_host(config.tcp.bind), open.port);
+    Ok(Opened {
+        address,
+        port: Some(open),
+        route: None,
+    })
+}
+
+fn decide(inner: &Inner, session: &Session, agent: &Principal, want: Want<'_>) -> Result<(), No> {
+    let config = inner.config();
+    let house = House {
+        range: config.tcp.ports,
+        reserved: &config.tcp.reserved,
+        own: &inner.own_ports,
+    };
+    may_expose(&inner.deps.acl, house, agent, session.from.ip(), want)
+        .map_err(|text| (RefusedEndpoint::NotGranted, text))
+}
+
+/// Makes the endpoint the agent's own in the store, unless it is already.
+async fn claim(
+    inner: &Inner,
+    agent: PrincipalId,
+    label: &str,
+    kind: Kind,
+    from: SocketAddr,
+) -> Result<(), No> {
+    if inner
+        .registry
+        .owned(agent, label)
+        .is_some_and(|owned| owned.kind == kind)
+    {
+        return Ok(());
+    }
+    let now = inner.deps.clock.wall();
+    let object = match &kind {
+        Kind::Tcp { port } => format!("tcp {port}"),
+        Kind::Minecraft { name: Some(name) } => format!("minecraft {name}"),
+        Kind::Minecraft { name: None } => "minecraft default".to_owned(),
+    };
+    let audit = AuditEntry {
+        at: now,
+        who: format!("agent:{agent}"),
+        from: from.ip().to_string(),
+        action: "tunnel.claim".to_owned(),
+        object,
+        detail: format!("label {label}"),
+    };
+    let claimed: Result<Endpoint, StoreError> = inner
+        .deps
+        .store
+        .claim_endpoint(agent, label, kind, now, audit)
+        .await;
+    match claimed {
+        Ok(endpoint) => {
+            inner.registry.own(endpoint);
+            Ok(())
+        }
+        Err(StoreError::Conflict(text)) => Err((RefusedEndpoint::Taken, text)),
+        Err(error) => {
+            tracing::warn!(error = %error, "an endpoint cannot be claimed");
+            Err((
+                RefusedEndpoint::Unavailable,
+                "the gateway cannot store endpoints now; it will be tried again".into(),
+            ))
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! A visitor's stream: opened towards the agent, joined with the visitor's socket, counted.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use quinn::{RecvStream, VarInt};
+use tasuki_core::events::What;
+use tasuki_proto::minecraft::Page;
+use tasuki_proto::tunnel::{OpenReply, RESET_ABORTED, StreamHeader};
+use tokio::net::TcpStream;
+
+use super::Inner;
+use super::registry::Target;
+use super::session::Place;
+use crate::metrics::Door;
+use crate::splice::{End, Meter, Outgoing, Shared, reset_socket, splice};
+
+/// A stream on which header and first bytes are sent.
+pub(crate) struct Opened {
+    pub(crate) outgoing: Outgoing,
+    pub(crate) incoming: RecvStream,
+    pub(crate) place: Place,
+    pub(crate) sent: usize,
+}
+
+/// Why a visitor was not joined: the page for a player, and the metric's label.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NotJoined {
+    pub(crate) page: Page,
+    pub(crate) label: &'static str,
+}
+
+const AWAY: NotJoined = NotJoined {
+    page: Page::AgentAway,
+    label: "agent_away",
+};
+const FULL: NotJoined = NotJoined {
+    page: Page::Full,
+    label: "full",
+};
+const SILENT: NotJoined = NotJoined {
+    page: Page::ServerSilent,
+    label: "server_silent",
+};
+const REFUSED: NotJoined = NotJoined {
+    page: Page::ServerRefused,
+    label: "server_refused",
+};
+
+/// Opens a stream and sends `header` and `first`. Waits no longer than `limit` for an agent that takes no streams.
+pub(crate) async fn open(
+    inner: &Inner,
+    target: &Target,
+    header: &StreamHeader,
+    first: &[u8],
+    limit: Duration,
+) -> Result<Opened, NotJoined> {
+    let place = target
+        .session
+        .enter(inner.config.load().agents.max_connections)
+        .ok_or(FULL)?;
+    let opening = async {
+        let (send, incoming) = target.session.connection.open_bi().await.map_err(|_| AWAY)?;
+        let mut outgoing = Outgoing::new(send);
+        let mut bytes = header.encode();
+        bytes.extend_from_slice(first);
+        outgoing.write_all(&bytes).await.map_err(|_| AWAY)?;
+        Ok(Opened {
+            outgoing,
+            incoming,
+            place,
+            sent: first.len(),
+        })
+    };
+    tokio::time::timeout(limit, opening).await.map_err(|_| SILENT)?
+}
+
+/// Reads the agent's answer about its local server.
+pub(crate) async fn read_reply(incoming: &mut RecvStream, limit: Duration) -> Result<(), NotJoined> {
+    let mut byte = [0];
+    let reply = match tokio::time::timeout(limit, incoming.read_exact(&mut byte)).await {
+        Ok(Ok(())) => OpenReply::from_byte(byte[0]),
+        Ok(Err(_)) => return Err(AWAY),
+        Err(_) => {
+            let _ = incoming.stop(VarInt::from_u32(RESET_ABORTED));
+            return Err(SILENT);
+        }
+    };
+    match reply {
+        OpenReply::Connected => Ok(()),
+        OpenReply::Refused | OpenReply::NotDeclared => Err(REFUSED),
+        OpenReply::Busy => Err(FULL),
+        OpenReply::Silent | OpenReply::Failed => Err(SILENT),
+    }
+}
+
+/// Joins a visitor with an open stream until both directions end. `reply_limit` is set if the agent's answer has not
+/// been read yet: the visitor's bytes go ahead meanwhile.
+pub(crate) async fn join(
+    inner: &Inner,
+    target: &Target,
+    door: Door,
+    visitor: SocketAddr,
+    socket: TcpStream,
+    opened: Opened,
+    reply_limit: Option<Duration>,
+) {
+    let Opened {
+        outgoing,
+        incoming,
+        place,
+        sent,
+    } = opened;
+    let meter = Meter::new(Some(inner.metrics.totals.clone()));
+    meter.add_to_stream(sent);
+    inner.metrics.opened(door);
+    let (agent, from) = (target.session.agent, visitor.ip());
+    inner.deps.events.emit(What::VisitorJoined {
+        agent,
+        endpoint: target.label.to_string(),
+        from,
+    });
+    let shared = Shared {
+        pool: &inner.pool,
+        patience: &target.session.patience,
+        meter: &meter,
+    };
+    let wait_for_reply = async |incoming: &mut RecvStream| match reply_limit {
+        Some(limit) => read_reply(incoming, limit).await.map_err(|not_joined| {
+            inner.metrics.refused(not_joined.label);
+            End::StreamReset
+        }),
+        None => Ok(()),
+    };
+    let end = splice(socket, outgoing, incoming, wait_for_reply, shared).await;
+    drop(place);
+    inner.metrics.closed(door, end);
+    tracing::debug!(
+        peer.addr = %visitor,
+        tunnel.agent = %target.session.name,
+        endpoint = %target.label,
+        result = ?end,
+        bytes_in = meter.to_stream(),
+        bytes_out = meter.to_tcp(),
+        "visitor left"
+    );
+    inner.deps.events.emit(What::VisitorLeft {
+        agent,
+        endpoint: target.label.to_string(),
+        from,
+        bytes_in: meter.to_stream(),
+        bytes_out: meter.to_tcp(),
+    });
+}
+
+/// Closes a visitor's socket that nobody serves.
+pub(crate) fn turn_away(inner: &Inner, socket: TcpStream, reason: &'static str) {
+    inner.metrics.refused(reason);
+    reset_socket(socket);
+}

@@ -1,0 +1,60 @@
+//! The gateway's end: agents in, visitors in, and the table that joins them.
+
+pub(crate) mod admit;
+pub(crate) mod counts;
+pub(crate) mod declare;
+pub(crate) mod flow;
+pub(crate) mod grants;
+pub(crate) mod minecraft;
+pub(crate) mod registry;
+pub(crate) mod session;
+pub(crate) mod tcp;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tasuki_core::store::TunnelStore;
+use tasuki_core::{Deps, Shared};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::TunnelConfig;
+use crate::metrics::Metrics;
+use crate::pool::Pool;
+use crate::tls::Fingerprint;
+
+/// What all tasks of the engine share.
+pub(crate) struct Inner {
+    pub(crate) deps: Deps<dyn TunnelStore>,
+    pub(crate) config: ArcSwap<TunnelConfig>,
+    pub(crate) shared: ArcSwap<Shared>,
+    pub(crate) registry: registry::Registry,
+    pub(crate) metrics: Metrics,
+    pub(crate) pool: Pool,
+    pub(crate) fingerprint: Fingerprint,
+    /// Ports that the engine itself listens on.
+    pub(crate) own_ports: Vec<u16>,
+    /// The Minecraft door's port, if it is open.
+    pub(crate) minecraft_port: Option<u16>,
+    /// Fires when no new visitors and agents are let in any more.
+    pub(crate) closing: CancellationToken,
+    /// Visitors' connections; the drain waits for them.
+    pub(crate) flows: TaskTracker,
+    /// Sessions and doors; they end when they are told to.
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Inner {
+    /// What to tell people who visit: the public name, or the address that a door is bound to.
+    pub(crate) fn public_host(&self, bound: std::net::IpAddr) -> String {
+        match &self.shared.load().host {
+            Some(host) => host.as_str().to_owned(),
+            None if bound.is_ipv6() => format!("[{bound}]"),
+            None => bound.to_string(),
+        }
+    }
+
+    pub(crate) fn config(&self) -> Arc<TunnelConfig> {
+        self.config.load_full()
+    }
+}

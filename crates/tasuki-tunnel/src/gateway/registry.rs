@@ -1,0 +1,167 @@
+//! The table of live agents, and of who owns which name and port.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tasuki_core::ids::PrincipalId;
+use tasuki_core::store::tunnel::{Endpoint, EndpointKind};
+use tasuki_proto::names::Domain;
+use tasuki_proto::tunnel::EndpointId;
+
+use super::session::Session;
+
+/// Where a name leads now.
+pub(crate) enum Route {
+    /// To an agent that is here.
+    Live(Target),
+    /// To an agent that is not here.
+    Away,
+    /// Nowhere.
+    Unknown,
+}
+
+/// A live agent's endpoint.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) session: Arc<Session>,
+    pub(crate) endpoint: EndpointId,
+    pub(crate) label: Arc<str>,
+}
+
+/// The table. Owners are a copy of the store's, refreshed now and then; live routes are of this process.
+#[derive(Default)]
+pub(crate) struct Registry {
+    inner: Mutex<Tables>,
+}
+
+#[derive(Default)]
+struct Tables {
+    sessions: HashMap<PrincipalId, Arc<Session>>,
+    /// Minecraft names; `None` is the default.
+    live: HashMap<Option<Domain>, Target>,
+    owned: HashMap<(PrincipalId, String), Endpoint>,
+    names: HashMap<Option<Domain>, PrincipalId>,
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a session in; the one that it replaces comes back. `Err` if there are `max` others.
+    pub(crate) fn insert(&self, session: &Arc<Session>, max: usize) -> Result<Option<Arc<Session>>, ()> {
+        let mut tables = self.lock();
+        if tables.sessions.len() >= max && !tables.sessions.contains_key(&session.agent) {
+            return Err(());
+        }
+        let old = tables.sessions.insert(session.agent, Arc::clone(session));
+        tables
+            .live
+            .retain(|_, target| target.session.agent != session.agent);
+        Ok(old)
+    }
+
+    /// Takes a session out, unless a newer one of the same agent stands there.
+    pub(crate) fn remove(&self, session: &Arc<Session>) {
+        let mut tables = self.lock();
+        if tables
+            .sessions
+            .get(&session.agent)
+            .is_some_and(|here| Arc::ptr_eq(here, session))
+        {
+            tables.sessions.remove(&session.agent);
+        }
+        tables
+            .live
+            .retain(|_, target| !Arc::ptr_eq(&target.session, session));
+    }
+
+    /// All sessions.
+    pub(crate) fn sessions(&self) -> Vec<Arc<Session>> {
+        self.lock().sessions.values().cloned().collect()
+    }
+
+    /// The session of an agent.
+    pub(crate) fn session(&self, agent: PrincipalId) -> Option<Arc<Session>> {
+        self.lock().sessions.get(&agent).cloned()
+    }
+
+    /// Replaces a session's Minecraft routes. A session that was replaced meanwhile changes nothing.
+    pub(crate) fn set_routes(&self, session: &Arc<Session>, routes: Vec<(Option<Domain>, Target)>) {
+        let mut tables = self.lock();
+        if !tables
+            .sessions
+            .get(&session.agent)
+            .is_some_and(|here| Arc::ptr_eq(here, session))
+        {
+            return;
+        }
+        tables
+            .live
+            .retain(|_, target| !Arc::ptr_eq(&target.session, session));
+        tables.live.extend(routes);
+    }
+
+    /// Where a name leads. A name that somebody owns leads to its owner or nowhere, never to the default: it could be
+    /// a stranger's world.
+    pub(crate) fn route(&self, name: Option<Domain>) -> Route {
+        let tables = self.lock();
+        let look_up = |name: &Option<Domain>| {
+            tables
+                .live
+                .get(name)
+                .map(|target| Route::Live(target.clone()))
+                .or_else(|| tables.names.contains_key(name).then_some(Route::Away))
+        };
+        look_up(&name)
+            .or_else(|| look_up(&None))
+            .unwrap_or(Route::Unknown)
+    }
+
+    /// Replaces the owners by what the store says.
+    pub(crate) fn set_owned(&self, endpoints: Vec<Endpoint>) {
+        let mut tables = self.lock();
+        tables.owned.clear();
+        tables.names.clear();
+        for endpoint in endpoints {
+            tables.own(endpoint);
+        }
+    }
+
+    /// Notes one claim that the store has committed.
+    pub(crate) fn own(&self, endpoint: Endpoint) {
+        self.lock().own(endpoint);
+    }
+
+    /// What the agent owns under this label.
+    pub(crate) fn owned(&self, agent: PrincipalId, label: &str) -> Option<Endpoint> {
+        self.lock().owned.get(&(agent, label.to_owned())).cloned()
+    }
+
+    /// Whether an endpoint other than this agent's `label` has the port.
+    pub(crate) fn port_is_taken(&self, port: u16, agent: PrincipalId, label: &str) -> bool {
+        let wanted = EndpointKind::Tcp { port };
+        let mine = (agent, label);
+        self.lock()
+            .owned
+            .iter()
+            .any(|((agent, label), has)| has.kind == wanted && (*agent, label.as_str()) != mine)
+    }
+}
+
+impl Tables {
+    fn own(&mut self, endpoint: Endpoint) {
+        let key = (endpoint.agent, endpoint.label.clone());
+        if let Some(Endpoint {
+            kind: EndpointKind::Minecraft { name },
+            ..
+        }) = self.owned.remove(&key)
+        {
+            self.names.remove(&name);
+        }
+        if let EndpointKind::Minecraft { name } = &endpoint.kind {
+            self.names.insert(name.clone(), endpoint.agent);
+        }
+        self.owned.insert(key, endpoint);
+    }
+}

@@ -1,0 +1,423 @@
+//! One agent's session, from its first packet to its end.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
+use serde::de::DeserializeOwned;
+use tasuki_core::clock::Timestamp;
+use tasuki_core::events::What;
+use tasuki_core::ids::PrincipalId;
+use tasuki_core::store::accounts::Principal;
+use tasuki_proto::tunnel::{
+    Accepted, CloseCode, ControlError, FromAgent, FromGateway, Hello, encode_frame, take_frame,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::admit::{self, Refusal};
+use super::{Inner, declare};
+use crate::handle::EndpointLine;
+use crate::quic;
+use crate::splice::Patience;
+use crate::tls::Fingerprint;
+
+/// How often a session's right to exist is looked up again.
+const RECHECK: Duration = Duration::from_secs(10);
+/// How long the agent may take to read a control frame.
+const CONTROL_STALL: Duration = Duration::from_secs(10);
+
+/// A session that was let in.
+pub(crate) struct Session {
+    pub(crate) agent: PrincipalId,
+    pub(crate) name: String,
+    pub(crate) software: String,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) from: SocketAddr,
+    pub(crate) since: Timestamp,
+    pub(crate) connection: Connection,
+    pub(crate) patience: Patience,
+    /// Visitors' connections now.
+    pub(crate) flows: AtomicU32,
+    /// Frames for the agent from other tasks.
+    pub(crate) outbox: mpsc::Sender<FromGateway>,
+    /// Accept loops of its TCP ports.
+    pub(crate) doors: TaskTracker,
+    pub(crate) state: Mutex<State>,
+}
+
+/// What the agent declared last.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) lines: Vec<EndpointLine>,
+    pub(crate) ports: Vec<OpenPort>,
+}
+
+/// An open TCP port; dropping it closes the listener, visitors stay.
+pub(crate) struct OpenPort {
+    pub(crate) label: Arc<str>,
+    pub(crate) port: u16,
+    pub(crate) endpoint: Arc<AtomicU32>,
+    pub(crate) _open: DropGuard,
+}
+
+/// One visitor's place in a session.
+pub(crate) struct Place(Arc<Session>);
+
+impl Session {
+    /// Ends the session; the agent is told why.
+    pub(crate) fn close(&self, code: CloseCode, text: &str) {
+        self.connection
+            .close(VarInt::from_u32(code.code()), text.as_bytes());
+    }
+
+    /// A place for one more visitor, if there is one.
+    pub(crate) fn enter(self: &Arc<Self>, max: usize) -> Option<Place> {
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        let entered = self
+            .flows
+            .try_update(Ordering::AcqRel, Ordering::Relaxed, |flows| {
+                (flows < max).then_some(flows + 1)
+            });
+        entered.is_ok().then(|| Place(Arc::clone(self)))
+    }
+
+    /// Closes its TCP ports and waits until they are free.
+    pub(crate) async fn close_doors(&self) {
+        drop(std::mem::take(
+            &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner),
+        ));
+        self.doors.close();
+        self.doors.wait().await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.flows.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Why a session ended, in words for events and logs.
+enum Ended {
+    /// The agent went or was lost.
+    Gone(String),
+    /// We close it.
+    Closed(CloseCode, String),
+}
+
+impl From<ControlError> for Ended {
+    fn from(error: ControlError) -> Self {
+        Self::Closed(CloseCode::Protocol, error.to_string())
+    }
+}
+
+/// Accepts agents until the engine closes.
+pub(crate) async fn accept_agents(inner: Arc<Inner>, endpoint: quinn::Endpoint) {
+    let greeting = Arc::new(tokio::sync::Semaphore::new(MAX_GREETING));
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            () = inner.closing.cancelled() => None,
+        };
+        let Some(incoming) = incoming else { return };
+        // Half-way to the limit every new address has to prove that it is reachable before it costs us a handshake.
+        if !incoming.remote_address_validated()
+            && greeting.available_permits() < MAX_GREETING / 2
+            && incoming.may_retry()
+        {
+            let _ = incoming.retry();
+            continue;
+        }
+        match Arc::clone(&greeting).try_acquire_owned() {
+            Ok(permit) => {
+                inner.tasks.spawn(serve(Arc::clone(&inner), incoming, permit));
+            }
+            Err(_) => {
+                inner.metrics.agent_refused("crowded");
+                incoming.ignore();
+            }
+        }
+    }
+}
+
+/// Sessions that have not yet said who they are.
+const MAX_GREETING: usize = 256;
+
+async fn serve(inner: Arc<Inner>, incoming: Incoming, greeting: tokio::sync::OwnedSemaphorePermit) {
+    let from = incoming.remote_address();
+    let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+    if let Err(refusal) = admit::may_connect(&inner, from.ip()) {
+        inner.metrics.agent_refused(refusal.label());
+        incoming.refuse();
+        return;
+    }
+    let limit = inner.config().quic.handshake_timeout;
+    let greeted = tokio::time::timeout(limit, greet(&inner, incoming, from)).await;
+    drop(greeting);
+    match greeted {
+        Ok(Ok(greeted)) => run(inner, from, greeted).await,
+        Ok(Err(Some(refusal))) => {
+            tracing::debug!(peer.addr = %from, reason = refusal.label(), "agent refused");
+            inner.metrics.agent_refused(refusal.label());
+        }
+        Ok(Err(None)) => inner.metrics.agent_refused("handshake"),
+        Err(_) => inner.metrics.agent_refused("timeout"),
+    }
+}
+
+struct Greeted {
+    connection: Connection,
+    send: SendStream,
+    receive: RecvStream,
+    input: BytesMut,
+    principal: Arc<Principal>,
+    fingerprint: Fingerprint,
+    hello: Hello,
+    enrolled: bool,
+}
+
+/// Handshake, Hello, decision. `Err(None)` is a connection that broke by itself.
+async fn greet(inner: &Inner, incoming: Incoming, from: SocketAddr) -> Result<Greeted, Option<Refusal>> {
+    let connection = incoming.await.map_err(|_| None)?;
+    let refuse = |refusal: Refusal| {
+        connection.close(VarInt::from_u32(refusal.code.code()), refusal.text.as_bytes());
+        Some(refusal)
+    };
+    let fingerprint = peer_fingerprint(&connection)
+        .ok_or_else(|| refuse(Refusal::new(CloseCode::Protocol, "a client key is required")))?;
+    let (send, mut receive) = connection.accept_bi().await.map_err(|_| None)?;
+    let mut input = BytesMut::new();
+    let hello = match read_frame::<FromAgent>(&mut receive, &mut input).await {
+        Ok(Some(FromAgent::Hello(hello))) => hello,
+        Ok(Some(_)) => {
+            return Err(refuse(Refusal::new(
+                CloseCode::Protocol,
+                "the first frame must be a hello",
+            )));
+        }
+        Ok(None) => return Err(None),
+        Err(error) => return Err(refuse(Refusal::new(CloseCode::Protocol, error.to_string()))),
+    };
+    let (principal, enrolled) = admit::admit(inner, fingerprint, &hello, from.ip())
+        .await
+        .map_err(refuse)?;
+    Ok(Greeted {
+        connection,
+        send,
+        receive,
+        input,
+        principal,
+        fingerprint,
+        hello,
+        enrolled,
+    })
+}
+
+fn peer_fingerprint(connection: &Connection) -> Option<Fingerprint> {
+    let identity = connection
+        .peer_identity()?
+        .downcast::<Vec<rustls_pki_types::CertificateDer<'static>>>()
+        .ok()?;
+    Fingerprint::of_certificate(identity.first()?).ok()
+}
+
+/// The next frame; `None` when the other side ended the stream or the session. Cancel-safe: bytes read so far stay in
+/// `input`.
+pub(crate) async fn read_frame<T: DeserializeOwned>(
+    receive: &mut RecvStream,
+    input: &mut BytesMut,
+) -> Result<Option<T>, ControlError> {
+    loop {
+        if let Some(frame) = take_frame(input)? {
+            return Ok(Some(frame));
+        }
+        match receive.read_chunk(16 * 1024, true).await {
+            Ok(Some(chunk)) => input.extend_from_slice(&chunk.bytes),
+            Ok(None) | Err(_) => return Ok(None),
+        }
+    }
+}
+
+async fn run(inner: Arc<Inner>, from: SocketAddr, greeted: Greeted) {
+    let Greeted {
+        connection,
+        send,
+        receive,
+        input,
+        principal,
+        fingerprint,
+        hello,
+        enrolled,
+    } = greeted;
+    let config = inner.config();
+    let (outbox, frames) = mpsc::channel(16);
+    let session = Arc::new(Session {
+        agent: principal.id,
+        name: principal.name.clone(),
+        software: hello
+            .software
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(80)
+            .collect(),
+        fingerprint,
+        from,
+        since: inner.deps.clock.wall(),
+        connection,
+        patience: Patience::new(
+            config.stall_timeout,
+            quic::GATEWAY_STREAM_WINDOW,
+            quic::SESSION_WINDOW,
+        ),
+        flows: AtomicU32::new(0),
+        outbox,
+        doors: TaskTracker::new(),
+        state: Mutex::new(State::default()),
+    });
+    match inner.registry.insert(&session, config.agents.max_sessions) {
+        Err(()) => {
+            inner.metrics.agent_refused("full");
+            return session.close(CloseCode::Slow, "this gateway has as many agents as it may have");
+        }
+        Ok(Some(old)) => {
+            // The newest proven session wins: the old one is usually a line that died without a word.
+            tracing::info!(tunnel.agent = %session.name, "a newer session of the agent takes over");
+            old.close(CloseCode::Replaced, "a newer session of this agent took over");
+            old.close_doors().await;
+        }
+        Ok(None) => {}
+    }
+    inner.metrics.agents.inc();
+    inner.metrics.agent_sessions.inc();
+    inner.deps.events.emit(What::AgentUp {
+        agent: session.agent,
+        from: from.ip(),
+    });
+    tracing::info!(tunnel.agent = %session.name, software = %session.software, enrolled, "agent connected");
+
+    let accepted = Accepted {
+        agent: session.name.clone(),
+        software: software(),
+        max_endpoints: u32::try_from(config.agents.max_endpoints).unwrap_or(u32::MAX),
+        enrolled,
+    };
+    let mut control = Control {
+        send,
+        receive,
+        input,
+        frames,
+    };
+    let ended = match control.write(&FromGateway::Accepted(accepted)).await {
+        Ok(()) => control.talk(&inner, &session).await,
+        Err(ended) => ended,
+    };
+    inner.registry.remove(&session);
+    let reason = match ended {
+        Ended::Gone(reason) => reason,
+        Ended::Closed(code, text) => {
+            session.close(code, &text);
+            text
+        }
+    };
+    session.close(CloseCode::Done, "");
+    session.close_doors().await;
+    inner.metrics.agents.dec();
+    tracing::info!(tunnel.agent = %session.name, reason, "agent disconnected");
+    inner.deps.events.emit(What::AgentDown {
+        agent: session.agent,
+        reason,
+    });
+}
+
+/// Name and version of this program, as the other side shows it.
+pub(crate) fn software() -> String {
+    concat!("tasuki/", env!("CARGO_PKG_VERSION")).to_owned()
+}
+
+struct Control {
+    send: SendStream,
+    receive: RecvStream,
+    input: BytesMut,
+    frames: mpsc::Receiver<FromGateway>,
+}
+
+impl Control {
+    async fn write(&mut self, frame: &FromGateway) -> Result<(), Ended> {
+        let bytes = encode_frame(frame)?;
+        match tokio::time::timeout(CONTROL_STALL, self.send.write_all(&bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Ended::Gone("connection lost".into())),
+            Err(_) => Err(Ended::Closed(
+                CloseCode::Protocol,
+                "control frames were not read".into(),
+            )),
+        }
+    }
+
+    /// Serves the control stream until the session ends.
+    async fn talk(&mut self, inner: &Arc<Inner>, session: &Arc<Session>) -> Ended {
+        // Moves of the map, chat and keep-alives wait behind nothing that concerns the session itself.
+        let _ = self.send.set_priority(10);
+        let mut recheck = tokio::time::interval(RECHECK);
+        recheck.reset();
+        loop {
+            tokio::select! {
+                frame = read_frame::<FromAgent>(&mut self.receive, &mut self.input) => {
+                    let answer = match frame {
+                        Ok(Some(frame)) => handle(inner, session, frame).await,
+                        Ok(None) => return Ended::Gone(gone(&session.connection).await),
+                        Err(error) => return error.into(),
+                    };
+                    match answer {
+                        Ok(Some(answer)) => if let Err(ended) = self.write(&answer).await { return ended },
+                        Ok(None) => {}
+                        Err(ended) => return ended,
+                    }
+                }
+                Some(frame) = self.frames.recv() => if let Err(ended) = self.write(&frame).await { return ended },
+                _ = recheck.tick() => match admit::still_welcome(inner, session).await {
+                    Ok(()) => {}
+                    Err(refusal) => return Ended::Closed(refusal.code, refusal.text),
+                },
+                error = session.connection.closed() => return Ended::Gone(error.to_string()),
+            }
+        }
+    }
+}
+
+async fn handle(
+    inner: &Arc<Inner>,
+    session: &Arc<Session>,
+    frame: FromAgent,
+) -> Result<Option<FromGateway>, Ended> {
+    match frame {
+        FromAgent::Hello(_) => Err(Ended::Closed(CloseCode::Protocol, "a second hello".into())),
+        FromAgent::Goodbye => Err(Ended::Gone("the agent stopped".into())),
+        FromAgent::Unknown => Ok(None),
+        FromAgent::Declare { endpoints } => {
+            let endpoints = declare::declare(inner, session, endpoints)
+                .await
+                .map_err(|refusal| Ended::Closed(refusal.code, refusal.text))?;
+            Ok(Some(FromGateway::Endpoints { endpoints }))
+        }
+    }
+}
+
+/// The control stream ended; usually because the whole session did, which says why.
+async fn gone(connection: &Connection) -> String {
+    match tokio::time::timeout(Duration::from_secs(1), connection.closed()).await {
+        Ok(error) => error.to_string(),
+        Err(_) => "the agent ended its control stream".to_owned(),
+    }
+}
+
+/// A token for one door and the guard that closes it.
+pub(crate) fn door_token(inner: &Inner) -> (CancellationToken, DropGuard) {
+    let token = inner.closing.child_token();
+    (token.clone(), token.drop_guard())
+}

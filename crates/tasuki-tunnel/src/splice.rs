@@ -1,0 +1,432 @@
+//! Joins a TCP socket and a QUIC stream: bytes, half-close and resets, both ways.
+//!
+//! Both directions run to their own end. The end of one (FIN or finish) is carried over and the other goes on. A reset
+//! of either side ends both, and both sides see a reset: a cut connection never looks like a finished one.
+//!
+//! Invariant: an idle flow holds no buffer; a blocked one holds what it read last and nothing more; a flow that does
+//! not move for [`Patience`] is cut, so that its unread bytes cannot use up the session's window for ever.
+
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use prometheus_client::metrics::counter::Counter;
+use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+use socket2::{SockRef, TcpKeepalive};
+use tasuki_proto::tunnel::{RESET_ABORTED, RESET_STALLED};
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
+
+use crate::pool::{BUFFER_BYTES, Pool};
+
+/// Reads up to this size are copied, so that a few bytes do not pin a whole buffer until they are acknowledged.
+const COPY_BELOW: usize = 4 * 1024;
+/// A buffer with less room than this is not worth another read.
+const MIN_ROOM: usize = 16 * 1024;
+/// Chunks taken from the stream at once.
+const CHUNKS: usize = 32;
+/// Full reads in a row that make a flow "bulk", and short reads that make it interactive again.
+const BULK_AFTER: u32 = 8;
+
+/// How a flow ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Both directions finished.
+    Clean,
+    /// The TCP side was reset or failed.
+    TcpReset,
+    /// The QUIC side was reset, stopped, or lost its session.
+    StreamReset,
+    /// The TCP side took no bytes for too long.
+    Stalled,
+}
+
+/// Bytes of one flow, counted while they move.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    to_stream: AtomicU64,
+    to_tcp: AtomicU64,
+    totals: Option<Totals>,
+}
+
+/// The engine's counters, which every flow adds to.
+#[derive(Debug, Clone)]
+pub(crate) struct Totals {
+    pub(crate) to_stream: Counter,
+    pub(crate) to_tcp: Counter,
+}
+
+impl Meter {
+    pub(crate) fn new(totals: Option<Totals>) -> Self {
+        Self {
+            totals,
+            ..Self::default()
+        }
+    }
+
+    /// From the TCP side into the stream.
+    pub(crate) fn to_stream(&self) -> u64 {
+        self.to_stream.load(Ordering::Relaxed)
+    }
+
+    /// From the stream to the TCP side.
+    pub(crate) fn to_tcp(&self) -> u64 {
+        self.to_tcp.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add_to_stream(&self, bytes: usize) {
+        self.to_stream.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(totals) = &self.totals {
+            totals.to_stream.inc_by(bytes as u64);
+        }
+    }
+
+    pub(crate) fn add_to_tcp(&self, bytes: usize) {
+        self.to_tcp.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(totals) = &self.totals {
+            totals.to_tcp.inc_by(bytes as u64);
+        }
+    }
+}
+
+/// How long a flow may be blocked. Blocked flows keep a part of the session's window each; when they could hold half of
+/// it, the patience with all of them becomes short, so that the moving ones keep theirs.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    blocked: AtomicU32,
+    many: u32,
+    usual: Duration,
+}
+
+/// Patience with a blocked flow while many are.
+const CROWDED: Duration = Duration::from_secs(2);
+
+impl Patience {
+    /// `stream_window` and `session_window` as the receiving side grants them.
+    pub(crate) fn new(usual: Duration, stream_window: u32, session_window: u32) -> Self {
+        Self {
+            blocked: AtomicU32::new(0),
+            many: session_window / stream_window / 2,
+            usual,
+        }
+    }
+
+    /// Waits until `socket` takes bytes; false if the patience ended.
+    async fn writable(&self, socket: &TcpStream) -> io::Result<bool> {
+        self.blocked.fetch_add(1, Ordering::Relaxed);
+        let _count = scopeguard(|| {
+            self.blocked.fetch_sub(1, Ordering::Relaxed);
+        });
+        let mut waited = Duration::ZERO;
+        loop {
+            let crowded = self.blocked.load(Ordering::Relaxed) > self.many;
+            let limit = if crowded {
+                CROWDED.min(self.usual)
+            } else {
+                self.usual
+            };
+            if waited >= limit {
+                return Ok(false);
+            }
+            let step = CROWDED.min(limit - waited);
+            match tokio::time::timeout(step, socket.writable()).await {
+                Ok(done) => return done.map(|()| true),
+                Err(_) => waited += step,
+            }
+        }
+    }
+}
+
+fn scopeguard(on_drop: impl FnMut()) -> impl Drop {
+    struct Guard<F: FnMut()>(F);
+    impl<F: FnMut()> Drop for Guard<F> {
+        fn drop(&mut self) {
+            (self.0)();
+        }
+    }
+    Guard(on_drop)
+}
+
+/// What flows share.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a> {
+    pub(crate) pool: &'a Pool,
+    pub(crate) patience: &'a Patience,
+    pub(crate) meter: &'a Meter,
+}
+
+/// The sending half of a stream. Dropping it unfinished resets the stream: quinn alone would finish it, and a cut
+/// connection would look complete.
+pub(crate) struct Outgoing {
+    stream: SendStream,
+    finished: bool,
+}
+
+impl Outgoing {
+    pub(crate) fn new(stream: SendStream) -> Self {
+        Self {
+            stream,
+            finished: false,
+        }
+    }
+
+    pub(crate) async fn write_all(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.stream.write_all(bytes).await
+    }
+
+    pub(crate) fn finish(&mut self) {
+        // Fails only if it was finished or reset before, which the far side knows then.
+        let _ = self.stream.finish();
+        self.finished = true;
+    }
+
+    /// Ends the stream so that the far side sees why. A finished stream is left to deliver what it has.
+    pub(crate) fn reset(&mut self, code: u32) {
+        if !self.finished {
+            let _ = self.stream.reset(VarInt::from_u32(code));
+            self.finished = true;
+        }
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.reset(RESET_ABORTED);
+    }
+}
+
+/// Options of every socket that carries a visitor or reaches a local server.
+pub(crate) fn prepare_socket(socket: &TcpStream) {
+    // A peer that vanished is noticed within about a minute; unacknowledged bytes are given up after 20 s. A socket
+    // that refuses an option still works, so failures are not worth a word.
+    let _ = socket.set_nodelay(true);
+    let raw = SockRef::from(socket);
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10));
+    let _ = raw.set_tcp_keepalive(&keepalive);
+    #[cfg(target_os = "linux")]
+    let _ = raw.set_tcp_user_timeout(Some(Duration::from_secs(30)));
+}
+
+/// Closes `socket` with a reset.
+pub(crate) fn reset_socket(socket: TcpStream) {
+    let _ = socket.set_zero_linger();
+    drop(socket);
+}
+
+/// Runs both directions to their ends. `before_down` runs first in the direction from the stream to the socket; its
+/// failure ends the flow.
+pub(crate) async fn splice<F>(
+    socket: TcpStream,
+    mut outgoing: Outgoing,
+    mut incoming: RecvStream,
+    before_down: F,
+    shared: Shared<'_>,
+) -> End
+where
+    F: AsyncFnOnce(&mut RecvStream) -> Result<(), End>,
+{
+    let mut socket = socket;
+    let end = {
+        let (mut read_half, write_half) = socket.split();
+        let socket: &TcpStream = write_half.as_ref();
+        let stopped = outgoing.stream.stopped();
+        let mut up = pin!(socket_to_stream(&mut read_half, &mut outgoing, shared));
+        let mut down = pin!(async {
+            before_down(&mut incoming).await?;
+            stream_to_socket(&mut incoming, socket, shared).await
+        });
+        // Neither copy is ever dropped half-way, except when the flow as a whole is broken. While one direction has
+        // finished and the other is idle, only these last two waits can notice that the far side is gone.
+        tokio::select! {
+            done = &mut up => match done {
+                Ok(()) => tokio::select! {
+                    done = &mut down => done,
+                    () = broken(socket) => Err(End::TcpReset),
+                },
+                Err(end) => Err(end),
+            },
+            done = &mut down => match done {
+                Ok(()) => tokio::select! {
+                    done = &mut up => done,
+                    _ = stopped => Err(End::StreamReset),
+                },
+                Err(end) => Err(end),
+            },
+        }
+    };
+    match end {
+        Ok(()) => End::Clean,
+        Err(end) => {
+            let code = if end == End::Stalled {
+                RESET_STALLED
+            } else {
+                RESET_ABORTED
+            };
+            outgoing.reset(code);
+            let _ = incoming.stop(VarInt::from_u32(code));
+            reset_socket(socket);
+            end
+        }
+    }
+}
+
+/// Resolves when the socket has failed although nobody reads it.
+async fn broken(socket: &TcpStream) {
+    // An error here means that the reactor is gone, and with it everything else.
+    let _ = socket.ready(Interest::ERROR).await;
+}
+
+async fn socket_to_stream(
+    socket: &mut ReadHalf<'_>,
+    outgoing: &mut Outgoing,
+    shared: Shared<'_>,
+) -> Result<(), End> {
+    let mut pace = Pace::default();
+    loop {
+        socket.readable().await.map_err(|_| End::TcpReset)?;
+        let mut buffer = shared.pool.take();
+        loop {
+            let room = buffer.capacity();
+            let read = match read_now(socket, &mut buffer).await {
+                Some(Ok(0)) => {
+                    shared.pool.put(buffer);
+                    outgoing.finish();
+                    return Ok(());
+                }
+                Some(Ok(read)) => read,
+                None => break,
+                Some(Err(_)) => return Err(End::TcpReset),
+            };
+            pace.note(read, &outgoing.stream);
+            let sent = if read <= COPY_BELOW {
+                let sent = outgoing.stream.write_all(&buffer).await;
+                buffer.clear();
+                sent
+            } else {
+                outgoing.stream.write_chunk(buffer.split().freeze()).await
+            };
+            sent.map_err(|_| End::StreamReset)?;
+            shared.meter.add_to_stream(read);
+            // The socket gave less than it could have: it is empty, and asking again would cost a call for nothing.
+            if read < room {
+                break;
+            }
+            if buffer.capacity() < MIN_ROOM {
+                buffer = shared.pool.take();
+            }
+        }
+        shared.pool.put(buffer);
+    }
+}
+
+/// Reads what is there; `None` instead of waiting, so that no buffer is held while nothing comes.
+async fn read_now(socket: &mut ReadHalf<'_>, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
+    let mut read = pin!(socket.read_buf(buffer));
+    poll_fn(|context| match read.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// Lets interactive flows overtake bulk ones in the session: a map download must not delay the other players' moves.
+#[derive(Default)]
+struct Pace {
+    streak: u32,
+    bulk: bool,
+}
+
+impl Pace {
+    fn note(&mut self, read: usize, stream: &SendStream) {
+        let large = read >= BUFFER_BYTES / 4;
+        if large == self.bulk {
+            self.streak = 0;
+            return;
+        }
+        self.streak += 1;
+        if self.streak >= BULK_AFTER {
+            self.streak = 0;
+            self.bulk = large;
+            // Fails only on a closed stream, which the next write tells.
+            let _ = stream.set_priority(if large { -1 } else { 0 });
+        }
+    }
+}
+
+async fn stream_to_socket(
+    incoming: &mut RecvStream,
+    socket: &TcpStream,
+    shared: Shared<'_>,
+) -> Result<(), End> {
+    let mut chunks = [const { Bytes::new() }; CHUNKS];
+    loop {
+        match incoming.read_chunks(&mut chunks).await {
+            Ok(Some(count)) => write_chunks(socket, &mut chunks[..count], shared).await?,
+            Ok(None) => {
+                // Fails only if the peer is gone, which the other direction tells.
+                let _ = SockRef::from(socket).shutdown(Shutdown::Write);
+                return Ok(());
+            }
+            Err(ReadError::Reset(code)) if code == VarInt::from_u32(RESET_STALLED) => {
+                return Err(End::Stalled);
+            }
+            Err(_) => return Err(End::StreamReset),
+        }
+    }
+}
+
+async fn write_chunks(socket: &TcpStream, mut chunks: &mut [Bytes], shared: Shared<'_>) -> Result<(), End> {
+    while let Some(first) = chunks.first_mut() {
+        if first.is_empty() {
+            // Drops the packet memory behind the chunk as soon as it is written.
+            *first = Bytes::new();
+            chunks = &mut chunks[1..];
+            continue;
+        }
+        match try_write(socket, chunks) {
+            Ok(0) => return Err(End::TcpReset),
+            Ok(mut written) => {
+                shared.meter.add_to_tcp(written);
+                for chunk in chunks.iter_mut() {
+                    let part = written.min(chunk.len());
+                    chunk.advance(part);
+                    written -= part;
+                    if written == 0 {
+                        break;
+                    }
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if !shared
+                    .patience
+                    .writable(socket)
+                    .await
+                    .map_err(|_| End::TcpReset)?
+                {
+                    return Err(End::Stalled);
+                }
+            }
+            Err(_) => return Err(End::TcpReset),
+        }
+    }
+    Ok(())
+}
+
+fn try_write(socket: &TcpStream, chunks: &[Bytes]) -> io::Result<usize> {
+    if let [only] = chunks {
+        return socket.try_write(only);
+    }
+    let mut slices = [IoSlice::new(&[]); CHUNKS];
+    for (slice, chunk) in slices.iter_mut().zip(chunks) {
+        *slice = IoSlice::new(chunk);
+    }
+    socket.try_write_vectored(&slices[..chunks.len()])
+}
