@@ -170,7 +170,7 @@ impl Drop for Postfix {
             .arg("stop")
             .stderr(std::process::Stdio::null())
             .status();
-        process::signal("TERM", self.master.id());
+        process::signal(rustix::process::Signal::TERM, self.master.id());
     }
 }
 

@@ -8,6 +8,8 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
+
 use super::{PATIENCE, root};
 
 /// One of our own programs, as cargo built it beside this test.
@@ -47,7 +49,7 @@ pub(crate) fn tool_as_root(name: &str) -> Command {
 }
 
 pub(crate) fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+    rustix::process::getuid().is_root()
 }
 
 /// Python with the packages of `tests/clients/requirements.txt`.
@@ -89,7 +91,7 @@ pub(crate) fn output(command: &mut Command) -> Output {
     match receive.recv_timeout(PATIENCE * 2) {
         Ok(output) => output.unwrap(),
         Err(_) => {
-            signal("KILL", id);
+            signal(Signal::KILL, id);
             panic!("{command:?} did not end within {:?}", PATIENCE * 2);
         }
     }
@@ -125,11 +127,11 @@ pub(crate) fn feed(command: &mut Command, bytes: &[u8]) -> String {
     })
 }
 
-pub(crate) fn signal(name: &str, process: u32) {
-    let _ = tool("kill")
-        .args(["-s", name, &process.to_string()])
-        .stderr(Stdio::null())
-        .status();
+/// Sends a signal to a process that we started; one that is gone is no error.
+pub(crate) fn signal(signal: Signal, process: u32) {
+    if let Some(process) = i32::try_from(process).ok().and_then(Pid::from_raw) {
+        let _ = rustix::process::kill_process(process, signal);
+    }
 }
 
 /// A program that runs until it is dropped.
@@ -218,7 +220,7 @@ impl Running {
 
     /// SIGTERM, then the end is awaited.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
-        signal("TERM", self.child.id());
+        signal(Signal::TERM, self.child.id());
         self.wait()
     }
 
