@@ -5,6 +5,7 @@
 
 pub mod activitypub;
 pub mod backoff;
+pub mod client_hello;
 pub mod minecraft;
 pub mod names;
 pub mod proxy_protocol;
