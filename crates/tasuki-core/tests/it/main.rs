@@ -2,4 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod accept;
+mod front;
+mod support;
 mod tls;
