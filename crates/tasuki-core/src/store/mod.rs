@@ -14,7 +14,7 @@ pub mod nodes;
 pub mod tunnel;
 
 pub use accounts::{AccountStore, SecretStore};
-pub use audit::{AuditEntry, AuditStore};
+pub use audit::{Actor, AuditEntry, AuditStore};
 pub use bans::BanStore;
 pub use fedi::FediStore;
 pub use mail::MailStore;

@@ -5,3 +5,5 @@ mod accept;
 mod front;
 mod support;
 mod tls;
+mod bans;
+mod fakes;
