@@ -4,6 +4,13 @@
 //! fails its test by name, nothing is skipped.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod command_line;
 mod far_ends;
+mod fediverse;
+mod mail;
+mod proxies;
+mod readme;
+mod restart;
 mod support;
 mod tidy;
+mod tunnel;

@@ -1,10 +1,13 @@
 //! What the tests stand on: programs as processes, addresses read back, waiting with a deadline.
 
+pub(crate) mod agent;
 pub(crate) mod fediverse;
+pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod mail;
 pub(crate) mod postgres;
 pub(crate) mod process;
+pub(crate) mod readme;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

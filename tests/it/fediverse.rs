@@ -1,0 +1,289 @@
+//! The fediverse: independent instances of three styles, on the wire.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::support::fediverse::Instance;
+use crate::support::gateway::Gateway;
+use crate::support::http;
+use crate::support::postgres::Postgres;
+use crate::support::{eventually, sha256};
+
+struct Four {
+    mastodon: Instance,
+    other: Instance,
+    misskey: Instance,
+    litepub: Instance,
+}
+
+/// Two Mastodons, a Misskey and an Akkoma, all subscribed.
+fn four(gateway: &Gateway) -> Four {
+    let directory = gateway.directory();
+    let four = Four {
+        mastodon: Instance::start("mastodon", "127.0.0.1", directory, &[]),
+        other: Instance::start("mastodon", "127.0.0.2", directory, &[]),
+        misskey: Instance::start("misskey", "127.0.0.3", directory, &[]),
+        litepub: Instance::start("litepub", "127.0.0.4", directory, &[]),
+    };
+    for instance in [&four.mastodon, &four.other, &four.misskey] {
+        instance.subscribe(&gateway.relay_inbox());
+    }
+    four.litepub.subscribe(&gateway.relay_actor());
+    eventually("the relay follows the LitePub relay back", || {
+        (four.litepub.read("state")["follow_back"] == "accepted").then_some(())
+    });
+    four
+}
+
+#[test]
+fn four_instances_subscribe_publish_and_receive() {
+    let gateway = Gateway::start(Gateway::FEDIVERSE);
+    main_path(&gateway);
+}
+
+#[test]
+fn the_main_path_holds_on_postgresql_too() {
+    let postgres = Postgres::start();
+    let gateway = Gateway::start_on(&postgres.url(), Gateway::FEDIVERSE);
+    main_path(&gateway);
+}
+
+fn main_path(gateway: &Gateway) {
+    let four = four(gateway);
+    let listed = gateway.json(&["fedi", "subscribers", "--json"]);
+    assert_eq!(
+        listed["subscribers"].as_array().map(Vec::len),
+        Some(4),
+        "{listed}"
+    );
+
+    // Mastodon and Misskey publish with LD signatures: forwarded byte for byte, announced to LitePub.
+    for (author, readers) in [
+        (&four.mastodon, [&four.other, &four.misskey]),
+        (&four.misskey, [&four.mastodon, &four.other]),
+    ] {
+        let created = author
+            .publish(&json!({"kind": "create", "text": "こんにちは"}))
+            .remove(0);
+        for reader in readers {
+            let got = reader.wait_for("the forward", |got| got["id"] == created["id"]);
+            assert_eq!(got["sha256"], created["sha256"], "byte for byte");
+            assert_eq!(got["signer"], gateway.relay_actor(), "signed by the relay");
+            let body = STANDARD.decode(got["body_base64"].as_str().unwrap()).unwrap();
+            assert_eq!(sha256(&body), created["sha256"].as_str().unwrap());
+        }
+        let announced = four
+            .litepub
+            .wait_for("the Announce", |got| got["object"] == created["object"]);
+        assert_eq!(announced["type"], "Announce");
+        assert_eq!(announced["actor"], gateway.relay_actor());
+        eventually("LitePub has fetched the post", || {
+            fetched(&four.litepub, &created)
+        });
+
+        for kind in ["update", "delete"] {
+            let changed = author
+                .publish(&json!({"kind": kind, "target": created["object"]}))
+                .remove(0);
+            for reader in readers {
+                let got = reader.wait_for(kind, |got| got["id"] == changed["id"]);
+                assert_eq!(got["sha256"], changed["sha256"]);
+            }
+        }
+    }
+
+    // LitePub publishes an Announce: everybody else gets one of the relay, and fetches the post from its author.
+    let created = four.litepub.publish(&json!({"text": "from LitePub"})).remove(0);
+    for reader in [&four.mastodon, &four.other, &four.misskey] {
+        let got = reader.wait_for("the Announce", |got| got["object"] == created["object"]);
+        assert_eq!(got["type"], "Announce");
+        assert_eq!(got["actor"], gateway.relay_actor());
+        eventually("the reader has fetched the post", || fetched(reader, &created));
+    }
+
+    // Nobody gets back what came from its own host, and nothing was sent that a receiver refuses.
+    for instance in [&four.mastodon, &four.other, &four.misskey, &four.litepub] {
+        for got in instance.received() {
+            let own = got["object"]
+                .as_str()
+                .unwrap_or_default()
+                .starts_with(&instance.base);
+            let answer = ["Accept", "Follow"].contains(&got["type"].as_str().unwrap_or_default());
+            assert!(
+                answer || !own,
+                "{} got its own back: {}",
+                instance.base,
+                got["id"]
+            );
+            assert_eq!(
+                got["outcome"], "accepted",
+                "{} from the relay: {}",
+                got["type"], instance.base
+            );
+        }
+    }
+
+    // Who leaves gets no more.
+    four.other.control("unsubscribe", &json!({}));
+    eventually("the relay has forgotten the host", || {
+        let listed = gateway.json(&["fedi", "subscribers", "--json"]);
+        (listed["subscribers"].as_array().map(Vec::len) == Some(3)).then_some(())
+    });
+    let created = four
+        .mastodon
+        .publish(&json!({"text": "after the goodbye"}))
+        .remove(0);
+    four.misskey
+        .wait_for("the forward", |got| got["id"] == created["id"]);
+    assert!(!four.other.received().iter().any(|got| got["id"] == created["id"]));
+    let refused = four
+        .other
+        .control("publish", &json!({"text": "no longer welcome"}));
+    assert_eq!(refused[0]["status"], 403, "{refused}");
+}
+
+fn fetched(reader: &Instance, created: &Value) -> Option<()> {
+    let all = reader.read("fetched");
+    all.as_array()
+        .unwrap()
+        .iter()
+        .any(|one| one["object"] == created["object"] && one["outcome"] == "fetched")
+        .then_some(())
+}
+
+#[test]
+fn requests_that_break_a_rule_are_refused_and_relayed_to_nobody() {
+    let gateway = Gateway::start(Gateway::FEDIVERSE);
+    let directory = gateway.directory();
+    let author = Instance::start("mastodon", "127.0.0.1", directory, &[]);
+    let reader = Instance::start("mastodon", "127.0.0.2", directory, &[]);
+    for instance in [&author, &reader] {
+        instance.subscribe(&gateway.relay_inbox());
+    }
+    let note = format!("{}/users/alice/statuses/forged", author.base);
+    let body = json!({
+        "@context": "https://www.w3.org/ns/activitystreams", "id": format!("{note}/activity"), "type": "Create",
+        "actor": format!("{}/users/alice", author.base), "to": ["https://www.w3.org/ns/activitystreams#Public"],
+        "object": {"id": note, "type": "Note", "attributedTo": format!("{}/users/alice", author.base),
+                   "content": "forged", "to": ["https://www.w3.org/ns/activitystreams#Public"]},
+    });
+    let encoded = STANDARD.encode(body.to_string());
+    let inbox = gateway.relay_inbox();
+    let old = "Tue, 24 Nov 2020 12:00:00 GMT";
+    let wrong_digest = format!("SHA-256={}", STANDARD.encode([0; 32]));
+    let stranger = Instance::start("mastodon", "127.0.0.5", directory, &[]);
+    let cases = [
+        ("no signature", &author, json!({"key": null}), 401),
+        ("an old date", &author, json!({"key": "author", "date": old}), 401),
+        (
+            "a digest of something else",
+            &author,
+            json!({"key": "author", "headers": {"Digest": wrong_digest}}),
+            401,
+        ),
+        (
+            "a signature that covers no digest",
+            &author,
+            json!({"key": "author", "signed_headers": ["(request-target)", "host", "date"]}),
+            401,
+        ),
+        (
+            "somebody else's signature",
+            &stranger,
+            json!({"key": "author"}),
+            403,
+        ),
+        (
+            "not JSON",
+            &author,
+            json!({"key": "author", "body_base64": STANDARD.encode("{\"type\": ")}),
+            400,
+        ),
+        (
+            "no object at all",
+            &author,
+            json!({"key": "author", "body_base64": STANDARD.encode("[1,2]")}),
+            400,
+        ),
+        (
+            "a body over the limit",
+            &author,
+            json!({"key": "author", "body_base64": STANDARD.encode(vec![b' '; 2 << 20])}),
+            413,
+        ),
+    ];
+    for (what, sender, change, status) in cases {
+        let mut request = json!({"url": inbox, "body_base64": encoded});
+        request
+            .as_object_mut()
+            .unwrap()
+            .extend(change.as_object().unwrap().clone());
+        let answer = sender.control("raw", &request);
+        assert_eq!(answer["status"], status, "{what}: {answer}");
+        let kind = answer["headers"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        assert!(
+            kind.is_some_and(|(_, value)| value == "application/problem+json"),
+            "{what}: {answer}"
+        );
+    }
+    // The gateway still works, and the forged note went nowhere.
+    let created = author.publish(&json!({"text": "a true one"})).remove(0);
+    reader.wait_for("the true one", |got| got["id"] == created["id"]);
+    assert!(!reader.received().iter().any(|got| got["object"] == note));
+    gateway.assert_healthy();
+}
+
+#[test]
+fn the_documents_of_the_relay_are_as_every_software_wants_them() {
+    let gateway = Gateway::start(Gateway::FEDIVERSE);
+    let (address, host) = (gateway.address("front.http"), gateway.front_host());
+    let accept = "Accept: application/activity+json\r\n";
+    let actor = http::get(address, &host, "/actor", accept);
+    assert_eq!(actor.status, 200);
+    assert_eq!(actor.header("content-type"), Some("application/activity+json"));
+    let actor = actor.json();
+    assert_eq!(actor["type"], "Application");
+    assert_eq!(actor["inbox"], gateway.relay_inbox());
+    assert_eq!(actor["endpoints"]["sharedInbox"], gateway.relay_inbox());
+    assert_eq!(
+        actor["publicKey"]["id"],
+        format!("{}#main-key", gateway.relay_actor())
+    );
+
+    let account = format!("relay@{host}").replace(':', "%3A");
+    let finger = http::get(
+        address,
+        &host,
+        &format!("/.well-known/webfinger?resource=acct:{account}"),
+        "",
+    )
+    .json();
+    assert_eq!(finger["subject"], format!("acct:relay@{host}"));
+    for version in ["2.0", "2.1"] {
+        let links = http::get(address, &host, "/.well-known/nodeinfo", "").json();
+        let link = links["links"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|link| link["rel"].as_str().unwrap().ends_with(version));
+        let path = link.unwrap()["href"]
+            .as_str()
+            .unwrap()
+            .replace(&gateway.public_url(), "");
+        assert_eq!(http::get(address, &host, &path, "").json()["version"], version);
+    }
+    for path in ["/outbox", "/followers", "/following"] {
+        assert_eq!(
+            http::get(address, &host, path, accept).json()["type"],
+            "OrderedCollection",
+            "{path}"
+        );
+    }
+    let unknown = http::get(address, "unknown.test", "/actor", accept);
+    assert_eq!(unknown.status, 421, "{}", unknown.text());
+}

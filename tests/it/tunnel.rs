@@ -1,0 +1,239 @@
+//! The tunnel: real Minecraft programs, `mcstatus` and iperf3 through a real agent.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::agent::Agent;
+use crate::support::gateway::Gateway;
+use crate::support::process::{self, Lines, Running, node, python, tool};
+use crate::support::{client, eventually, free_port, loopback, wait_for_listener};
+
+/// A Minecraft server that nobody here wrote.
+struct MinecraftServer {
+    address: SocketAddr,
+    events: Lines,
+    _running: Running,
+}
+
+impl MinecraftServer {
+    fn start(directory: &Path, motd: &str) -> Self {
+        let mut command = node(&client("node/server.js"));
+        command.args(["--motd", motd]);
+        let log = directory.join("minecraft.log");
+        let (running, events) = Running::start_and_read("minecraft server", &mut command, &log);
+        let port = u16::try_from(events.next_json()["port"].as_u64().unwrap()).unwrap();
+        Self {
+            address: loopback(port),
+            events,
+            _running: running,
+        }
+    }
+}
+
+/// What the Minecraft client says happened.
+fn play(door: SocketAddr, name: &str, more: &[&str]) -> Value {
+    let port = door.port().to_string();
+    let mut command = node(&client("node/client.js"));
+    command
+        .args(["--port", &port, "--name", name, "--say", "konnichiwa"])
+        .args(more);
+    let output = process::output(&mut command);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text.lines().find(|line| line.starts_with('{'));
+    serde_json::from_str(
+        line.unwrap_or_else(|| panic!("{text}\n{}", String::from_utf8_lossy(&output.stderr))),
+    )
+    .unwrap()
+}
+
+fn mcstatus(door: SocketAddr) -> Value {
+    let port = door.port().to_string();
+    serde_json::from_str(&process::succeed(
+        python(&client("mc_status.py")).args(["127.0.0.1", &port]),
+    ))
+    .unwrap()
+}
+
+#[test]
+fn players_join_a_real_server_through_the_tunnel() {
+    let gateway = Gateway::start("");
+    let server = MinecraftServer::start(gateway.directory(), "behind the tunnel");
+    let _agent = Agent::enrol(
+        &gateway,
+        "home",
+        &["--default"],
+        &Agent::minecraft(server.address),
+    );
+    let door = gateway.address("tunnel.minecraft");
+    eventually("the status comes from the server at home", || {
+        (mcstatus(door)["motd"] == "behind the tunnel").then_some(())
+    });
+    let happened = play(door, "Hanako", &[]);
+    assert_eq!(happened["joined"], true, "{happened}");
+    assert!(
+        happened["heard"]
+            .as_str()
+            .unwrap_or_default()
+            .contains("<Hanako> konnichiwa"),
+        "{happened}"
+    );
+    assert_eq!(server.events.next_json()["name"], "Hanako");
+    gateway.assert_healthy();
+}
+
+#[test]
+fn host_names_lead_to_different_homes_on_one_port() {
+    let gateway = Gateway::start("");
+    let directory = gateway.directory();
+    let (red, blue) = (
+        MinecraftServer::start(directory, "red"),
+        MinecraftServer::start(directory, "blue"),
+    );
+    let _red = Agent::enrol(
+        &gateway,
+        "red",
+        &["--name", "red.mc.test"],
+        &Agent::minecraft_at("red.mc.test", red.address),
+    );
+    let _blue = Agent::enrol(
+        &gateway,
+        "blue",
+        &["--name", "blue.mc.test"],
+        &Agent::minecraft_at("blue.mc.test", blue.address),
+    );
+    let door = gateway.address("tunnel.minecraft");
+    for (host, server) in [("red.mc.test", &red), ("blue.mc.test", &blue)] {
+        let happened = play(door, "Taro", &["--address", host]);
+        assert_eq!(happened["joined"], true, "{host}: {happened}");
+        assert_eq!(server.events.next_json()["event"], "joined");
+    }
+}
+
+#[test]
+fn a_player_reads_why_when_the_home_is_away_or_its_server_is_down() {
+    let gateway = Gateway::start("");
+    let door = gateway.address("tunnel.minecraft");
+    let nobody = play(door, "Early", &[]);
+    assert!(nobody["kicked"].is_string(), "no agent yet: {nobody}");
+
+    let closed = loopback(free_port());
+    let agent = Agent::enrol(&gateway, "home", &["--default"], &Agent::minecraft(closed));
+    eventually("the agent is connected", || agent.connected(&gateway));
+    let down = play(door, "Unlucky", &[]);
+    assert!(down["kicked"].is_string(), "the server is down: {down}");
+    assert!(
+        mcstatus(door)["motd"]
+            .as_str()
+            .is_some_and(|text| !text.is_empty())
+    );
+    assert_ne!(down["kicked"], nobody["kicked"], "two reasons, two texts");
+
+    drop(agent);
+    eventually("the gateway notices that the agent is gone", || {
+        let away = play(door, "Late", &[]);
+        (away["kicked"].is_string() && away["kicked"] != down["kicked"]).then_some(())
+    });
+    gateway.assert_healthy();
+}
+
+#[test]
+fn iperf3_runs_both_ways_through_a_tcp_endpoint() {
+    let gateway = Gateway::start("");
+    let server = loopback(free_port());
+    let mut command = tool("iperf3");
+    command.args(["-s", "-B", "127.0.0.1", "-p", &server.port().to_string()]);
+    let _server = Running::start("iperf3", &mut command, &gateway.directory().join("iperf3.log"));
+    wait_for_listener("iperf3", server);
+    let port = free_port();
+    let range = port.to_string();
+    let agent = Agent::enrol(&gateway, "home", &["--port", &range], &Agent::tcp(port, server));
+    eventually("the agent is connected", || agent.connected(&gateway));
+    wait_for_listener("the TCP endpoint", loopback(port));
+    for more in [&[][..], &["-R"], &["-P", "4"]] {
+        let mut command = tool("iperf3");
+        command
+            .args(["-c", "127.0.0.1", "-p", &range, "-n", "64M", "-J"])
+            .args(more);
+        let report: Value = serde_json::from_str(&eventually("iperf3 is free for the next run", || {
+            let output = process::output(&mut command);
+            output
+                .status
+                .success()
+                .then(|| String::from_utf8(output.stdout).unwrap())
+        }))
+        .unwrap();
+        let received = report["end"]["sum_received"]["bytes"].as_u64().unwrap();
+        assert!(received >= 64 << 20, "{more:?}: {received} bytes received");
+    }
+}
+
+#[test]
+fn the_agent_comes_back_by_itself_after_kill_9_of_the_gateway() {
+    let mut gateway = Gateway::start("");
+    let server = MinecraftServer::start(gateway.directory(), "still here");
+    let agent = Agent::enrol(
+        &gateway,
+        "home",
+        &["--default"],
+        &Agent::minecraft(server.address),
+    );
+    let door = gateway.address("tunnel.minecraft");
+    eventually("the agent is connected", || agent.connected(&gateway));
+    assert_eq!(mcstatus(door)["motd"], "still here");
+    gateway.kill();
+    gateway.restart();
+    eventually("the status comes from the server at home again", || {
+        (mcstatus(door)["motd"] == "still here").then_some(())
+    });
+    assert_eq!(play(door, "Again", &[])["joined"], true);
+}
+
+#[test]
+fn a_visitor_who_sends_nonsense_is_sent_away_and_others_play_on() {
+    let gateway = Gateway::start("");
+    let server = MinecraftServer::start(gateway.directory(), "calm");
+    let agent = Agent::enrol(
+        &gateway,
+        "home",
+        &["--default"],
+        &Agent::minecraft(server.address),
+    );
+    eventually("the agent is connected", || agent.connected(&gateway));
+    let door = gateway.address("tunnel.minecraft");
+    let nonsense: [&[u8]; 6] = [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        &[0xff; 64],
+        // A frame of 2 MiB, a name of 2 GiB, a sixth byte of a VarInt, an unknown next state.
+        &[0xff, 0xff, 0x7f, 0x00],
+        &[
+            0x0a, 0x00, 0x2f, 0xff, 0xff, 0xff, 0xff, 0x07, 0x41, 0x63, 0xdd, 0x01,
+        ],
+        &[0x80, 0x80, 0x80, 0x80, 0x80, 0x01],
+        &[0x07, 0x00, 0x2f, 0x01, 0x41, 0x63, 0xdd, 0x63],
+    ];
+    for bytes in nonsense {
+        let mut stream = TcpStream::connect(door).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut answer = Vec::new();
+        // Closed, with or without words; a reset is an answer too.
+        match stream.read_to_end(&mut answer) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(
+                error.kind(),
+                std::io::ErrorKind::ConnectionReset,
+                "{bytes:x?}: {error}"
+            ),
+        }
+    }
+    // Half a handshake, then silence: only its own connection waits.
+    let mut silent = TcpStream::connect(door).unwrap();
+    silent.write_all(&[0x10]).unwrap();
+    assert_eq!(mcstatus(door)["motd"], "calm");
+    assert_eq!(play(door, "Calm", &[])["joined"], true);
+    gateway.assert_healthy();
+}
