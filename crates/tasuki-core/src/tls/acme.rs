@@ -40,6 +40,8 @@ pub(super) enum AcmeError {
     NoChallenge(String),
     #[error("the ACME server refused {name}: {problem}")]
     Refused { name: String, problem: String },
+    #[error("the ACME server refused the order without a reason")]
+    Unexplained,
     #[error("the ACME order did not end in time")]
     TooSlow,
     #[error("a key or request could not be made")]
@@ -82,8 +84,10 @@ impl Order<'_> {
             self.answer(authorization?).await?;
         }
         let patience = RetryPolicy::new().timeout(CHECK_TIMEOUT);
-        if order.poll_ready(&patience).await? != OrderStatus::Ready {
-            return Err(refusal(&mut order).await?);
+        match order.poll_ready(&patience).await {
+            Ok(OrderStatus::Ready) => {}
+            Ok(_) => return Err(refusal(&mut order).await.unwrap_or(AcmeError::Unexplained)),
+            Err(error) => return Err(refusal(&mut order).await.unwrap_or(error.into())),
         }
         order.finalize_csr(&self.request()?).await?;
         let chain = order.poll_certificate(&patience).await?;
@@ -195,31 +199,33 @@ fn validation_certificate(name: &str, digest: &[u8]) -> Result<Arc<CertifiedKey>
     let mut params = CertificateParams::new(vec![name.to_owned()])?;
     params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
     let certificate = params.self_signed(&key)?;
-    let certified = CertifiedKey::from_der(vec![certificate.der().clone()], key_der(&key), &provider())
+    // Not by `CertifiedKey::from_der`: it parses the certificate and refuses the critical extension.
+    let signer = provider()
+        .key_provider
+        .load_private_key(key_der(&key))
         .map_err(|error| TlsError::Certificate {
             what: "the validation certificate".to_owned(),
             problem: error.to_string(),
         })?;
-    Ok(Arc::new(certified))
+    Ok(Arc::new(CertifiedKey::new(
+        vec![certificate.der().clone()],
+        signer,
+    )))
 }
 
-/// Finds which name the CA refused, and why.
-async fn refusal(order: &mut instant_acme::Order) -> Result<AcmeError, AcmeError> {
+/// Which name the CA refused, and why, if it says so.
+async fn refusal(order: &mut instant_acme::Order) -> Option<AcmeError> {
     let mut authorizations = order.authorizations();
-    while let Some(authorization) = authorizations.next().await {
-        let mut authorization = authorization?;
-        authorization.refresh().await?;
+    while let Some(Ok(mut authorization)) = authorizations.next().await {
+        authorization.refresh().await.ok()?;
         if let Some(problem) = authorization.challenges.iter().find_map(|c| c.error.as_ref()) {
-            return Ok(AcmeError::Refused {
+            return Some(AcmeError::Refused {
                 name: authorization.identifier().to_string(),
                 problem: problem.to_string(),
             });
         }
     }
-    Ok(AcmeError::Refused {
-        name: "the order".to_owned(),
-        problem: "it gave no reason".to_owned(),
-    })
+    None
 }
 
 fn read_account(path: &Path) -> Result<Option<AccountCredentials>, TlsError> {

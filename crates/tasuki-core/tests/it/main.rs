@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod accept;
+mod acme;
 mod front;
 mod support;
 mod tls;
