@@ -1,1 +1,44 @@
-//! 
+//! The fediverse engine: an ActivityPub relay.
+//!
+//! An instance subscribes with `https://HOST/inbox`; from then on each public activity that it publishes is fanned out to
+//! all other subscribed instances, and theirs to it. The engine serves the relay's documents, proves what comes in, decides,
+//! stores one row for each activity, and delivers by durable lanes, one for each host.
+//!
+//! What it does not: wire formats and rules (pure, in `tasuki_proto::activitypub`), SQL (`tasuki-store`), TLS and ports (the
+//! front door of `tasuki-core` hands requests in).
+//!
+//! **Invariants:** nobody publishes without a decision of [`policy`]; the signer is the actor; `202` is said after the
+//! commit; no request leaves for a private address unless the operator allows it; a slow host holds up only itself.
+
+mod config;
+mod engine;
+mod fetch;
+mod guard;
+mod handle;
+mod inbox;
+mod keys;
+mod lanes;
+mod metrics;
+mod page;
+mod policy;
+mod problem;
+mod publish;
+mod routes;
+mod signer;
+mod subscribe;
+mod subscribers;
+mod time;
+mod verify;
+
+pub use config::{FediConfig, Mode};
+pub use engine::{Addrs, Engine};
+pub use handle::{Handle, HandleError, Status, SubscriberStatus};
+pub use lanes::LaneStatus;
+
+/// How the relay names itself to other servers.
+const USER_AGENT: &str = concat!("tasuki/", env!("CARGO_PKG_VERSION"));
+
+/// A name for something new: 128 random bits in hexadecimal.
+fn unique() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}

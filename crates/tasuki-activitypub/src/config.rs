@@ -1,0 +1,174 @@
+//! The `[fediverse]` part of the configuration.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tasuki_core::BuildError;
+use tasuki_core::config::{duration, size};
+use tasuki_proto::backoff::Backoff;
+
+/// Who may subscribe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Every host that no rule refuses.
+    Open,
+    /// An operator says yes to each (`tasuki fedi subscribers approve`).
+    Approval,
+    /// Only hosts that an access rule allows.
+    Allowlist,
+}
+
+/// What the operator writes; every key has a default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FediConfig {
+    /// The relay's display name.
+    pub name: String,
+    /// What the relay is for; plain text, shown by instances and directories.
+    pub summary: String,
+    /// How to reach the operator: a mail address or URL. Shown.
+    pub contact: String,
+    /// Who may subscribe.
+    pub mode: Mode,
+    /// Whether NodeInfo and the page list the subscribed hosts.
+    pub show_peers: bool,
+    /// Largest activity taken, in bytes. Mastodon takes 1 MiB.
+    #[serde(with = "size")]
+    pub max_activity_size: u64,
+    /// How long activities wait for a host that does not answer.
+    #[serde(with = "duration")]
+    pub retention: Duration,
+    /// How many bytes of activities wait at most; the oldest go first.
+    #[serde(with = "size")]
+    pub log_max_bytes: u64,
+    /// Deliveries under way to one host at once.
+    pub host_concurrency: usize,
+    /// Deliveries under way to all hosts at once.
+    pub max_deliveries: usize,
+    /// Time to connect to another server, TLS included.
+    #[serde(with = "duration")]
+    pub connect_timeout: Duration,
+    /// Time for a whole request to another server.
+    #[serde(with = "duration")]
+    pub request_timeout: Duration,
+    /// Waits after the first, second, ... failure of a host in a row; the last one repeats.
+    #[serde(with = "durations")]
+    pub retry: Vec<Duration>,
+    /// Fetches and delivers to private addresses too, and over plain HTTP: for tests on one machine. Whoever can send a
+    /// signed request could then make the gateway ask servers inside your network.
+    pub danger_allow_private_addresses: bool,
+}
+
+impl Default for FediConfig {
+    fn default() -> Self {
+        const MINUTE: u64 = 60;
+        const HOUR: u64 = 60 * MINUTE;
+        Self {
+            name: "Tasuki relay".to_owned(),
+            summary: "A relay for public posts. Subscribe with the inbox URL of this server.".to_owned(),
+            contact: String::new(),
+            mode: Mode::Open,
+            show_peers: true,
+            max_activity_size: 1 << 20,
+            retention: Duration::from_secs(3 * 24 * HOUR),
+            log_max_bytes: 1 << 30,
+            host_concurrency: 4,
+            max_deliveries: 2000,
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(10),
+            retry: [
+                10,
+                30,
+                MINUTE,
+                2 * MINUTE,
+                5 * MINUTE,
+                10 * MINUTE,
+                30 * MINUTE,
+                HOUR,
+            ]
+            .map(Duration::from_secs)
+            .to_vec(),
+            danger_allow_private_addresses: false,
+        }
+    }
+}
+
+/// How far waits are moved either way, in per cent: hosts that failed together do not come back together.
+const JITTER_PERCENT: u8 = 20;
+
+impl FediConfig {
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    /// [`BuildError::Config`] names the key.
+    pub fn validate(&self) -> Result<(), BuildError> {
+        let refuse = |key: &str, problem: &str| {
+            Err(BuildError::Config {
+                key: format!("fediverse.{key}"),
+                problem: problem.to_owned(),
+            })
+        };
+        if self.name.trim().is_empty() || self.name.len() > 200 {
+            return refuse("name", "must have 1 to 200 bytes");
+        }
+        if self.summary.len() > 2000 {
+            return refuse("summary", "must have at most 2000 bytes");
+        }
+        if !(16 * 1024..=16 << 20).contains(&self.max_activity_size) {
+            return refuse("max_activity_size", "must be from \"16KiB\" to \"16MiB\"");
+        }
+        if self.retention < Duration::from_secs(60) {
+            return refuse("retention", "must be at least \"1m\"");
+        }
+        if self.log_max_bytes < self.max_activity_size {
+            return refuse(
+                "log_max_bytes",
+                "must not be smaller than fediverse.max_activity_size",
+            );
+        }
+        if !(1..=64).contains(&self.host_concurrency) {
+            return refuse("host_concurrency", "must be from 1 to 64");
+        }
+        if !(1..=100_000).contains(&self.max_deliveries) {
+            return refuse("max_deliveries", "must be from 1 to 100000");
+        }
+        if self.connect_timeout.is_zero() || self.request_timeout < self.connect_timeout {
+            return refuse(
+                "request_timeout",
+                "must not be shorter than fediverse.connect_timeout, which must not be zero",
+            );
+        }
+        match Backoff::try_new(self.retry.clone(), JITTER_PERCENT) {
+            Ok(_) => Ok(()),
+            Err(e) => refuse("retry", &e.to_string()),
+        }
+    }
+
+    /// The retry schedule of a validated configuration.
+    pub(crate) fn backoff(&self) -> Backoff {
+        Backoff::try_new(self.retry.clone(), JITTER_PERCENT).unwrap_or_else(|_| {
+            Backoff::try_new([Duration::from_secs(60)], JITTER_PERCENT)
+                .expect("one delay of a minute is a schedule")
+        })
+    }
+}
+
+/// Lists of durations as texts.
+mod durations {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use tasuki_core::config::duration;
+
+    pub(super) fn serialize<S: Serializer>(list: &[Duration], s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(list.iter().map(|d| duration::format(*d)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Duration>, D::Error> {
+        Vec::<String>::deserialize(d)?
+            .iter()
+            .map(|text| duration::parse(text).map_err(serde::de::Error::custom))
+            .collect()
+    }
+}

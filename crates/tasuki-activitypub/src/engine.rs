@@ -1,0 +1,283 @@
+//! The engine as the composition root sees it: build, hand out its web side, run until the shutdown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use moka::sync::Cache;
+use tasuki_core::engine::EngineKind;
+use tasuki_core::front::WebService;
+use tasuki_core::shutdown::{Drained, Shutdown};
+use tasuki_core::store::FediStore;
+use tasuki_core::{Applied, BuildError, Deps, Snapshot};
+use tasuki_proto::activitypub::documents::Relay;
+use tasuki_proto::activitypub::ids::Authority;
+use tokio::sync::{Notify, Semaphore};
+use url::Url;
+
+use crate::config::FediConfig;
+use crate::fetch::Fetcher;
+use crate::guard::Guard;
+use crate::handle::Handle;
+use crate::keys::Keys;
+use crate::lanes::{Common, Fanout, Lanes, Log, Sender};
+use crate::metrics::Metrics;
+use crate::routes::Web;
+use crate::signer::Signer;
+use crate::subscribers::Subscribers;
+
+/// How long a request's signature is remembered against repetition: the window of signed times, both ways.
+const REPLAY_WINDOW: Duration = Duration::from_secs(3600 + 300);
+/// Signatures remembered at most.
+const MAX_REPLAYS: u64 = 200_000;
+/// News known in memory; the store knows all within the retention time.
+const MAX_RECENT_NEWS: u64 = 50_000;
+/// How often the store is asked whether another gateway changed subscriptions.
+const REFRESH: Duration = Duration::from_secs(2);
+
+/// Keys of the configuration that are read once, at the start.
+const NEEDS_RESTART: [&str; 5] = [
+    "host_concurrency",
+    "max_deliveries",
+    "connect_timeout",
+    "request_timeout",
+    "retry",
+];
+
+/// The fediverse engine has no listener of its own: the front door has the ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addrs;
+
+/// What all parts of the engine share.
+pub(crate) struct Inner {
+    pub(crate) deps: Deps<dyn FediStore>,
+    pub(crate) store: Arc<dyn FediStore>,
+    pub(crate) config: Arc<ArcSwap<FediConfig>>,
+    /// The relay's names; `None` without `server.host`.
+    pub(crate) relay: Option<Relay>,
+    pub(crate) signer: Signer,
+    pub(crate) guard: Guard,
+    pub(crate) keys: Keys,
+    pub(crate) subscribers: Subscribers,
+    pub(crate) metrics: Metrics,
+    pub(crate) recent_news: Cache<String, ()>,
+    pub(crate) replays: Cache<[u8; 32], ()>,
+    pub(crate) lanes: Arc<Lanes>,
+    /// Wakes the fan-out.
+    pub(crate) appended: Arc<Notify>,
+}
+
+/// The fediverse engine.
+pub struct Engine {
+    inner: Arc<Inner>,
+    fanout: Fanout,
+}
+
+impl Engine {
+    /// Takes or makes the relay's key, reads the subscriptions, starts nothing.
+    ///
+    /// # Errors
+    /// [`BuildError`] names the key of the configuration, or what was missing.
+    pub async fn build(config: FediConfig, deps: Deps<dyn FediStore>) -> Result<Self, BuildError> {
+        config.validate()?;
+        let other = |what: &'static str| move |source| BuildError::Other { what, source };
+        let relay = relay_of(
+            deps.shared.public_url.as_deref(),
+            config.danger_allow_private_addresses,
+        )?;
+        let signer = Signer::load(&deps.secrets, deps.pool.clone(), deps.clock.clone())
+            .await
+            .map_err(other("the fediverse relay's key"))?;
+        let key_id: Arc<str> = relay.as_ref().map(Relay::key_id).unwrap_or_default().into();
+        let guard = Guard::new(config.danger_allow_private_addresses);
+        let tls = deps.tls.client();
+        let metrics = Metrics::register(&deps.metrics);
+        let fetcher = Fetcher::new(
+            guard.clone(),
+            signer.clone(),
+            Arc::clone(&key_id),
+            &tls,
+            config.connect_timeout,
+            config.request_timeout,
+        )
+        .map_err(other("the client for fetches"))?;
+        let sender = Sender::new(
+            &config,
+            guard.clone(),
+            signer.clone(),
+            key_id,
+            &tls,
+            deps.clock.clone(),
+        );
+        let store = Arc::clone(&deps.store);
+        let subscribers = Subscribers::new(Arc::clone(&store), relay.clone(), deps.acl.clone());
+        subscribers
+            .refresh()
+            .await
+            .map_err(|e| other("the subscriptions in the store")(e.into()))?;
+        let common = Common {
+            log: Log::new(Arc::clone(&store)),
+            sender,
+            metrics: metrics.clone(),
+            events: deps.events.for_engine(EngineKind::Fediverse),
+            clock: deps.clock.clone(),
+            places: Arc::new(Semaphore::new(config.max_deliveries)),
+        };
+        let config = Arc::new(ArcSwap::from_pointee(config));
+        let lanes = Arc::new(Lanes::default());
+        let appended = Arc::new(Notify::new());
+        let fanout = Fanout {
+            store: Arc::clone(&store),
+            node: deps.node.0,
+            config: Arc::clone(&config),
+            common: Arc::new(common),
+            lanes: Arc::clone(&lanes),
+            appended: Arc::clone(&appended),
+        };
+        let retention = config.load().retention;
+        let inner = Inner {
+            keys: Keys::new(
+                Arc::clone(&store),
+                fetcher,
+                deps.limits.clone(),
+                deps.clock.clone(),
+                metrics.keys_fetched.clone(),
+            ),
+            store,
+            config,
+            relay,
+            signer,
+            guard,
+            subscribers,
+            metrics,
+            recent_news: Cache::builder()
+                .max_capacity(MAX_RECENT_NEWS)
+                .time_to_live(retention)
+                .build(),
+            replays: Cache::builder()
+                .max_capacity(MAX_REPLAYS)
+                .time_to_live(REPLAY_WINDOW)
+                .build(),
+            lanes,
+            appended,
+            deps,
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+            fanout,
+        })
+    }
+
+    /// Nothing: the front door has the ports.
+    pub fn addrs(&self) -> Addrs {
+        Addrs
+    }
+
+    /// What the front door asks for requests to the gateway's own name.
+    pub fn web(&self) -> Arc<dyn WebService> {
+        Arc::new(Web::new(Arc::clone(&self.inner)))
+    }
+
+    /// For the command line and `status`.
+    pub fn handle(&self) -> Handle {
+        Handle::new(Arc::clone(&self.inner))
+    }
+
+    /// A reload. An invalid configuration changes nothing.
+    pub fn apply(&self, snapshot: &Snapshot<FediConfig>) -> Applied {
+        self.handle().apply(snapshot)
+    }
+
+    /// Delivers until the shutdown begins, finishes what is under way, and notes how far everybody is.
+    pub async fn run(self, shutdown: Shutdown) -> Drained {
+        let inner = Arc::clone(&self.inner);
+        shutdown.spawn(follow_store(inner, shutdown.clone()));
+        shutdown.spawn(self.fanout.run(shutdown.clone()));
+        shutdown.begun().await;
+        let late = shutdown.drained().await;
+        Drained {
+            finished: 0,
+            handed_back: 0,
+            late: late as u64,
+        }
+    }
+}
+
+impl Inner {
+    /// Takes over what may change while running.
+    pub(crate) fn apply(&self, snapshot: &Snapshot<FediConfig>) -> Applied {
+        let mut applied = Applied::default();
+        let new = &snapshot.engine;
+        if new.validate().is_err() {
+            return applied;
+        }
+        let old = self.config.load_full();
+        for key in changed_keys(&old, new) {
+            let list = match NEEDS_RESTART.contains(&key.as_str()) {
+                true => &mut applied.needs_restart,
+                false => &mut applied.changed,
+            };
+            list.push(format!("fediverse.{key}"));
+        }
+        if snapshot.shared.public_url != self.deps.shared.public_url {
+            applied.needs_restart.push("server.host".to_owned());
+        }
+        self.guard.set_allow_private(new.danger_allow_private_addresses);
+        self.config.store(Arc::new(new.clone()));
+        applied
+    }
+}
+
+/// Subscriptions that another gateway, or the command line of one, changed.
+async fn follow_store(inner: Arc<Inner>, shutdown: Shutdown) {
+    let mut tick = tokio::time::interval(REFRESH);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.begun() => return,
+            _ = tick.tick() => {}
+        }
+        if let Err(error) = inner.subscribers.refresh().await {
+            tracing::debug!(error = %error, "the subscriptions were not read");
+        }
+        let active = inner.subscribers.table().active_hosts().len();
+        inner
+            .metrics
+            .subscribers
+            .set(i64::try_from(active).unwrap_or(i64::MAX));
+    }
+}
+
+fn relay_of(public_url: Option<&str>, allow_http: bool) -> Result<Option<Relay>, BuildError> {
+    let Some(text) = public_url else { return Ok(None) };
+    let refuse = |problem: &str| BuildError::Config {
+        key: "server.danger_public_url".to_owned(),
+        problem: problem.to_owned(),
+    };
+    let url = Url::parse(text).map_err(|_| refuse("is not a URL"))?;
+    let authority = Authority::of(&url).ok_or_else(|| refuse("has no host"))?;
+    match url.scheme() {
+        "https" => {}
+        "http" if allow_http => {}
+        _ => {
+            return Err(refuse(
+                "must be https, or http together with fediverse.danger_allow_private_addresses",
+            ));
+        }
+    }
+    Ok(Some(Relay::new(url.scheme(), authority.as_str())))
+}
+
+/// The keys whose values differ, as named in the file.
+fn changed_keys(old: &FediConfig, new: &FediConfig) -> Vec<String> {
+    let as_map = |config: &FediConfig| match serde_json::to_value(config) {
+        Ok(serde_json::Value::Object(map)) => map,
+        _ => serde_json::Map::new(),
+    };
+    let old = as_map(old);
+    as_map(new)
+        .into_iter()
+        .filter(|(key, value)| old.get(key) != Some(value))
+        .map(|(key, _)| key)
+        .collect()
+}

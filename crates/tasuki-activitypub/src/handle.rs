@@ -1,0 +1,187 @@
+//! What the command line and `status` ask of the engine while it runs.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use tasuki_core::clock::Timestamp;
+use tasuki_core::store::StoreError;
+use tasuki_core::store::fedi::{SubscriptionState, SubscriptionStyle};
+use tasuki_core::{Applied, Snapshot};
+use tasuki_proto::activitypub::documents::Relay;
+use tasuki_proto::activitypub::ids::Authority;
+use tasuki_proto::activitypub::subscription::State;
+
+use crate::config::FediConfig;
+use crate::engine::Inner;
+use crate::lanes::LaneStatus;
+use crate::subscribe::Asker;
+use crate::subscribers::{Subscriber, follow_back_id};
+
+/// Why a command was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum HandleError {
+    /// The text is not a host.
+    #[error("{0:?} is not a host name; write it as in the list, for example example.org")]
+    NotAHost(String),
+    /// The host is not subscribed.
+    #[error("{0} is not subscribed; see `tasuki fedi subscribers`")]
+    NotSubscribed(String),
+    /// It does not wait for approval.
+    #[error("{0} is subscribed already")]
+    AlreadyActive(String),
+    /// Without a public name there is no relay.
+    #[error("the relay has no public name: set server.host")]
+    NoHost,
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A subscribed host, for listings. The Follow's id is a secret and not among this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SubscriberStatus {
+    /// Authority.
+    pub host: String,
+    /// The actor that subscribed.
+    pub actor: String,
+    /// Where it takes deliveries.
+    pub inbox: String,
+    /// How it subscribed.
+    pub style: SubscriptionStyle,
+    /// Where it stands.
+    pub state: SubscriptionState,
+    /// Its software, if known.
+    pub software: Option<String>,
+    /// Since when.
+    pub since: Timestamp,
+    /// Where its deliveries stand; `None` if nothing was ever due here.
+    pub deliveries: Option<LaneStatus>,
+}
+
+/// The engine in a few figures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// The URL that an instance's admin pastes; `None` without `server.host`.
+    pub inbox: Option<String>,
+    /// Hosts that receive.
+    pub active: usize,
+    /// Hosts that wait for the operator.
+    pub pending: usize,
+    /// Hosts whose deliveries fail at present, worst first.
+    pub failing: Vec<LaneStatus>,
+}
+
+/// Speaks to the running engine; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+impl Handle {
+    pub(crate) fn new(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+
+    /// The inbox URL, or `None` without `server.host`.
+    pub fn inbox(&self) -> Option<String> {
+        self.inner.relay.as_ref().map(Relay::inbox)
+    }
+
+    /// A few figures.
+    pub fn status(&self) -> Status {
+        let table = self.inner.subscribers.table();
+        let active = table.active_hosts().len();
+        Status {
+            inbox: self.inbox(),
+            active,
+            pending: table.by_host.len() - active,
+            failing: self
+                .inner
+                .lanes
+                .status()
+                .into_iter()
+                .filter(|lane| lane.failures > 0 || lane.reads_log)
+                .collect(),
+        }
+    }
+
+    /// All subscribed hosts with the state of their deliveries.
+    ///
+    /// # Errors
+    /// [`HandleError::Store`].
+    pub async fn subscribers(&self) -> Result<Vec<SubscriberStatus>, HandleError> {
+        let mut lanes: std::collections::HashMap<String, LaneStatus> = self
+            .inner
+            .lanes
+            .status()
+            .into_iter()
+            .map(|lane| (lane.host.clone(), lane))
+            .collect();
+        let rows = self.inner.store.subscriptions().await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| SubscriberStatus {
+                deliveries: lanes.remove(&row.host),
+                host: row.host,
+                actor: row.actor,
+                inbox: row.inbox,
+                style: row.style,
+                state: row.state,
+                software: row.software,
+                since: row.since,
+            })
+            .collect())
+    }
+
+    /// Removes a subscriber and tells it so by a Reject. `who` and `from` go into the audit.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn remove(&self, host: &str, who: &str, from: &str) -> Result<(), HandleError> {
+        let (relay, subscriber) = self.find(host).await?;
+        let commands = subscriber.subscription.reject();
+        self.inner
+            .obey(relay, &subscriber.authority, commands, asker(who, from))
+            .await?;
+        Ok(())
+    }
+
+    /// Lets a waiting host in.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn approve(&self, host: &str, who: &str, from: &str) -> Result<(), HandleError> {
+        let (relay, subscriber) = self.find(host).await?;
+        if subscriber.subscription.state == State::Active {
+            return Err(HandleError::AlreadyActive(subscriber.authority.to_string()));
+        }
+        let id = follow_back_id(relay, &subscriber.authority, &subscriber.subscription.actor);
+        let commands = subscriber.subscription.approve(id);
+        self.inner
+            .obey(relay, &subscriber.authority, commands, asker(who, from))
+            .await?;
+        Ok(())
+    }
+
+    /// A reload; see [`crate::Engine::apply`]. Works while the engine runs.
+    pub fn apply(&self, snapshot: &Snapshot<FediConfig>) -> Applied {
+        self.inner.apply(snapshot)
+    }
+
+    async fn find(&self, host: &str) -> Result<(&Relay, Arc<Subscriber>), HandleError> {
+        let relay = self.inner.relay.as_ref().ok_or(HandleError::NoHost)?;
+        let authority =
+            Authority::parse(host).map_err(|_| HandleError::NotAHost(host.chars().take(100).collect()))?;
+        self.inner.subscribers.refresh().await?;
+        let subscriber = self.inner.subscribers.table().host(&authority).cloned();
+        let subscriber = subscriber.ok_or_else(|| HandleError::NotSubscribed(authority.to_string()))?;
+        Ok((relay, subscriber))
+    }
+}
+
+fn asker(who: &str, from: &str) -> Asker {
+    Asker {
+        who: who.to_owned(),
+        from: from.to_owned(),
+    }
+}

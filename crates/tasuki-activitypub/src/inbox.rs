@@ -1,0 +1,457 @@
+//! `POST /inbox`: from bytes to a decision, in this order: length, type, digest and signed time, JSON, who may, key,
+//! signature, replay, and only then what it says.
+//!
+//! **Invariant:** the signer is the actor: `key.owner == activity.actor`, and the key comes from the actor's own host.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use sha2::{Digest as _, Sha256};
+use tasuki_core::EngineKind;
+use tasuki_core::bans::{Offence, Standing};
+use tasuki_core::budget::BudgetPermit;
+use tasuki_core::pool::PoolError;
+use tasuki_core::store::StoreError;
+use tasuki_proto::activitypub::activity::{Activity, Kind, Object};
+use tasuki_proto::activitypub::cavage::{Candidate, SignatureError, SignedRequest, check_post};
+use tasuki_proto::activitypub::documents::Relay;
+use tasuki_proto::activitypub::ids::Authority;
+use tasuki_proto::activitypub::json::Limits;
+use tasuki_proto::activitypub::media;
+use tasuki_proto::activitypub::subscription::{
+    Admission, State, Style, handle_answer, handle_follow, handle_self_delete, handle_undo, style_of_follow,
+};
+
+use crate::engine::Inner;
+use crate::keys::{KeyError, KnownKey};
+use crate::metrics::Outcome;
+use crate::policy::{Verdict, Wish, decide};
+use crate::problem::Problem;
+use crate::subscribe::Asker;
+use crate::subscribers::follow_back_id;
+use crate::time::system_time;
+
+/// How long a body may take to arrive.
+const BODY_DEADLINE: Duration = Duration::from_secs(15);
+
+/// What the inbox says in the end.
+type Answer = Result<Outcome, Problem>;
+
+impl Inner {
+    /// Takes one POST; counts its outcome.
+    pub(crate) async fn receive(&self, request: Request<Body>, from: IpAddr) -> Result<StatusCode, Problem> {
+        let answer = self.judge(request, from).await;
+        self.metrics.received(match &answer {
+            Ok(outcome) => *outcome,
+            Err(problem) => match problem.status {
+                StatusCode::FORBIDDEN => Outcome::Refused,
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Outcome::PutOff,
+                _ => Outcome::Malformed,
+            },
+        });
+        match answer {
+            Ok(outcome) => {
+                tracing::debug!(peer.addr = %from, ?outcome, "an activity was taken");
+                Ok(StatusCode::ACCEPTED)
+            }
+            Err(problem) => {
+                tracing::debug!(peer.addr = %from, status = problem.status.as_u16(), error = %problem.detail, "an activity was refused");
+                Err(problem)
+            }
+        }
+    }
+
+    async fn judge(&self, request: Request<Body>, from: IpAddr) -> Answer {
+        let Some(relay) = self.relay.as_ref() else {
+            return Err(Problem::unavailable(
+                "this relay has no public name yet: its operator has to set server.host",
+            ));
+        };
+        if let Standing::Banned(_) = self.deps.bans.standing(EngineKind::Fediverse, from) {
+            return Err(Problem::refused("this address is banned here for a time"));
+        }
+        let (parts, body) = request.into_parts();
+        check_content_type(&parts.headers)?;
+        let (body, _permit) = self.read_body(&parts.headers, body).await?;
+        let headers = flatten(
+            &parts.headers,
+            parts.uri.authority().map(http::uri::Authority::as_str),
+        );
+        let target = parts
+            .uri
+            .path_and_query()
+            .map_or("/inbox", |target| target.as_str());
+        let signed = SignedRequest {
+            method: parts.method.as_str(),
+            path_and_query: target,
+            headers: &headers,
+        };
+        let now = system_time(self.deps.clock.wall());
+        let candidate = check_post(&signed, &body, relay.host(), now).map_err(signature_problem)?;
+        let limits = Limits {
+            bytes: body.len(),
+            ..Limits::default()
+        };
+        let activity = Activity::read(&body, &limits).map_err(|e| Problem::malformed(e.to_string()))?;
+        self.take_signed(relay, &activity, body, candidate, from).await
+    }
+
+    /// Reads the body within its limit, deadline and share of the process's budget.
+    async fn read_body(&self, headers: &HeaderMap, body: Body) -> Result<(Bytes, BudgetPermit), Problem> {
+        let limit = self.config.load().max_activity_size;
+        let announced = headers
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| text.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > limit) {
+            return Err(Problem::too_large(limit));
+        }
+        let full = || Problem::overloaded("this relay has too much in memory", Duration::from_secs(5));
+        // Without a length the whole limit is set aside until the body is here.
+        let mut permit = self
+            .deps
+            .budget
+            .try_take(announced.unwrap_or(limit))
+            .ok_or_else(full)?;
+        let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
+        let collected = tokio::time::timeout(BODY_DEADLINE, limited.collect())
+            .await
+            .map_err(|_| Problem::too_slow())?
+            .map_err(|e| match e.downcast_ref::<http_body_util::LengthLimitError>() {
+                Some(_) => Problem::too_large(limit),
+                None => Problem::malformed("the body ended before it was complete"),
+            })?;
+        let body = collected.to_bytes();
+        permit.shrink(permit.bytes().saturating_sub(body.len() as u64));
+        Ok((body, permit))
+    }
+
+    /// Who may, key, signature, replay; then what it says.
+    async fn take_signed(
+        &self,
+        relay: &Relay,
+        activity: &Activity,
+        body: Bytes,
+        candidate: Candidate,
+        from: IpAddr,
+    ) -> Answer {
+        let host = activity.actor.authority();
+        if candidate.key_id.authority() != host {
+            return Err(Problem::refused(
+                "the signer is not the actor: the key of the HTTP signature belongs to another host",
+            ));
+        }
+        // Before any key is fetched: strangers cannot make the relay ask around for more than a Follow.
+        if let Some(outcome) = self.answer_without_proof(activity, from)? {
+            return Ok(outcome);
+        }
+        let known = match self.keys.find(&candidate.key_id, from).await {
+            Ok(known) => known,
+            Err(error) => return key_answer(activity, error),
+        };
+        if known.owner != activity.actor {
+            return Err(Problem::refused(format!(
+                "the signer is not the actor: the key belongs to {}",
+                known.owner
+            )));
+        }
+        self.verify(&candidate, known, from).await?;
+        self.deps.bans.proved(from);
+        let replay: [u8; 32] = Sha256::new()
+            .chain_update(candidate.key_id.as_str())
+            .chain_update(&candidate.signature)
+            .finalize()
+            .into();
+        if self.replays.contains_key(&replay) {
+            return Ok(Outcome::Duplicate);
+        }
+        self.lanes.peer_is_alive(host);
+        let outcome = self.act(relay, activity, body, from).await?;
+        self.replays.insert(replay, ());
+        Ok(outcome)
+    }
+
+    /// What needs no proof: a stranger's publication is refused, and a stranger's farewell is taken and forgotten, since its
+    /// server would try again for days. A Follow is answered in its own form, also with a no.
+    fn answer_without_proof(&self, activity: &Activity, from: IpAddr) -> Result<Option<Outcome>, Problem> {
+        let host = activity.actor.authority();
+        let is_farewell = matches!(
+            activity.kind,
+            Kind::Undo | Kind::Accept | Kind::Reject | Kind::Delete
+        );
+        if activity.kind == Kind::Follow || (is_farewell && self.subscribers.table().host(host).is_some()) {
+            return Ok(None);
+        }
+        match self.may_publish(host, from) {
+            Ok(()) => Ok(None),
+            Err(_) if is_farewell => Ok(Some(Outcome::Dropped("unknown_signer"))),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    async fn verify(&self, candidate: &Candidate, known: Arc<KnownKey>, from: IpAddr) -> Result<(), Problem> {
+        if self.verifies(candidate, Arc::clone(&known)).await? {
+            return Ok(());
+        }
+        // The key may have been changed since it was fetched.
+        if let Ok(Some(fresh)) = self.keys.find_changed(&candidate.key_id, &known, from).await
+            && fresh.owner == known.owner
+            && self.verifies(candidate, fresh).await?
+        {
+            return Ok(());
+        }
+        self.deps
+            .bans
+            .offence(EngineKind::Fediverse, from, Offence::BadSignature);
+        Err(Problem::refused(
+            "the HTTP signature does not verify with the actor's key",
+        ))
+    }
+
+    async fn verifies(&self, candidate: &Candidate, known: Arc<KnownKey>) -> Result<bool, Problem> {
+        let candidate = candidate.clone();
+        self.deps
+            .pool
+            .try_run(move || {
+                candidate
+                    .signing_strings
+                    .iter()
+                    .any(|string| known.key.verifies(string.as_bytes(), &candidate.signature))
+            })
+            .await
+            .map_err(|error| match error {
+                PoolError::Full => Problem::overloaded(
+                    "this relay has too many signatures to verify",
+                    Duration::from_secs(5),
+                ),
+                PoolError::Lost => Problem::unavailable("the signature was not verified"),
+            })
+    }
+
+    /// The activity is proven to come from its actor.
+    async fn act(&self, relay: &Relay, activity: &Activity, body: Bytes, from: IpAddr) -> Answer {
+        let host = activity.actor.authority();
+        let table = self.subscribers.table();
+        let stored = table.host(host).map(|s| &s.subscription);
+        let own_id = relay.actor_id();
+        let commands = match activity.kind {
+            Kind::Follow => return self.follow(relay, activity, from).await,
+            Kind::Undo if is_undo_of_follow(activity, stored.map(|s| s.follow_id.as_str())) => {
+                handle_undo(stored, activity)
+            }
+            Kind::Accept | Kind::Reject => {
+                // What a LitePub server says to our Follow changes nothing that is stored.
+                let _ = handle_answer(stored, activity);
+                return Ok(Outcome::Subscription);
+            }
+            Kind::Delete
+                if activity.is_self_delete() && stored.is_some_and(|s| s.actor == activity.actor) =>
+            {
+                handle_self_delete(stored, activity)
+            }
+            Kind::Announce
+                if stored.is_some_and(|s| s.actor == activity.actor && s.style == Style::LitePub) =>
+            {
+                return self.litepub_announce(relay, activity, from).await;
+            }
+            _ if activity.actor.as_str() == own_id => return Ok(Outcome::Dropped("own")),
+            _ => return self.publication(relay, activity, body, from).await,
+        };
+        let asker = Asker {
+            who: activity.actor.to_string(),
+            from: from.to_string(),
+        };
+        self.obey(relay, host, commands, asker)
+            .await
+            .map_err(store_problem)?;
+        Ok(Outcome::Subscription)
+    }
+
+    async fn follow(&self, relay: &Relay, activity: &Activity, from: IpAddr) -> Answer {
+        let host = activity.actor.authority();
+        if style_of_follow(activity, &relay.actor_id()).is_none() {
+            return Ok(Outcome::Dropped("kind"));
+        }
+        let actor = match self.keys.actor(&activity.actor).await {
+            Ok(actor) => actor,
+            Err(error) => return key_answer(activity, error),
+        };
+        let verdict = decide(
+            &self.deps.acl,
+            self.config.load().mode,
+            host,
+            Some(from),
+            Wish::Subscribe,
+        );
+        let table = self.subscribers.table();
+        let stored = table.host(host).map(|s| &s.subscription);
+        let commands = handle_follow(
+            stored,
+            activity,
+            &actor,
+            &relay.actor_id(),
+            verdict.admission(),
+            follow_back_id(relay, host, &activity.actor),
+        );
+        let asker = Asker {
+            who: activity.actor.to_string(),
+            from: from.to_string(),
+        };
+        self.obey(relay, host, commands, asker)
+            .await
+            .map_err(store_problem)?;
+        if verdict.admission() == Admission::Refused {
+            tracing::info!(actor.host = %host, "a host was refused as a subscriber");
+        }
+        Ok(Outcome::Subscription)
+    }
+
+    /// Something for everybody.
+    async fn publication(&self, relay: &Relay, activity: &Activity, body: Bytes, from: IpAddr) -> Answer {
+        match self.may_publish(activity.actor.authority(), from) {
+            Ok(()) => self.publish(relay, activity, body).await.map_err(store_problem),
+            // 202, or its server tries again for days.
+            Err(_) if activity.kind == Kind::Delete => Ok(Outcome::Dropped("not_subscribed")),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    fn may_publish(&self, host: &Authority, from: IpAddr) -> Result<(), Problem> {
+        let table = self.subscribers.table();
+        let wish = Wish::Publish {
+            subscribed: table.is_active(host),
+        };
+        match decide(&self.deps.acl, self.config.load().mode, host, Some(from), wish) {
+            Verdict::Yes => Ok(()),
+            Verdict::No(_)
+                if table
+                    .host(host)
+                    .is_some_and(|s| s.subscription.state == State::Pending) =>
+            {
+                Err(Problem::refused(
+                    "the subscription waits for the operator of this relay",
+                ))
+            }
+            Verdict::No(why) => Err(Problem::refused(why)),
+            Verdict::Ask => Err(Problem::refused(
+                "publishing here needs the operator's permission",
+            )),
+        }
+    }
+
+    /// A LitePub server publishes by announcing; the relay looks at the post itself before it tells anybody.
+    async fn litepub_announce(&self, relay: &Relay, activity: &Activity, from: IpAddr) -> Answer {
+        self.may_publish(activity.actor.authority(), from)?;
+        let Some(object) = activity.object.as_ref().and_then(Object::id) else {
+            return Err(Problem::malformed("the Announce names no object"));
+        };
+        // Only its own posts: what another server wrote comes from that server, and relays do not feed relays in a circle.
+        if object.authority() != activity.actor.authority() {
+            return Ok(Outcome::Dropped("foreign_object"));
+        }
+        let post = match self.keys.post(object).await {
+            Ok(post) => post,
+            Err(KeyError::Gone) => return Ok(Outcome::Dropped("gone")),
+            Err(KeyError::Unreachable(_)) => {
+                return Err(Problem::unavailable("the announced object cannot be fetched now"));
+            }
+            Err(error) => {
+                return Err(Problem::refused(format!(
+                    "the announced object is not usable: {error}"
+                )));
+            }
+        };
+        if !post.addressing.public_in_to || !post.is_content() {
+            return Ok(Outcome::Dropped("not_public"));
+        }
+        self.announce(relay, activity, object)
+            .await
+            .map_err(store_problem)
+    }
+}
+
+/// An Undo of a Follow, embedded or by the id that is stored; any other Undo is a publication.
+fn is_undo_of_follow(activity: &Activity, stored_follow: Option<&str>) -> bool {
+    match &activity.object {
+        Some(Object::Embedded(object)) => object.kind.as_deref() == Some("Follow"),
+        Some(Object::Id(id)) => stored_follow == Some(id.as_str()),
+        _ => false,
+    }
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .filter(|value| media::is_activity(value))
+        .map(|_| ())
+        .ok_or_else(Problem::content_type)
+}
+
+/// Headers as the signature sees them; several of one name are joined. HTTP/2 has the host in `:authority`.
+fn flatten(headers: &HeaderMap, authority: Option<&str>) -> BTreeMap<String, String> {
+    let mut flat: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in headers {
+        let Ok(value) = value.to_str() else { continue };
+        flat.entry(name.as_str().to_owned())
+            .and_modify(|known| {
+                known.push_str(", ");
+                known.push_str(value);
+            })
+            .or_insert_with(|| value.trim().to_owned());
+    }
+    if let (false, Some(authority)) = (flat.contains_key(HOST.as_str()), authority) {
+        flat.insert(HOST.as_str().to_owned(), authority.to_owned());
+    }
+    flat
+}
+
+/// A body that is not what was signed, or a header that cannot be read, is malformed; all else is refused.
+fn signature_problem(error: SignatureError) -> Problem {
+    match error {
+        SignatureError::Malformed(_)
+        | SignatureError::KeyId(_)
+        | SignatureError::Date
+        | SignatureError::Digest
+        | SignatureError::DigestMismatch => Problem::malformed(error.to_string()),
+        _ => Problem::refused(error.to_string()),
+    }
+}
+
+/// What a missing key means: nothing for a Delete of somebody who is gone, a refusal or another try for the rest.
+fn key_answer(activity: &Activity, error: KeyError) -> Answer {
+    // Senders of a Delete for an account that nobody here knows would try again for days (Mastodon, Akkoma do likewise).
+    if activity.kind == Kind::Delete && !matches!(error, KeyError::Store(_) | KeyError::Limited(_)) {
+        return Ok(Outcome::Dropped("gone"));
+    }
+    Err(match error {
+        KeyError::Store(error) => store_problem(error),
+        KeyError::Limited(wait) => {
+            Problem::overloaded("this address makes the relay fetch too many keys", wait)
+        }
+        KeyError::Unreachable(_) => Problem::unavailable(
+            "the actor's document cannot be fetched now: is it reachable from here, and does it answer signed requests?",
+        ),
+        KeyError::Gone => Problem::refused("the actor is gone"),
+        KeyError::Refused(source) => {
+            Problem::refused(format!("the actor's document cannot be fetched: {source}"))
+        }
+        error => Problem::refused(error.to_string()),
+    })
+}
+
+/// Our own fault is never the sender's: it comes again.
+fn store_problem(error: StoreError) -> Problem {
+    tracing::warn!(
+        error = &error as &dyn std::error::Error,
+        "the store did not take an activity"
+    );
+    Problem::unavailable("this relay cannot store anything now")
+}

@@ -1,0 +1,314 @@
+//! Other servers' actors and keys: a bounded cache, the store behind it, and fetches that cannot be used to make the
+//! gateway ask around without end.
+//!
+//! **Invariant:** a key counts only if the actor's own document, fetched from the actor's own host under its own id, holds
+//! it: `key.owner == actor.id`. A file that a user uploaded somewhere on the host is not enough.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache;
+use prometheus_client::metrics::counter::Counter;
+use tasuki_core::clock::Clock;
+use tasuki_core::engine::EngineKind;
+use tasuki_core::limits::{Limits, Rate, Who};
+use tasuki_core::store::fedi::ActorKey;
+use tasuki_core::store::{FediStore, StoreError};
+use tasuki_proto::activitypub::actor::{self, Actor, ActorError, PublicKey};
+use tasuki_proto::activitypub::ids::{ActorId, KeyId, ObjectId};
+use tasuki_proto::activitypub::json;
+
+use crate::fetch::{Document, FetchError, Fetcher};
+use crate::verify::{BadKey, VerifyKey};
+
+/// Keys kept in memory; the store remembers more.
+const MAX_KEYS: u64 = 50_000;
+/// How long a key is believed without asking again; a failed verification asks earlier.
+const KEY_TTL: Duration = Duration::from_secs(2 * 86_400);
+/// How long a failed fetch is not repeated, and the shortest time between two refetches for one actor.
+const COOLDOWN: Duration = Duration::from_secs(300);
+/// How long a fetched actor document is used for what follows right after (the Follow that it signed).
+const ACTOR_TTL: Duration = Duration::from_secs(60);
+/// Fetches that one address can cause.
+const FETCHES_BY_ADDRESS: Rate = Rate {
+    burst: 300,
+    per_period: 20,
+    period: Duration::from_secs(1),
+};
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeyError {
+    /// The actor or its key is gone (404, 410).
+    #[error("the actor of the key is gone")]
+    Gone,
+    /// A document without that key, of another actor, or none.
+    #[error("the document of the actor does not hold the key: {0}")]
+    NotInDocument(String),
+    /// The published key is of no use.
+    #[error(transparent)]
+    Bad(#[from] BadKey),
+    /// The fetch failed for good.
+    #[error("the key cannot be fetched")]
+    Refused(#[source] Box<FetchError>),
+    /// The fetch failed for now.
+    #[error("the key cannot be fetched now")]
+    Unreachable(#[source] Option<Box<FetchError>>),
+    /// The address caused too many fetches.
+    #[error("too many keys to fetch")]
+    Limited(Duration),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What is remembered of a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Missing {
+    Gone,
+    NotInDocument(String),
+    Unreachable,
+}
+
+impl From<Missing> for KeyError {
+    fn from(missing: Missing) -> Self {
+        match missing {
+            Missing::Gone => Self::Gone,
+            Missing::NotInDocument(why) => Self::NotInDocument(why),
+            Missing::Unreachable => Self::Unreachable(None),
+        }
+    }
+}
+
+/// A key with its owner.
+#[derive(Debug)]
+pub(crate) struct KnownKey {
+    pub(crate) owner: ActorId,
+    pub(crate) key: VerifyKey,
+    pem: String,
+}
+
+/// All known keys.
+pub(crate) struct Keys {
+    store: Arc<dyn FediStore>,
+    fetcher: Fetcher,
+    limits: Limits,
+    clock: Clock,
+    fetched: Counter,
+    known: Cache<String, Arc<KnownKey>>,
+    missing: Cache<String, Missing>,
+    refetched: Cache<String, ()>,
+    actors: Cache<String, Arc<Actor>>,
+}
+
+impl Keys {
+    pub(crate) fn new(
+        store: Arc<dyn FediStore>,
+        fetcher: Fetcher,
+        limits: Limits,
+        clock: Clock,
+        fetched: Counter,
+    ) -> Self {
+        let cache = |max, ttl| Cache::builder().max_capacity(max).time_to_live(ttl);
+        Self {
+            store,
+            fetcher,
+            limits,
+            clock,
+            fetched,
+            known: cache(MAX_KEYS, KEY_TTL).build(),
+            missing: Cache::builder()
+                .max_capacity(20_000)
+                .time_to_live(COOLDOWN)
+                .build(),
+            refetched: Cache::builder()
+                .max_capacity(20_000)
+                .time_to_live(COOLDOWN)
+                .build(),
+            actors: Cache::builder()
+                .max_capacity(1_000)
+                .time_to_live(ACTOR_TTL)
+                .build(),
+        }
+    }
+
+    /// The key of this id if it is known without asking its host.
+    pub(crate) async fn known(&self, id: &KeyId) -> Result<Option<Arc<KnownKey>>, StoreError> {
+        if let Some(known) = self.known.get(id.as_str()) {
+            return Ok(Some(known));
+        }
+        let Some(stored) = self.store.key(id.as_str()).await? else {
+            return Ok(None);
+        };
+        // What does not parse any more is fetched anew.
+        let (Ok(owner), Ok(key)) = (ActorId::parse(&stored.owner), VerifyKey::parse(&stored.pem)) else {
+            return Ok(None);
+        };
+        let known = Arc::new(KnownKey {
+            owner,
+            key,
+            pem: stored.pem,
+        });
+        self.known.insert(id.as_str().to_owned(), Arc::clone(&known));
+        Ok(Some(known))
+    }
+
+    /// The key of this id, fetched if it has to be; `from` is who makes us fetch.
+    pub(crate) async fn find(&self, id: &KeyId, from: IpAddr) -> Result<Arc<KnownKey>, KeyError> {
+        if let Some(known) = self.known(id).await? {
+            return Ok(known);
+        }
+        if let Some(missing) = self.missing.get(id.as_str()) {
+            return Err(missing.into());
+        }
+        self.fetch(id, from).await
+    }
+
+    /// The key again, after a signature did not verify: at most once in five minutes for one actor. `None` when it was
+    /// asked lately or has not changed.
+    pub(crate) async fn find_changed(
+        &self,
+        id: &KeyId,
+        old: &KnownKey,
+        from: IpAddr,
+    ) -> Result<Option<Arc<KnownKey>>, KeyError> {
+        let actor = old.owner.as_str();
+        if self.refetched.contains_key(actor) {
+            return Ok(None);
+        }
+        self.refetched.insert(actor.to_owned(), ());
+        let fresh = self.fetch(id, from).await?;
+        Ok((fresh.pem != old.pem).then_some(fresh))
+    }
+
+    async fn fetch(&self, id: &KeyId, from: IpAddr) -> Result<Arc<KnownKey>, KeyError> {
+        self.limits
+            .take(
+                EngineKind::Fediverse,
+                "key_fetch",
+                Who::Address(from),
+                FETCHES_BY_ADDRESS,
+            )
+            .map_err(KeyError::Limited)?;
+        self.fetched.inc();
+        match self.fetch_now(id).await {
+            Ok(known) => Ok(known),
+            Err(error) => {
+                let missing = match &error {
+                    KeyError::Gone => Some(Missing::Gone),
+                    KeyError::NotInDocument(_) | KeyError::Bad(_) | KeyError::Refused(_) => {
+                        Some(Missing::NotInDocument(error.to_string()))
+                    }
+                    KeyError::Unreachable(_) => Some(Missing::Unreachable),
+                    KeyError::Limited(_) | KeyError::Store(_) => None,
+                };
+                if let Some(missing) = missing {
+                    self.missing.insert(id.as_str().to_owned(), missing);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn fetch_now(&self, id: &KeyId) -> Result<Arc<KnownKey>, KeyError> {
+        let document = self.fetch_document(id.url()).await?;
+        let named = match Actor::read(&document.body, &limits()) {
+            Ok(actor) if is_under_own_id(&actor.id, &document) => return self.accept(id, actor).await,
+            // A stub with only the key (GoToSocial), or a key on its own: the actor itself must confirm it.
+            Ok(stub) => stub.id,
+            Err(_) => actor::read_key_owner(&document.body, id, &limits()).map_err(not_in_document)?,
+        };
+        if named.authority() != id.authority() {
+            return Err(KeyError::NotInDocument(
+                "it belongs to an actor on another host".into(),
+            ));
+        }
+        let actor = self.fetch_actor_now(&named).await?;
+        self.accept(id, actor).await
+    }
+
+    async fn accept(&self, id: &KeyId, actor: Actor) -> Result<Arc<KnownKey>, KeyError> {
+        let PublicKey { owner, pem, .. } = actor
+            .key(id)
+            .cloned()
+            .ok_or_else(|| KeyError::NotInDocument(format!("{} lists no such key", actor.id)))?;
+        let known = Arc::new(KnownKey {
+            key: VerifyKey::parse(&pem)?,
+            owner,
+            pem: pem.clone(),
+        });
+        let inbox = actor.shared_inbox.as_ref().or(actor.inbox.as_ref());
+        self.store
+            .remember_key(ActorKey {
+                key_id: id.as_str().to_owned(),
+                owner: known.owner.as_str().to_owned(),
+                pem,
+                inbox: inbox.map(|inbox| inbox.as_str().to_owned()),
+                fetched_at: self.clock.wall(),
+            })
+            .await?;
+        self.known.insert(id.as_str().to_owned(), Arc::clone(&known));
+        self.missing.invalidate(id.as_str());
+        self.actors.insert(actor.id.as_str().to_owned(), Arc::new(actor));
+        Ok(known)
+    }
+
+    /// An actor's document, from its own host under its own id.
+    pub(crate) async fn actor(&self, id: &ActorId) -> Result<Arc<Actor>, KeyError> {
+        if let Some(actor) = self.actors.get(id.as_str()) {
+            return Ok(actor);
+        }
+        let actor = Arc::new(self.fetch_actor_now(id).await?);
+        self.actors.insert(id.as_str().to_owned(), Arc::clone(&actor));
+        Ok(actor)
+    }
+
+    async fn fetch_actor_now(&self, id: &ActorId) -> Result<Actor, KeyError> {
+        let document = self.fetch_document(id.url()).await?;
+        let actor = Actor::read(&document.body, &limits()).map_err(not_in_document)?;
+        if actor.id != *id || !is_under_own_id(&actor.id, &document) {
+            return Err(KeyError::NotInDocument(format!(
+                "{} is not the document of {id}",
+                document.url
+            )));
+        }
+        Ok(actor)
+    }
+
+    async fn fetch_document(&self, url: url::Url) -> Result<Document, KeyError> {
+        self.fetcher.fetch(url).await.map_err(|error| match error {
+            FetchError::Gone { .. } => KeyError::Gone,
+            error if error.is_temporary() => KeyError::Unreachable(Some(Box::new(error))),
+            error => KeyError::Refused(Box::new(error)),
+        })
+    }
+
+    /// A post, from its own host under its own id.
+    pub(crate) async fn post(&self, id: &ObjectId) -> Result<actor::Post, KeyError> {
+        let document = self.fetch_document(id.url()).await?;
+        let post = actor::Post::read(&document.body, &limits()).map_err(not_in_document)?;
+        if post.id != *id || post.id.url() != document.url {
+            return Err(KeyError::NotInDocument(format!(
+                "{} is not the document of {id}",
+                document.url
+            )));
+        }
+        Ok(post)
+    }
+}
+
+fn is_under_own_id(id: &ActorId, document: &Document) -> bool {
+    id.url() == document.url
+}
+
+fn not_in_document(error: ActorError) -> KeyError {
+    KeyError::NotInDocument(error.to_string())
+}
+
+fn limits() -> json::Limits {
+    json::Limits {
+        bytes: crate::fetch::MAX_DOCUMENT_BYTES,
+        ..json::Limits::default()
+    }
+}

@@ -1,0 +1,418 @@
+//! The lane of one host: takes what is due, asks the machine what to try, sends, and keeps the checkpoint's view up to date.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tasuki_core::clock::{Clock, Timestamp};
+use tasuki_core::events::{EventBus, What};
+use tasuki_core::failure::{Blame, Failure, Verdict};
+use tasuki_core::ids::{HostNo, LogSeq};
+use tasuki_core::store::fedi::{Entry, EntryKind, HostProgress};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::log::Log;
+use super::machine::{Due, End, Machine, Settled};
+use super::send::{Sender, Target, in_words};
+use crate::metrics::Metrics;
+
+/// What may wait in memory for one host; beyond it the lane reads the log itself.
+const MAX_QUEUE: usize = 256;
+/// The machine is fed when it has fewer than this.
+const LOW: usize = 64;
+/// Entries read from the log at once by a lane that is far behind.
+const READ_ON: usize = 64;
+/// Bytes of bodies read at once by such a lane.
+const READ_ON_BYTES: u64 = 1 << 20;
+/// Wait before the store is asked again after it failed.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What all lanes share.
+pub(crate) struct Common {
+    pub(crate) log: Log,
+    pub(crate) sender: Sender,
+    pub(crate) metrics: Metrics,
+    pub(crate) events: EventBus,
+    pub(crate) clock: Clock,
+    /// Places for deliveries to all hosts together.
+    pub(crate) places: Arc<Semaphore>,
+}
+
+/// Where a host's deliveries stand, as seen from outside.
+#[derive(Debug, Default)]
+struct View {
+    queue: VecDeque<Due>,
+    /// The queue overflowed, or this is a restart: everything after this place is read from the log by the lane itself.
+    reading_after: Option<Option<LogSeq>>,
+    /// The end of the log was seen: pushed entries queue up again while the gap between reading and pushing is closed.
+    joining: bool,
+    /// Everything up to here was read from the log; when it is pushed too, it is the same.
+    read_up_to: Option<LogSeq>,
+    /// The first entry that the machine has open.
+    first_open: Option<(LogSeq, Timestamp)>,
+    open: usize,
+    settled: Vec<LogSeq>,
+    parked: Vec<(LogSeq, u32)>,
+    failures: u32,
+    next_try: Option<Timestamp>,
+    last_error: Option<String>,
+}
+
+/// One host.
+pub(crate) struct Lane {
+    pub(crate) number: HostNo,
+    pub(crate) host: String,
+    target: ArcSwap<Option<Target>>,
+    view: Mutex<View>,
+    wake: Notify,
+    alive: AtomicBool,
+}
+
+/// What `status` tells of a host.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct LaneStatus {
+    /// Authority.
+    pub host: String,
+    /// Entries waiting or under way, as far as they are in memory.
+    pub waiting: usize,
+    /// The host is so far behind that the log is read for it; `waiting` is then not all.
+    pub reads_log: bool,
+    /// Entries set aside.
+    pub parked: usize,
+    /// Failures of the host in a row.
+    pub failures: u32,
+    /// When it is tried next.
+    pub next_try: Option<Timestamp>,
+    /// The last failure in words.
+    pub last_error: Option<String>,
+}
+
+impl Lane {
+    /// A lane that has everything up to `from`, or reads on from there when `reads_log`.
+    pub(crate) fn new(
+        number: HostNo,
+        host: String,
+        inbox: &str,
+        reading_after: Option<Option<LogSeq>>,
+    ) -> Self {
+        Self {
+            number,
+            host,
+            target: ArcSwap::from_pointee(Target::of(inbox)),
+            view: Mutex::new(View {
+                reading_after,
+                ..View::default()
+            }),
+            wake: Notify::new(),
+            alive: AtomicBool::new(false),
+        }
+    }
+
+    /// The host has moved its inbox.
+    pub(crate) fn set_inbox(&self, inbox: &str) {
+        self.target.store(Arc::new(Target::of(inbox)));
+    }
+
+    /// Something is due for this host.
+    pub(crate) fn push(&self, due: Due) {
+        let mut view = self.lock();
+        let known = view.read_up_to.is_some_and(|seq| due.seq <= seq);
+        if !known && (view.reading_after.is_none() || view.joining) {
+            if view.queue.len() < MAX_QUEUE {
+                view.queue.push_back(due);
+            } else if view.joining {
+                // All that is queued comes after the place of reading.
+                view.joining = false;
+                view.queue.clear();
+            } else {
+                view.reading_after = Some(view.queue.back().map(|due| due.seq));
+            }
+        }
+        drop(view);
+        self.wake.notify_one();
+    }
+
+    /// The host sent something itself: it is there.
+    pub(crate) fn sign_of_life(&self) {
+        if self.lock().failures > 0 {
+            self.alive.store(true, Ordering::Relaxed);
+            self.wake.notify_one();
+        }
+    }
+
+    /// The first entry that is not settled, with its age; `None` when the host has all that was pushed.
+    pub(crate) fn first_open(&self) -> Option<(LogSeq, Option<Timestamp>)> {
+        let view = self.lock();
+        let queued = view.queue.front().map(|due| (due.seq, Some(due.at)));
+        let open = view.first_open.map(|(seq, at)| (seq, Some(at)));
+        let unread = view
+            .reading_after
+            .map(|after| (LogSeq(after.map_or(0, |seq| seq.0).saturating_add(1)), None));
+        [open, queued, unread]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(seq, _)| *seq)
+    }
+
+    /// Whether the lane is well: nothing failed, nothing overflowed.
+    pub(crate) fn is_well(&self) -> bool {
+        let view = self.lock();
+        view.failures == 0 && view.reading_after.is_none()
+    }
+
+    /// The row of a checkpoint, with everything up to `up_to`.
+    pub(crate) fn progress(&self, up_to: LogSeq) -> HostProgress {
+        let view = self.lock();
+        HostProgress {
+            host: self.number,
+            up_to,
+            also: view.settled.iter().copied().filter(|seq| *seq > up_to).collect(),
+            parked: view.parked.clone(),
+            failures: view.failures,
+            next_try: view.next_try,
+            last_error: view.last_error.clone(),
+        }
+    }
+
+    pub(crate) fn status(&self) -> LaneStatus {
+        let view = self.lock();
+        LaneStatus {
+            host: self.host.clone(),
+            waiting: view.open + view.queue.len(),
+            reads_log: view.reading_after.is_some(),
+            parked: view.parked.len(),
+            failures: view.failures,
+            next_try: view.next_try,
+            last_error: view.last_error.clone(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves what is queued into the machine and shows the machine's state to the outside, in one step.
+    fn sync(&self, common: &Common, machine: &mut Machine) {
+        let mut view = self.lock();
+        while machine.open() < LOW && !view.joining {
+            let Some(due) = view.queue.pop_front() else { break };
+            if machine.handle_due(due) {
+                common.metrics.due.inc();
+            }
+        }
+        if view.queue.is_empty() && view.reading_after.is_none() && machine.open() == 0 {
+            machine.forget_below(LogSeq(i64::MAX));
+        }
+        view.first_open = machine.first_open();
+        view.open = machine.open();
+        view.settled = machine.settled().collect();
+        view.parked = machine.parked().collect();
+        view.failures = machine.failures();
+        view.next_try = machine.next_try();
+        view.last_error = machine.last_error().map(str::to_owned);
+    }
+
+    /// Works until `stop`, then finishes what is under way.
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        common: Arc<Common>,
+        mut machine: Machine,
+        stop: CancellationToken,
+    ) {
+        let mut under_way: FuturesUnordered<Attempt> = FuturesUnordered::new();
+        self.sync(&common, &mut machine);
+        while !stop.is_cancelled() {
+            if self.alive.swap(false, Ordering::Relaxed) {
+                machine.handle_sign_of_life();
+            }
+            let store_failed = self.read_log(&common, &mut machine).await;
+            self.sync(&common, &mut machine);
+            let now = common.clock.wall();
+            while let Some(due) = machine.poll_attempt(now) {
+                under_way.push(Box::pin(attempt(Arc::clone(&self), Arc::clone(&common), due)));
+            }
+            self.sync(&common, &mut machine);
+            let timer = match (store_failed, machine.poll_timeout(now)) {
+                (true, _) => Some(STORE_PAUSE),
+                (false, Some(at)) => Some(at.since(now)),
+                (false, None) => None,
+            };
+            tokio::select! {
+                Some((due, end)) = under_way.next(), if !under_way.is_empty() => self.settle(&common, &mut machine, due, end),
+                () = self.wake.notified() => {}
+                () = sleep(timer) => {}
+                () = stop.cancelled() => break,
+            }
+        }
+        while let Some((due, end)) = under_way.next().await {
+            self.settle(&common, &mut machine, due, end);
+        }
+    }
+
+    /// A lane that is far behind reads the log itself; true when the store failed.
+    async fn read_log(&self, common: &Common, machine: &mut Machine) -> bool {
+        while machine.open() < LOW {
+            let after = {
+                let view = self.lock();
+                let waits = !view.joining && !view.queue.is_empty();
+                match view.reading_after {
+                    Some(after) if !waits => after,
+                    _ => return false,
+                }
+            };
+            let read = match common.log.peek(after, READ_ON, READ_ON_BYTES).await {
+                Ok(read) => read,
+                Err(error) => {
+                    tracing::debug!(actor.host = %self.host, error = %error, "the log was not read");
+                    return true;
+                }
+            };
+            let Some(last) = read.last().map(|entry| entry.seq) else {
+                self.join(after);
+                continue;
+            };
+            for entry in read.iter().filter(|entry| entry.audience.contains(self.number.0)) {
+                if machine.handle_due(due_of(entry)) {
+                    common.metrics.due.inc();
+                }
+            }
+            let mut view = self.lock();
+            view.first_open = machine.first_open();
+            view.reading_after = Some(Some(last));
+            view.read_up_to = Some(last);
+        }
+        false
+    }
+
+    /// The log had nothing more. The first time, pushed entries begin to queue and the log is read once more; when there is
+    /// still nothing, the queue goes on where reading ended, and no entry was missed between the two.
+    fn join(&self, after: Option<LogSeq>) {
+        let mut view = self.lock();
+        if view.joining {
+            view.queue.retain(|due| after.is_none_or(|seq| due.seq > seq));
+            view.reading_after = None;
+        }
+        view.joining = !view.joining;
+    }
+
+    fn settle(&self, common: &Common, machine: &mut Machine, due: Due, end: Ended) {
+        let now = common.clock.wall();
+        let seq = due.seq;
+        let metrics = &common.metrics;
+        let (end, counter) = match end {
+            Ended::Taken => (End::Done, Some(&metrics.delivered)),
+            Ended::Blanked => (End::Done, Some(&metrics.blanked)),
+            // The cut of the log counted it.
+            Ended::Cut => (End::Done, None),
+            Ended::Failed(failure) => (end_of(&failure), None),
+        };
+        let taken = counter.is_some();
+        if let Some(counter) = counter {
+            counter.inc();
+        }
+        let is_refusal = matches!(end, End::Refused(_));
+        if let End::Failed { why, .. } | End::Refused(why) | End::OurFault(why) = &end {
+            tracing::debug!(actor.host = %self.host, entry = seq.0, error = %why, "a delivery failed");
+        }
+        match machine.handle_end(seq, end, now) {
+            Settled::Over if is_refusal => {
+                metrics.refused.inc();
+                self.tell(common, false);
+            }
+            Settled::Over if taken => {
+                metrics.delay.observe(now.since(due.at).as_secs_f64());
+                self.tell(common, true);
+            }
+            Settled::Over => {}
+            Settled::Again => {
+                metrics.retried.inc();
+            }
+            Settled::Parked => {
+                metrics.parked.inc();
+                tracing::info!(actor.host = %self.host, entry = seq.0, "an activity was set aside after repeated failures");
+            }
+        }
+        self.sync(common, machine);
+    }
+
+    fn tell(&self, common: &Common, taken: bool) {
+        common.events.emit(What::ActivityDelivered {
+            host: self.host.clone(),
+            taken,
+        });
+    }
+}
+
+/// How one attempt ended.
+enum Ended {
+    Taken,
+    /// A Delete left nothing to send.
+    Blanked,
+    /// The log no longer has it.
+    Cut,
+    Failed(Failure),
+}
+
+type Attempt = Pin<Box<dyn Future<Output = (Due, Ended)> + Send>>;
+
+async fn attempt(lane: Arc<Lane>, common: Arc<Common>, due: Due) -> (Due, Ended) {
+    let ended = match try_once(&lane, &common, due.seq).await {
+        Ok(ended) => ended,
+        Err(failure) => Ended::Failed(failure),
+    };
+    (due, ended)
+}
+
+async fn try_once(lane: &Lane, common: &Common, seq: LogSeq) -> Result<Ended, Failure> {
+    let Some(ready) = common.log.entry(seq).await.map_err(Failure::us)? else {
+        return Ok(Ended::Cut);
+    };
+    let Some(payload) = ready.payload_for(lane.number.0) else {
+        return Ok(Ended::Blanked);
+    };
+    let target = lane.target.load();
+    let Some(target) = target.as_ref() else {
+        return Err(Failure::route("the inbox of the host is not a usable URL"));
+    };
+    // The semaphore is never closed.
+    let _place = common.places.acquire().await.map_err(Failure::us)?;
+    common.sender.send(target, payload).await.map(|()| Ended::Taken)
+}
+
+fn end_of(failure: &Failure) -> End {
+    let why = in_words(failure);
+    match (failure.blame, failure.verdict) {
+        (Blame::Us, _) => End::OurFault(why),
+        (_, Verdict::Permanent) => End::Refused(why),
+        (_, Verdict::Retry { not_before }) => End::Failed {
+            why,
+            retry_after: not_before,
+        },
+    }
+}
+
+/// What a lane has to know of an entry before it is its turn.
+pub(crate) fn due_of(entry: &Entry) -> Due {
+    let mut hasher = DefaultHasher::new();
+    entry.object.hash(&mut hasher);
+    Due {
+        seq: entry.seq,
+        object: hasher.finish(),
+        is_letter: entry.kind == EntryKind::Control,
+        at: entry.at,
+    }
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}

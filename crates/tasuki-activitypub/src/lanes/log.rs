@@ -1,0 +1,170 @@
+//! The newest entries of the log in memory, each once for all hosts, with its digest.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tasuki_core::ids::LogSeq;
+use tasuki_core::store::fedi::{Entry, EntryKind};
+use tasuki_core::store::{FediStore, StoreError};
+use tasuki_proto::activitypub::cavage;
+
+/// Bytes of bodies kept; older ones are read again from the store when a slow host needs them.
+const MAX_BYTES: usize = 32 << 20;
+
+/// A body with the value of its `Digest` header.
+#[derive(Clone, Debug)]
+pub(crate) struct Payload {
+    pub(crate) body: Bytes,
+    pub(crate) digest: Arc<str>,
+}
+
+impl Payload {
+    fn of(body: &Bytes) -> Option<Self> {
+        (!body.is_empty()).then(|| Self {
+            body: body.clone(),
+            digest: cavage::digest_header(body).into(),
+        })
+    }
+}
+
+/// An entry ready to be sent to any host.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) entry: Entry,
+    forward: Option<Payload>,
+    announce: Option<Payload>,
+}
+
+impl Ready {
+    fn of(entry: Entry) -> Self {
+        Self {
+            forward: Payload::of(&entry.body),
+            announce: entry.announce.as_ref().and_then(Payload::of),
+            entry,
+        }
+    }
+
+    /// What a host gets; `None` when a Delete blanked it.
+    pub(crate) fn payload_for(&self, host: u32) -> Option<&Payload> {
+        if self.entry.announce_to.contains(host) {
+            self.announce.as_ref()
+        } else {
+            self.forward.as_ref()
+        }
+    }
+
+    fn size_bytes(&self) -> usize {
+        // The bitmaps and the bookkeeping weigh something too.
+        1024 + self.entry.body.len() + self.entry.announce.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+#[derive(Default)]
+struct Window {
+    entries: HashMap<LogSeq, Arc<Ready>>,
+    order: VecDeque<LogSeq>,
+    bytes: usize,
+}
+
+/// Reads the log through a window of what is newest.
+pub(crate) struct Log {
+    store: Arc<dyn FediStore>,
+    window: Mutex<Window>,
+}
+
+impl Log {
+    pub(crate) fn new(store: Arc<dyn FediStore>) -> Self {
+        Self {
+            store,
+            window: Mutex::default(),
+        }
+    }
+
+    /// The entries after `after`, into the window.
+    pub(crate) async fn read_on(
+        &self,
+        after: Option<LogSeq>,
+        n: usize,
+        max_bytes: u64,
+    ) -> Result<Vec<Arc<Ready>>, StoreError> {
+        let entries = self.store.entries(after, n, max_bytes).await?;
+        let ready: Vec<Arc<Ready>> = entries
+            .into_iter()
+            .map(|entry| Arc::new(Ready::of(entry)))
+            .collect();
+        let mut window = self.lock();
+        for one in &ready {
+            if one.entry.kind == EntryKind::Delete {
+                window.forget_object(&one.entry.object, one.entry.seq);
+            }
+            window.insert(Arc::clone(one));
+        }
+        Ok(ready)
+    }
+
+    /// The entries after `after`, past the window: for a host that is far behind.
+    pub(crate) async fn peek(
+        &self,
+        after: Option<LogSeq>,
+        n: usize,
+        max_bytes: u64,
+    ) -> Result<Vec<Entry>, StoreError> {
+        self.store.entries(after, n, max_bytes).await
+    }
+
+    /// One entry; `None` when it was cut.
+    pub(crate) async fn entry(&self, seq: LogSeq) -> Result<Option<Arc<Ready>>, StoreError> {
+        if let Some(known) = self.lock().entries.get(&seq) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let found = self.store.entries_at(&[seq]).await?;
+        let Some(entry) = found.into_iter().next() else {
+            return Ok(None);
+        };
+        let ready = Arc::new(Ready::of(entry));
+        self.lock().insert(Arc::clone(&ready));
+        Ok(Some(ready))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Window {
+    fn insert(&mut self, ready: Arc<Ready>) {
+        let seq = ready.entry.seq;
+        if self.entries.contains_key(&seq) {
+            return;
+        }
+        self.bytes += ready.size_bytes();
+        self.entries.insert(seq, ready);
+        self.order.push_back(seq);
+        while self.bytes > MAX_BYTES {
+            let Some(oldest) = self.order.pop_front() else {
+                break;
+            };
+            self.remove(oldest);
+        }
+    }
+
+    fn remove(&mut self, seq: LogSeq) {
+        if let Some(gone) = self.entries.remove(&seq) {
+            self.bytes -= gone.size_bytes();
+        }
+    }
+
+    /// The store blanked what waits of a deleted object: copies from before must not be sent.
+    fn forget_object(&mut self, object: &str, before: LogSeq) {
+        let stale: Vec<LogSeq> = self
+            .entries
+            .values()
+            .filter(|ready| ready.entry.seq < before && ready.entry.object == object)
+            .map(|ready| ready.entry.seq)
+            .collect();
+        for seq in stale {
+            self.remove(seq);
+        }
+    }
+}

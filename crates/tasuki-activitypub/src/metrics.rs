@@ -1,0 +1,134 @@
+//! What the engine counts. The sums add up: every received activity has one outcome, and every delivery that was due ends
+//! as delivered, refused, parked, lost or blanked, or is still waiting.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use tasuki_core::metrics::Branch;
+
+/// The one outcome of a received activity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Outcome {
+    /// Committed for other hosts.
+    Relayed,
+    /// A Follow, Undo, Accept or Reject that was for the relay itself.
+    Subscription,
+    /// Known already.
+    Duplicate,
+    /// Taken and not relayed, by the table or because nobody else is subscribed; the reason is a label of the table.
+    Dropped(&'static str),
+    /// Refused: not allowed, or not proven.
+    Refused,
+    /// Refused: not understood.
+    Malformed,
+    /// Put off: the store or a key is away, or there is too much at once.
+    PutOff,
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let text = match self {
+            Self::Relayed => "relayed",
+            Self::Subscription => "subscription",
+            Self::Duplicate => "duplicate",
+            Self::Dropped(why) => why,
+            Self::Refused => "refused",
+            Self::Malformed => "malformed",
+            Self::PutOff => "put_off",
+        };
+        text.encode(encoder)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: Outcome,
+}
+
+/// The engine's counters; clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    received: Family<OutcomeLabel, Counter>,
+    /// Deliveries that became due: one for each entry and host.
+    pub(crate) due: Counter,
+    pub(crate) delivered: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) retried: Counter,
+    pub(crate) parked: Counter,
+    pub(crate) lost: Counter,
+    pub(crate) blanked: Counter,
+    pub(crate) subscribers: Gauge,
+    pub(crate) hosts_behind: Gauge,
+    /// Acceptance to the end of a delivery.
+    pub(crate) delay: Histogram,
+    pub(crate) keys_fetched: Counter,
+}
+
+impl Metrics {
+    pub(crate) fn register(branch: &Branch) -> Self {
+        Self {
+            received: branch.register(
+                "activities_received",
+                "Requests to the inbox by outcome",
+                Family::default(),
+            ),
+            due: branch.register(
+                "deliveries_due",
+                "Deliveries that became due, one for each activity and host",
+                Counter::default(),
+            ),
+            delivered: branch.register(
+                "deliveries_done",
+                "Deliveries that a host took",
+                Counter::default(),
+            ),
+            refused: branch.register(
+                "deliveries_refused",
+                "Deliveries that a host refused for good",
+                Counter::default(),
+            ),
+            retried: branch.register(
+                "deliveries_retried",
+                "Attempts that failed and are repeated",
+                Counter::default(),
+            ),
+            parked: branch.register(
+                "deliveries_parked",
+                "Deliveries set aside after three failures while the host took others",
+                Counter::default(),
+            ),
+            lost: branch.register(
+                "deliveries_lost",
+                "Deliveries that the end of the retention time or of the log's size took away",
+                Counter::default(),
+            ),
+            blanked: branch.register(
+                "deliveries_blanked",
+                "Deliveries that a Delete of their object made needless",
+                Counter::default(),
+            ),
+            subscribers: branch.register("subscribers", "Hosts that receive", Gauge::default()),
+            hosts_behind: branch.register(
+                "hosts_behind",
+                "Hosts that do not have everything yet",
+                Gauge::default(),
+            ),
+            delay: branch.register(
+                "delivery_delay_seconds",
+                "Time from acceptance to delivery",
+                Histogram::new(exponential_buckets(0.005, 4.0, 10)),
+            ),
+            keys_fetched: branch.register(
+                "keys_fetched",
+                "Keys asked from other servers",
+                Counter::default(),
+            ),
+        }
+    }
+
+    pub(crate) fn received(&self, outcome: Outcome) {
+        self.received.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+}

@@ -1,0 +1,81 @@
+//! The page at `/`: what this is and how to join, in English and Japanese.
+
+use tasuki_proto::activitypub::documents::Relay;
+
+use crate::config::{FediConfig, Mode};
+
+/// The whole page; everything that an operator wrote is escaped.
+pub(crate) fn page(
+    relay: Option<&Relay>,
+    config: &FediConfig,
+    peers: &[String],
+    peer_count: usize,
+) -> String {
+    let name = escape(&config.name);
+    let summary = escape(&config.summary);
+    let join = match relay {
+        Some(relay) => {
+            let (inbox, actor) = (escape(&relay.inbox()), escape(&relay.actor_id()));
+            let (mode_en, mode_ja) = mode_text(config.mode);
+            format!(
+                "<h2>Join</h2>\n\
+                 <p>Mastodon, Misskey, Iceshrimp.NET and others: add this relay in the administration pages:</p>\n\
+                 <p><code>{inbox}</code></p>\n\
+                 <p>Pleroma, Akkoma: <code>mix pleroma.relay follow {actor}</code></p>\n<p>{mode_en}</p>\n\
+                 <h2 lang=\"ja\">参加するには</h2>\n\
+                 <p lang=\"ja\">Mastodon、Misskey、Iceshrimp.NET など: 管理画面の「リレー」に次の URL を追加してください。</p>\n\
+                 <p><code>{inbox}</code></p>\n\
+                 <p lang=\"ja\">Pleroma、Akkoma: <code>mix pleroma.relay follow {actor}</code></p>\n<p lang=\"ja\">{mode_ja}</p>\n"
+            )
+        }
+        None => "<p>This relay has no public name yet: its operator has to set <code>server.host</code>.</p>\n\
+                 <p lang=\"ja\">このリレーにはまだ公開名がありません。運営者は <code>server.host</code> を設定してください。</p>\n"
+            .to_owned(),
+    };
+    let contact = match config.contact.is_empty() {
+        true => String::new(),
+        false => format!(
+            "<p>Contact / <span lang=\"ja\">連絡先</span>: {}</p>\n",
+            escape(&config.contact)
+        ),
+    };
+    let list: String = peers
+        .iter()
+        .map(|peer| format!("<li>{}</li>\n", escape(peer)))
+        .collect();
+    let list = match list.is_empty() {
+        true => String::new(),
+        false => format!("<ul>\n{list}</ul>\n"),
+    };
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{name}</title>\n\
+         <style>body{{max-width:42rem;margin:2rem auto;padding:0 1rem;font-family:sans-serif;line-height:1.6}}\
+         code{{background:#eee;color:#111;padding:.2rem .4rem;overflow-wrap:anywhere}}</style>\n</head>\n<body>\n\
+         <h1>{name}</h1>\n<p>{summary}</p>\n{join}{contact}\
+         <h2>Instances / <span lang=\"ja\">参加サーバー</span>: {peer_count}</h2>\n{list}\
+         <p><small>Tasuki {}</small></p>\n</body>\n</html>\n",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+fn mode_text(mode: Mode) -> (&'static str, &'static str) {
+    match mode {
+        Mode::Open => ("Every instance may join.", "どのサーバーでも参加できます。"),
+        Mode::Approval => (
+            "Each request is approved by hand: it stays pending until then.",
+            "参加は手動で承認されます。承認されるまで「保留」と表示されます。",
+        ),
+        Mode::Allowlist => (
+            "Only instances on the operator's list may join.",
+            "運営者のリストにあるサーバーだけが参加できます。",
+        ),
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}

@@ -1,0 +1,128 @@
+//! Who may join and who may publish: the one place where the engine asks.
+//!
+//! **Invariant:** closed by default. Without a rule only subscribers publish, and who subscribes is what `fediverse.mode`
+//! says.
+
+use std::net::IpAddr;
+
+use tasuki_core::EngineKind;
+use tasuki_core::acl::{Acl, Action, Answer, Question};
+use tasuki_proto::activitypub::ids::Authority;
+use tasuki_proto::activitypub::subscription::Admission;
+use tasuki_proto::names::Domain;
+
+use crate::config::Mode;
+
+/// What a host wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// To join, or to go on receiving.
+    Subscribe,
+    /// To have something sent to everybody; `subscribed` is what the store says of it.
+    Publish { subscribed: bool },
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Yes,
+    /// An operator decides.
+    Ask,
+    /// No; why, in words for the peer.
+    No(String),
+}
+
+impl Verdict {
+    /// As the subscription machine wants it.
+    pub(crate) fn admission(&self) -> Admission {
+        match self {
+            Self::Yes => Admission::Open,
+            Self::Ask => Admission::Approval,
+            Self::No(_) => Admission::Refused,
+        }
+    }
+}
+
+/// Decides about `host`, asking from address `from`.
+pub(crate) fn decide(acl: &Acl, mode: Mode, host: &Authority, from: Option<IpAddr>, wish: Wish) -> Verdict {
+    let domain = Domain::parse(host.host()).ok();
+    let answer = acl.decide(&Question {
+        engine: EngineKind::Fediverse,
+        action: match wish {
+            Wish::Subscribe => Action::Subscribe,
+            Wish::Publish { .. } => Action::Publish,
+        },
+        from,
+        principal: None,
+        domain: domain.as_ref(),
+    });
+    match (answer, wish) {
+        // The reason of a rule is the operator's; a peer only learns that there is one.
+        (answer, _) if answer.is_denied() => {
+            Verdict::No(format!("{host} is refused by a rule of this relay"))
+        }
+        (Answer::Rule { .. }, _) => Verdict::Yes,
+        (Answer::Default, Wish::Publish { subscribed: true }) => Verdict::Yes,
+        (Answer::Default, Wish::Publish { subscribed: false }) => Verdict::No(format!(
+            "{host} is not subscribed to this relay: subscribe first, then publish"
+        )),
+        (Answer::Default, Wish::Subscribe) => match mode {
+            Mode::Open => Verdict::Yes,
+            Mode::Approval => Verdict::Ask,
+            Mode::Allowlist => Verdict::No(format!("{host} is not on this relay's list of hosts")),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tasuki_core::acl::{Acl, Effect, Origin, RuleSpec};
+    use tasuki_proto::activitypub::ids::Authority;
+    use tasuki_proto::names::Domain;
+
+    use super::{Verdict, Wish, decide};
+    use crate::config::Mode;
+
+    fn rule(effect: Effect, domain: &str) -> (Origin, RuleSpec) {
+        let spec = RuleSpec {
+            effect,
+            engine: None,
+            action: None,
+            from: Vec::new(),
+            principal: None,
+            domain: Some(Domain::parse(domain).unwrap()),
+            reason: "secret reason".into(),
+        };
+        (Origin::File(1), spec)
+    }
+
+    #[test]
+    fn the_default_is_closed_and_rules_win() {
+        let acl = Acl::new();
+        let host = Authority::parse("a.example.org").unwrap();
+        let ask = |acl: &Acl, mode, wish| decide(acl, mode, &host, None, wish);
+        let stranger = Wish::Publish { subscribed: false };
+        let subscriber = Wish::Publish { subscribed: true };
+        assert!(matches!(ask(&acl, Mode::Open, stranger), Verdict::No(_)));
+        assert_eq!(ask(&acl, Mode::Open, subscriber), Verdict::Yes);
+        assert_eq!(ask(&acl, Mode::Open, Wish::Subscribe), Verdict::Yes);
+        assert_eq!(ask(&acl, Mode::Approval, Wish::Subscribe), Verdict::Ask);
+        assert!(matches!(
+            ask(&acl, Mode::Allowlist, Wish::Subscribe),
+            Verdict::No(_)
+        ));
+
+        acl.replace(vec![rule(Effect::Deny, "example.org")]);
+        let Verdict::No(why) = ask(&acl, Mode::Open, subscriber) else {
+            panic!("a denied host publishes");
+        };
+        assert!(!why.contains("secret reason"));
+        assert!(matches!(ask(&acl, Mode::Open, Wish::Subscribe), Verdict::No(_)));
+
+        acl.replace(vec![rule(Effect::Allow, "a.example.org")]);
+        assert_eq!(ask(&acl, Mode::Allowlist, Wish::Subscribe), Verdict::Yes);
+        assert_eq!(ask(&acl, Mode::Open, stranger), Verdict::Yes);
+    }
+}

@@ -1,0 +1,173 @@
+//! From a proven activity to one row in the log: the table, the audience, the commit.
+//!
+//! **Invariant:** nothing goes back to the host it came from, and `202` is said after the commit.
+
+use bytes::Bytes;
+use roaring::RoaringBitmap;
+use sha2::{Digest as _, Sha256};
+use tasuki_core::events::What;
+use tasuki_core::store::StoreError;
+use tasuki_core::store::fedi::{Appended, EntryKind, NewEntry};
+use tasuki_proto::activitypub::activity::{Activity, Kind, Object};
+use tasuki_proto::activitypub::decision::{Action, Decision, decide};
+use tasuki_proto::activitypub::documents::Relay;
+use tasuki_proto::activitypub::ids::{Authority, ObjectId};
+
+use crate::engine::Inner;
+use crate::metrics::Outcome;
+use crate::subscribers::Receivers;
+use crate::time::system_time;
+use crate::unique;
+
+/// Who gets what.
+#[derive(Debug, Default, PartialEq)]
+struct Audience {
+    all: RoaringBitmap,
+    announce_to: RoaringBitmap,
+    forwarded: bool,
+}
+
+impl Audience {
+    fn of(decision: Decision, receivers: &Receivers) -> Self {
+        let mut audience = Self::default();
+        for (action, hosts) in [
+            (decision.to_forward, &receivers.forward),
+            (decision.to_announce, &receivers.announce),
+        ] {
+            match action {
+                Action::Forward => {
+                    audience.all |= hosts;
+                    audience.forwarded = true;
+                }
+                Action::Announce => {
+                    audience.all |= hosts;
+                    audience.announce_to |= hosts;
+                }
+                Action::Drop(_) => {}
+            }
+        }
+        audience
+    }
+}
+
+impl Inner {
+    /// Relays a proven activity by the table.
+    pub(crate) async fn publish(
+        &self,
+        relay: &Relay,
+        activity: &Activity,
+        body: Bytes,
+    ) -> Result<Outcome, StoreError> {
+        let decision = decide(activity);
+        if let (Action::Drop(why), Action::Drop(_)) = (decision.to_forward, decision.to_announce) {
+            return Ok(Outcome::Dropped(why.as_str()));
+        }
+        let object = activity.object.as_ref().and_then(Object::id);
+        let object = object.cloned().unwrap_or_else(|| activity.id.clone());
+        let kind = match activity.kind {
+            Kind::Delete => EntryKind::Delete,
+            _ => EntryKind::Activity,
+        };
+        self.append(relay, activity, kind, &object, decision, body, false)
+            .await
+    }
+
+    /// Announces a post that a LitePub server told of; it was fetched and is public.
+    pub(crate) async fn announce(
+        &self,
+        relay: &Relay,
+        activity: &Activity,
+        object: &ObjectId,
+    ) -> Result<Outcome, StoreError> {
+        let decision = Decision {
+            to_forward: Action::Announce,
+            to_announce: Action::Announce,
+        };
+        self.append(
+            relay,
+            activity,
+            EntryKind::Activity,
+            object,
+            decision,
+            Bytes::new(),
+            true,
+        )
+        .await
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the two callers above are all there are"
+    )]
+    async fn append(
+        &self,
+        relay: &Relay,
+        activity: &Activity,
+        kind: EntryKind,
+        object: &ObjectId,
+        decision: Decision,
+        body: Bytes,
+        is_relay_announce: bool,
+    ) -> Result<Outcome, StoreError> {
+        let key = hashed(&activity.news_key(is_relay_announce));
+        if self.recent_news.contains_key(&key) {
+            return Ok(Outcome::Duplicate);
+        }
+        let receivers = self.subscribers.receivers(self.config.load().mode);
+        let mut audience = Audience::of(decision, &receivers);
+        self.leave_out_origins(&mut audience, activity.actor.authority(), object.authority());
+        // The store adds to a Delete all hosts that once got the object.
+        if audience.all.is_empty() && kind != EntryKind::Delete {
+            return Ok(Outcome::Dropped("no_receivers"));
+        }
+        let at = self.deps.clock.wall();
+        let announce = (!audience.announce_to.is_empty()).then(|| {
+            let document = relay.announce(&unique(), object.as_str(), system_time(at));
+            Bytes::from(document.to_string())
+        });
+        let hosts = audience.all.len();
+        let appended = self
+            .store
+            .append(NewEntry {
+                kind,
+                object: object.as_str().to_owned(),
+                dedupe: key.clone(),
+                body: if audience.forwarded { body } else { Bytes::new() },
+                announce,
+                audience: audience.all,
+                announce_to: audience.announce_to,
+                at,
+            })
+            .await?;
+        self.recent_news.insert(key, ());
+        match appended {
+            Appended::Duplicate => Ok(Outcome::Duplicate),
+            Appended::Stored(_) => {
+                self.appended.notify_one();
+                self.deps.events.emit(What::ActivityRelayed {
+                    id: activity.id.to_string(),
+                    hosts,
+                });
+                Ok(Outcome::Relayed)
+            }
+        }
+    }
+
+    fn leave_out_origins(&self, audience: &mut Audience, actor: &Authority, object: &Authority) {
+        let table = self.subscribers.table();
+        for host in [actor, object] {
+            if let Some(origin) = table.host(host) {
+                audience.all.remove(origin.host_no.0);
+                audience.announce_to.remove(origin.host_no.0);
+            }
+        }
+    }
+}
+
+/// Keys have one length in the index, whatever peers call their objects.
+fn hashed(key: &str) -> String {
+    Sha256::digest(key)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

@@ -1,0 +1,196 @@
+//! The relay's web side as an axum router, and its adapter for the front door.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde_json::Value;
+use tasuki_core::front::{WebBody, WebService};
+use tasuki_core::net::ClientAddr;
+use tasuki_proto::activitypub::documents::{Facts, NodeInfoVersion, Relay};
+use tasuki_proto::activitypub::media;
+use tower::ServiceExt as _;
+
+use crate::config::Mode;
+use crate::engine::Inner;
+use crate::page::page;
+use crate::problem::Problem;
+
+/// Where the source is, for NodeInfo 2.1: the licence wants it told.
+const REPOSITORY: Option<&str> = option_env!("TASUKI_REPOSITORY");
+
+type Shared = State<Arc<Inner>>;
+
+/// The adapter: the front door hands in requests, the router answers.
+pub(crate) struct Web {
+    router: Router,
+}
+
+impl Web {
+    pub(crate) fn new(inner: Arc<Inner>) -> Self {
+        Self {
+            router: router(inner),
+        }
+    }
+}
+
+#[async_trait]
+impl WebService for Web {
+    async fn call(&self, request: Request<Incoming>, client: ClientAddr) -> http::Response<WebBody> {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(client);
+        let response = match self.router.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        response.map(|body| body.map_err(Into::into).boxed_unsync())
+    }
+}
+
+fn router(inner: Arc<Inner>) -> Router {
+    Router::new()
+        .route("/", get(front_page))
+        .route("/actor", get(actor))
+        // Admins open the pasted URL in a browser: it answers with the actor.
+        .route("/inbox", get(actor).post(inbox))
+        .route("/outbox", get(outbox))
+        .route("/followers", get(followers))
+        .route("/following", get(following))
+        .route("/.well-known/webfinger", get(webfinger))
+        .route("/.well-known/nodeinfo", get(nodeinfo_links))
+        .route("/nodeinfo/2.0", get(nodeinfo_2_0))
+        .route("/nodeinfo/2.1", get(nodeinfo_2_1))
+        .route("/api/v1/instance", get(instance))
+        .fallback(async || Problem::not_found("there is no such page here"))
+        .with_state(inner)
+}
+
+async fn inbox(State(inner): Shared, request: Request<Body>) -> Result<StatusCode, Problem> {
+    let from = request
+        .extensions()
+        .get::<ClientAddr>()
+        .map_or(IpAddr::from([0, 0, 0, 0]), |client| client.0.ip());
+    inner.receive(request, tasuki_core::net::unmapped(from)).await
+}
+
+/// Unsigned, for everybody, also for blocked hosts: they need the key to verify a Reject.
+async fn actor(State(inner): Shared) -> Response {
+    let config = inner.config.load();
+    with_relay(&inner, |relay| {
+        let document = relay.actor(&config.name, &config.summary, inner.signer.public_pem());
+        json(media::ACTIVITY_JSON, &document)
+    })
+}
+
+async fn outbox(State(inner): Shared) -> Response {
+    collection(&inner, "outbox")
+}
+
+async fn followers(State(inner): Shared) -> Response {
+    collection(&inner, "followers")
+}
+
+async fn following(State(inner): Shared) -> Response {
+    collection(&inner, "following")
+}
+
+fn collection(inner: &Inner, name: &str) -> Response {
+    with_relay(inner, |relay| {
+        json(media::ACTIVITY_JSON, &relay.empty_collection(name))
+    })
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    resource: Option<String>,
+}
+
+async fn webfinger(State(inner): Shared, Query(asked): Query<Asked>) -> Response {
+    with_relay(&inner, |relay| match asked.resource.as_deref() {
+        None => Problem::malformed("WebFinger needs ?resource=acct:relay@HOST").into_response(),
+        Some(resource) if relay.is_resource(resource) => json("application/jrd+json", &relay.webfinger()),
+        Some(_) => Problem::not_found("there is nobody of that name here").into_response(),
+    })
+}
+
+async fn nodeinfo_links(State(inner): Shared) -> Response {
+    with_relay(&inner, |relay| json("application/json", &relay.nodeinfo_links()))
+}
+
+async fn nodeinfo_2_0(State(inner): Shared) -> Response {
+    nodeinfo(&inner, NodeInfoVersion::V2_0)
+}
+
+async fn nodeinfo_2_1(State(inner): Shared) -> Response {
+    nodeinfo(&inner, NodeInfoVersion::V2_1)
+}
+
+fn nodeinfo(inner: &Inner, version: NodeInfoVersion) -> Response {
+    let content_type = match version {
+        NodeInfoVersion::V2_0 => {
+            "application/json; profile=\"http://nodeinfo.diaspora.software/ns/schema/2.0#\""
+        }
+        NodeInfoVersion::V2_1 => {
+            "application/json; profile=\"http://nodeinfo.diaspora.software/ns/schema/2.1#\""
+        }
+    };
+    with_relay(inner, |relay| {
+        with_facts(inner, |facts| json(content_type, &relay.nodeinfo(version, facts)))
+    })
+}
+
+async fn instance(State(inner): Shared) -> Response {
+    with_relay(&inner, |relay| {
+        with_facts(&inner, |facts| json("application/json", &relay.instance(facts)))
+    })
+}
+
+async fn front_page(State(inner): Shared) -> Response {
+    let config = inner.config.load();
+    let hosts = inner.subscribers.table().active_hosts();
+    let shown: &[String] = if config.show_peers { &hosts } else { &[] };
+    Html(page(inner.relay.as_ref(), &config, shown, hosts.len())).into_response()
+}
+
+fn with_facts(inner: &Inner, answer: impl FnOnce(&Facts<'_>) -> Response) -> Response {
+    let config = inner.config.load();
+    let hosts = inner.subscribers.table().active_hosts();
+    answer(&Facts {
+        software_version: env!("CARGO_PKG_VERSION"),
+        repository: REPOSITORY,
+        name: &config.name,
+        summary: &config.summary,
+        contact: &config.contact,
+        open: config.mode == Mode::Open,
+        peers: if config.show_peers { &hosts } else { &[] },
+        peer_count: hosts.len(),
+    })
+}
+
+fn with_relay(inner: &Inner, answer: impl FnOnce(&Relay) -> Response) -> Response {
+    match &inner.relay {
+        Some(relay) => answer(relay),
+        None => {
+            Problem::unavailable("this relay has no public name yet: its operator has to set server.host")
+                .into_response()
+        }
+    }
+}
+
+fn json(content_type: &'static str, document: &Value) -> Response {
+    let mut response = document.to_string().into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=180"));
+    response
+}

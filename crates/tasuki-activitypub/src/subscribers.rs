@@ -1,0 +1,206 @@
+//! The subscribed hosts in memory: an immutable snapshot, made anew when the store says that something changed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use roaring::RoaringBitmap;
+use sha2::{Digest as _, Sha256};
+use tasuki_core::acl::{Acl, Origin, RuleSpec};
+use tasuki_core::ids::HostNo;
+use tasuki_core::store::fedi::{self, SubscriptionState, SubscriptionStyle};
+use tasuki_core::store::{FediStore, StoreError};
+use tasuki_proto::activitypub::PUBLIC;
+use tasuki_proto::activitypub::decision::Delivery;
+use tasuki_proto::activitypub::documents::Relay;
+use tasuki_proto::activitypub::ids::{ActorId, Authority, InboxUrl};
+use tasuki_proto::activitypub::subscription::{FollowBack, State, Style, Subscription};
+
+use crate::config::Mode;
+use crate::policy::{Verdict, Wish, decide};
+
+/// One subscribed host.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscriber {
+    pub(crate) host_no: HostNo,
+    pub(crate) authority: Authority,
+    pub(crate) subscription: Subscription,
+}
+
+impl Subscriber {
+    fn from_store(row: &fedi::Subscription, relay: &Relay) -> Option<Self> {
+        let authority = Authority::parse(&row.host).ok()?;
+        let actor = ActorId::parse(&row.actor).ok()?;
+        let style = match row.style {
+            SubscriptionStyle::Mastodon => Style::Mastodon,
+            SubscriptionStyle::LitePub => Style::LitePub,
+        };
+        Some(Self {
+            host_no: row.host_no,
+            subscription: Subscription {
+                inbox: InboxUrl::parse(&row.inbox).ok()?,
+                style,
+                follow_id: row.follow_id.clone(),
+                follow_object: match style {
+                    Style::Mastodon => PUBLIC.to_owned(),
+                    Style::LitePub => relay.actor_id(),
+                },
+                state: match row.state {
+                    SubscriptionState::Pending => State::Pending,
+                    SubscriptionState::Active => State::Active,
+                },
+                follow_back: (style == Style::LitePub && row.state == SubscriptionState::Active).then(|| {
+                    FollowBack {
+                        id: follow_back_id(relay, &authority, &actor),
+                        accepted: false,
+                    }
+                }),
+                actor,
+            },
+            authority,
+        })
+    }
+
+    fn delivery(&self) -> Delivery {
+        match self.subscription.style {
+            Style::Mastodon => Delivery::Forward,
+            Style::LitePub => Delivery::Announce,
+        }
+    }
+}
+
+/// The id of the relay's own Follow of a LitePub server: the same for the same server, so that it need not be stored and a
+/// repeated one is the same Follow to them.
+pub(crate) fn follow_back_id(relay: &Relay, host: &Authority, actor: &ActorId) -> String {
+    let hash = Sha256::digest(format!("follow {host} {actor}"));
+    let short: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    relay.activity_id(&format!("follow-{short}"))
+}
+
+/// All subscribed hosts at one time.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    pub(crate) by_host: HashMap<Authority, Arc<Subscriber>>,
+}
+
+impl Table {
+    /// The subscription of a host, active or pending.
+    pub(crate) fn host(&self, host: &Authority) -> Option<&Arc<Subscriber>> {
+        self.by_host.get(host)
+    }
+
+    /// Whether the host may publish by its subscription.
+    pub(crate) fn is_active(&self, host: &Authority) -> bool {
+        self.host(host)
+            .is_some_and(|s| s.subscription.state == State::Active)
+    }
+
+    /// Hosts that receive, by name.
+    pub(crate) fn active_hosts(&self) -> Vec<String> {
+        let mut hosts: Vec<String> = self
+            .by_host
+            .values()
+            .filter(|s| s.subscription.state == State::Active)
+            .map(|s| s.authority.to_string())
+            .collect();
+        hosts.sort_unstable();
+        hosts
+    }
+}
+
+/// Who receives, as bitmaps, by one table and under one set of rules.
+#[derive(Debug)]
+pub(crate) struct Receivers {
+    table: Arc<Table>,
+    rules: Arc<Vec<(Origin, RuleSpec)>>,
+    mode: Mode,
+    /// Hosts that take forwards.
+    pub(crate) forward: RoaringBitmap,
+    /// Hosts that take announces.
+    pub(crate) announce: RoaringBitmap,
+}
+
+/// The table, shared and replaced as a whole.
+pub(crate) struct Subscribers {
+    store: Arc<dyn FediStore>,
+    relay: Option<Relay>,
+    acl: Acl,
+    /// What the table was made of; `None` before the first load. Held while the store is asked.
+    version: tokio::sync::Mutex<Option<i64>>,
+    table: ArcSwap<Table>,
+    receivers: ArcSwapOption<Receivers>,
+}
+
+impl Subscribers {
+    pub(crate) fn new(store: Arc<dyn FediStore>, relay: Option<Relay>, acl: Acl) -> Self {
+        Self {
+            store,
+            relay,
+            acl,
+            version: tokio::sync::Mutex::new(None),
+            table: ArcSwap::default(),
+            receivers: ArcSwapOption::empty(),
+        }
+    }
+
+    /// The table as it is now.
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    /// Reads the table anew if the store's version is another one; says whether it did.
+    pub(crate) async fn refresh(&self) -> Result<bool, StoreError> {
+        let mut known = self.version.lock().await;
+        // The version is read first: a change between the two reads is seen again the next time, never missed.
+        let version = self.store.subscriptions_version().await?;
+        if *known == Some(version) {
+            return Ok(false);
+        }
+        let rows = self.store.subscriptions().await?;
+        if let Some(relay) = &self.relay {
+            let by_host = rows
+                .iter()
+                .filter_map(|row| Subscriber::from_store(row, relay))
+                .map(|s| (s.authority.clone(), Arc::new(s)))
+                .collect();
+            self.table.store(Arc::new(Table { by_host }));
+        }
+        *known = Some(version);
+        Ok(true)
+    }
+
+    /// Who receives now: active, and not refused by a rule. Computed anew only when the table or the rules changed.
+    pub(crate) fn receivers(&self, mode: Mode) -> Arc<Receivers> {
+        let table = self.table();
+        let rules = self.acl.rules();
+        if let Some(known) = self.receivers.load_full()
+            && Arc::ptr_eq(&known.table, &table)
+            && Arc::ptr_eq(&known.rules, &rules)
+            && known.mode == mode
+        {
+            return known;
+        }
+        let mut receivers = Receivers {
+            table: Arc::clone(&table),
+            rules,
+            mode,
+            forward: RoaringBitmap::new(),
+            announce: RoaringBitmap::new(),
+        };
+        for subscriber in table.by_host.values() {
+            // A rule that came later, or a host taken from the list, ends the supply at once; the operator's removal then
+            // tells the host so.
+            let verdict = decide(&self.acl, mode, &subscriber.authority, None, Wish::Subscribe);
+            if matches!(verdict, Verdict::No(_)) || subscriber.subscription.state != State::Active {
+                continue;
+            }
+            match subscriber.delivery() {
+                Delivery::Forward => receivers.forward.insert(subscriber.host_no.0),
+                Delivery::Announce => receivers.announce.insert(subscriber.host_no.0),
+            };
+        }
+        let receivers = Arc::new(receivers);
+        self.receivers.store(Some(Arc::clone(&receivers)));
+        receivers
+    }
+}
