@@ -1,7 +1,7 @@
 //! The command line: what a person types, and what it answers to mistakes.
 
 use crate::support::gateway::{self, Gateway};
-use crate::support::{eventually, open_directory, process};
+use crate::support::{eventually, open_directory, process, root};
 
 fn tasuki(arguments: &[&str]) -> (i32, String) {
     let output = process::run(&process::ours("tasuki"), arguments);
@@ -52,6 +52,14 @@ fn mistakes_in_the_configuration_end_with_64_and_name_file_line_and_key() {
         }
         let (code, _) = tasuki(&["serve", "--config", path]);
         assert_eq!(code, 64, "serve with {text}");
+    }
+}
+
+#[test]
+fn the_configuration_files_that_are_shipped_have_no_mistakes() {
+    for file in ["config/tasuki.toml", "docker/tasuki.toml"] {
+        let (code, said) = tasuki(&["check", "--config", root().join(file).to_str().unwrap()]);
+        assert_eq!(code, 0, "{file}: {said}");
     }
 }
 
