@@ -303,8 +303,11 @@ fn a_server_that_never_reads_fills_the_flows_and_the_others_play_on() {
         }
     });
     let (deaf_port, lively_port) = (free_port(), free_port());
-    let endpoints =
-        Agent::tcp(deaf_port, deaf.local_addr().unwrap()) + &Agent::tcp(lively_port, lively_address);
+    let endpoints = [
+        Agent::tcp(deaf_port, deaf.local_addr().unwrap()),
+        Agent::tcp(lively_port, lively_address),
+    ]
+    .concat();
     let (a, b) = (deaf_port.to_string(), lively_port.to_string());
     let _agent = Agent::enrol(&gateway, "home", &["--port", &a, "--port", &b], &endpoints);
     wait_for_listener("the deaf endpoint", loopback(deaf_port));

@@ -121,7 +121,7 @@ fn a_player_reads_why_when_the_home_is_away_or_its_server_is_down() {
     assert!(nobody["kicked"].is_string(), "no agent yet: {nobody}");
 
     let closed = loopback(free_port());
-    let agent = Agent::enrol(&gateway, "home", &["--default"], &Agent::minecraft(closed));
+    let mut agent = Agent::enrol(&gateway, "home", &["--default"], &Agent::minecraft(closed));
     eventually("the agent is connected", || agent.connected(&gateway));
     let down = play(door, "Unlucky", &[]);
     assert!(down["kicked"].is_string(), "the server is down: {down}");
@@ -150,7 +150,7 @@ fn iperf3_runs_both_ways_through_a_tcp_endpoint() {
     wait_for_listener("iperf3", server);
     let port = free_port();
     let range = port.to_string();
-    let agent = Agent::enrol(&gateway, "home", &["--port", &range], &Agent::tcp(port, server));
+    let mut agent = Agent::enrol(&gateway, "home", &["--port", &range], &Agent::tcp(port, server));
     eventually("the agent is connected", || agent.connected(&gateway));
     wait_for_listener("the TCP endpoint", loopback(port));
     for more in [&[][..], &["-R"], &["-P", "4"]] {
@@ -175,7 +175,7 @@ fn iperf3_runs_both_ways_through_a_tcp_endpoint() {
 fn the_agent_comes_back_by_itself_after_kill_9_of_the_gateway() {
     let mut gateway = Gateway::start("");
     let server = MinecraftServer::start(gateway.directory(), "still here");
-    let agent = Agent::enrol(
+    let mut agent = Agent::enrol(
         &gateway,
         "home",
         &["--default"],
@@ -196,7 +196,7 @@ fn the_agent_comes_back_by_itself_after_kill_9_of_the_gateway() {
 fn a_visitor_who_sends_nonsense_is_sent_away_and_others_play_on() {
     let gateway = Gateway::start("");
     let server = MinecraftServer::start(gateway.directory(), "calm");
-    let agent = Agent::enrol(
+    let mut agent = Agent::enrol(
         &gateway,
         "home",
         &["--default"],

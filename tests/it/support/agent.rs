@@ -1,4 +1,4 @@
-//! The agent as a process: enrolled with the command that the gateway prints, run with a file of its own.
+//! The agent as a process, enrolled with a code that the gateway made.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -8,29 +8,41 @@ use super::process::{self, Running};
 
 pub(crate) struct Agent {
     name: String,
-    _running: Running,
+    running: Running,
 }
 
 impl Agent {
-    /// Makes a code, enrols with it, and runs.
+    /// Makes a code with these grants, and runs an agent that enrols with it and opens these endpoints.
     #[track_caller]
-    pub(crate) fn enrol(gateway: &Gateway, name: &str, grants: &[&str], endpoints: &str) -> Self {
+    pub(crate) fn enrol(gateway: &Gateway, name: &str, grants: &[&str], endpoints: &[String]) -> Self {
         let mut arguments = vec!["tunnel", "enroll", name, "--json"];
         arguments.extend(grants);
         let made = gateway.json(&arguments);
+        let (pin, code) = (made["pin"].as_str().unwrap(), made["code"].as_str().unwrap());
         let printed = made["command"].as_str().unwrap();
+        assert!(
+            printed.starts_with("tasuki-agent run ") && printed.contains(pin) && printed.contains(code),
+            "{printed}"
+        );
+
         let directory = gateway.directory().join(format!("agent-{name}"));
         std::fs::create_dir(&directory).unwrap();
-        let file = directory.join("agent.toml");
-        std::fs::write(&file, endpoints).unwrap();
-        let mut words = printed.split_whitespace();
-        assert_eq!(words.next(), Some("tasuki-agent"), "{printed}");
         let mut command = Command::new(process::ours("tasuki-agent"));
+        // The name in the printed command leads nowhere here.
+        command.args([
+            "run",
+            "--gateway",
+            &gateway.address("tunnel.quic").to_string(),
+            "--pin",
+            pin,
+            "--code",
+            code,
+        ]);
         command
-            .args(words)
-            .current_dir(&directory)
-            .arg("--config")
-            .arg(&file);
+            .args(endpoints)
+            .arg("--dir")
+            .arg(&directory)
+            .current_dir(&directory);
         let running = Running::start(
             &format!("agent {name}"),
             &mut command,
@@ -38,12 +50,13 @@ impl Agent {
         );
         Self {
             name: name.to_owned(),
-            _running: running,
+            running,
         }
     }
 
     /// Whether the gateway says that this agent is there.
-    pub(crate) fn connected(&self, gateway: &Gateway) -> Option<()> {
+    pub(crate) fn connected(&mut self, gateway: &Gateway) -> Option<()> {
+        self.running.assert_runs();
         let listed = gateway.json(&["tunnel", "agents", "--json"]);
         let agents = listed["agents"].as_array()?;
         agents
@@ -52,17 +65,19 @@ impl Agent {
             .then_some(())
     }
 
-    /// The default server of the Minecraft port.
-    pub(crate) fn minecraft(server: SocketAddr) -> String {
-        format!("[[minecraft]]\ndefault = true\nserver = \"{server}\"\n")
+    /// The Minecraft server at home.
+    pub(crate) fn minecraft(server: SocketAddr) -> Vec<String> {
+        vec!["--minecraft".to_owned(), server.to_string()]
     }
 
-    /// A server with a host name.
-    pub(crate) fn minecraft_at(host: &str, server: SocketAddr) -> String {
-        format!("[[minecraft]]\nname = \"{host}\"\nserver = \"{server}\"\n")
+    /// A Minecraft server with a host name.
+    pub(crate) fn minecraft_at(host: &str, server: SocketAddr) -> Vec<String> {
+        let mut endpoint = Self::minecraft(server);
+        endpoint.extend(["--name".to_owned(), host.to_owned()]);
+        endpoint
     }
 
-    pub(crate) fn tcp(port: u16, server: SocketAddr) -> String {
-        format!("[[tcp]]\nport = {port}\nserver = \"{server}\"\n")
+    pub(crate) fn tcp(port: u16, server: SocketAddr) -> Vec<String> {
+        vec!["--tcp".to_owned(), format!("{port}={server}")]
     }
 }
