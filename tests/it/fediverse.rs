@@ -287,3 +287,42 @@ fn the_documents_of_the_relay_are_as_every_software_wants_them() {
     let unknown = http::get(address, "unknown.test", "/actor", accept);
     assert_eq!(unknown.status, 421, "{}", unknown.text());
 }
+
+#[test]
+fn an_instance_that_serves_only_signed_requests_can_join_and_publish() {
+    let gateway = Gateway::start(Gateway::FEDIVERSE);
+    let directory = gateway.directory();
+    let closed = Instance::start("mastodon", "127.0.0.1", directory, &["--secure-mode"]);
+    let reader = Instance::start("mastodon", "127.0.0.2", directory, &[]);
+    for instance in [&closed, &reader] {
+        instance.subscribe(&gateway.relay_inbox());
+    }
+    let created = closed.publish(&json!({"text": "behind a closed door"})).remove(0);
+    // The reader must know the author's key to check the LD signature: its own fetch is signed too.
+    let got = reader.wait_for("the forward", |got| got["id"] == created["id"]);
+    assert_eq!(got["sha256"], created["sha256"]);
+}
+
+#[test]
+fn a_subscriber_that_hangs_or_fails_holds_up_nobody_and_gets_everything_later() {
+    let gateway = Gateway::start(Gateway::FEDIVERSE);
+    let directory = gateway.directory();
+    let [author, prompt, hanging, failing] = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"]
+        .map(|bind| Instance::start("mastodon", bind, directory, &[]));
+    for instance in [&author, &prompt, &hanging, &failing] {
+        instance.subscribe(&gateway.relay_inbox());
+    }
+    hanging.control("behave", &json!({"inbox": "hang"}));
+    failing.control("behave", &json!({"inbox": 503}));
+    let sent = author.publish(&json!({"text": "for all", "count": 10}));
+    for one in &sent {
+        prompt.wait_for("the forward", |got| got["id"] == one["id"]);
+    }
+    hanging.control("behave", &json!({"inbox": "normal"}));
+    failing.control("behave", &json!({"inbox": "normal"}));
+    for one in &sent {
+        hanging.wait_for("the forward", |got| got["id"] == one["id"]);
+        failing.wait_for("the forward", |got| got["id"] == one["id"]);
+    }
+    gateway.assert_healthy();
+}
