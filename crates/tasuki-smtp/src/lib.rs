@@ -1,1 +1,35 @@
-//! 
+//! The mail engine: takes mail by SMTP, keeps it safe, delivers it by MX or through a smarthost.
+//!
+//! A session (`session`, `receive`) speaks through the machine of `tasuki_proto::smtp::server`, asks `policy` who may
+//! relay, and commits the mail before it answers `250`. The fresh mail goes straight into its lane in memory (`lanes`),
+//! where a worker (`deliver`, `connect`, `route`, `dns`) delivers it; `settle` gives the outcome, with the notices it
+//! causes (`notice`), to the store; `schedule` brings deferred mail back when it is due.
+//!
+//! **Invariants:** nobody relays without a decision made in `policy`, closed by default. `250` goes out after the commit.
+//! Only replies to MAIL, RCPT and DATA judge a mail. In recipients, accepted = delivered + bounced + dropped + waiting.
+
+mod config;
+mod connect;
+mod context;
+mod convert;
+mod deliver;
+mod dns;
+mod engine;
+mod lanes;
+mod metrics;
+mod notice;
+mod policy;
+mod receive;
+mod route;
+mod schedule;
+mod session;
+mod settle;
+mod trust;
+
+pub use config::{
+    DeliveryConfig, DnsConfig, LimitsConfig, ListenerConfig, MailConfig, NetworkConfig, RelayConfig,
+    RetryDelay, RouteConfig, SmarthostConfig, SmarthostTls,
+};
+pub use dns::{Hickory, LookupError, MxAnswer, Resolver};
+pub use engine::{Addrs, Engine, Handle, Status};
+pub use lanes::LaneStatus;

@@ -3,8 +3,8 @@
 
 mod accept;
 mod acme;
-mod bans;
-mod fakes;
 mod front;
 mod support;
 mod tls;
+mod bans;
+mod fakes;

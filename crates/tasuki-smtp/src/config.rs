@@ -1,0 +1,580 @@
+//! The `[mail]` part of the configuration: as written, and as validated.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use tasuki_core::{BuildError, Shared, config::duration, config::size, seal::Secret};
+use tasuki_proto::{
+    backoff::Backoff,
+    names::{Domain, Mailbox},
+    smtp::{
+        client::Security,
+        data::DataLimits,
+        server::{ServerConfig, Timers},
+    },
+};
+
+/// The mail engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MailConfig {
+    /// Port 25 in production: other mail servers, and clients in `mynetworks`.
+    pub relay: RelayConfig,
+    /// Port 587 in production: people and services that log in after STARTTLS.
+    pub submission: ListenerConfig,
+    /// Port 465 in production: the same with TLS from the first octet.
+    pub submissions: ListenerConfig,
+    /// Largest message.
+    #[serde(with = "size")]
+    pub max_size: u64,
+    /// Most recipients of one message; further ones are told to come in another.
+    pub max_recipients: usize,
+    /// Domains (with their subdomains) for which mail is taken from anybody.
+    pub relay_domains: Vec<Domain>,
+    /// Networks whose clients need not log in; each acts as a service.
+    pub mynetworks: Vec<NetworkConfig>,
+    /// Where mail for postmaster at `server.host` goes.
+    pub postmaster: Option<Mailbox>,
+    /// `direct` (to the recipient's MX), or a smarthost's name.
+    pub default_route: String,
+    /// Recipient domains (with their subdomains) that go another way; the longest match wins.
+    pub routes: Vec<RouteConfig>,
+    /// Servers that take our mail and carry it on.
+    pub smarthosts: Vec<SmarthostConfig>,
+    /// Trying, and trying again.
+    pub delivery: DeliveryConfig,
+    /// What sessions may do to us.
+    pub limits: LimitsConfig,
+    /// Name lookups.
+    pub dns: DnsConfig,
+}
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerConfig {
+    /// Addresses with ports; empty closes it.
+    pub listen: Vec<SocketAddr>,
+    /// Most connections at a time.
+    pub max_connections: usize,
+}
+
+/// The relay listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RelayConfig {
+    /// Addresses with ports; empty closes it.
+    pub listen: Vec<SocketAddr>,
+    /// Most connections at a time.
+    pub max_connections: usize,
+    /// How long strangers wait for the greeting; who talks before it is refused.
+    #[serde(with = "duration")]
+    pub greet_pause: Duration,
+}
+
+/// A network whose clients need not log in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// Such as `192.168.10.0/24`.
+    pub net: IpNet,
+    /// The service (made with `tasuki service add`) whose grants they have.
+    pub service: String,
+}
+
+/// A way for some recipient domains.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteConfig {
+    /// The recipients' domain.
+    pub domain: Domain,
+    /// `direct`, or a smarthost's name.
+    pub via: String,
+}
+
+/// How a smarthost's connection is protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SmarthostTls {
+    /// STARTTLS, certificate verified.
+    #[default]
+    Starttls,
+    /// TLS from the first octet (465), certificate verified.
+    Implicit,
+    /// STARTTLS where offered, not verified; no login.
+    Opportunistic,
+    /// None; no login.
+    None,
+}
+
+/// A server that takes our mail.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmarthostConfig {
+    /// Its name here.
+    pub name: String,
+    /// Its host name or IP address.
+    pub host: String,
+    /// Its port.
+    #[serde(default = "submission_port")]
+    pub port: u16,
+    /// Protection.
+    #[serde(default)]
+    pub tls: SmarthostTls,
+    /// Login name, if it wants one.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// The password itself. Better: one of the next two.
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// A file with the password in its first line.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// The name of a sealed secret in the store.
+    #[serde(default)]
+    pub password_secret: Option<String>,
+    /// Most connections to it at a time.
+    #[serde(default = "smarthost_connections")]
+    pub connections: usize,
+}
+
+fn submission_port() -> u16 {
+    587
+}
+
+fn smarthost_connections() -> usize {
+    20
+}
+
+/// Trying, and trying again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeliveryConfig {
+    /// Waits after the first, second, ... failure; the last one repeats.
+    pub retry: Vec<RetryDelay>,
+    /// Per cent by which each wait moves, either way.
+    pub jitter_percent: u8,
+    /// After this long a mail is given back to its sender.
+    #[serde(with = "duration")]
+    pub expire: Duration,
+    /// After this long the sender is told of the delay.
+    #[serde(with = "duration")]
+    pub delay_notice: Duration,
+    /// Most connections to one domain's mail servers at a time.
+    pub connections_per_domain: usize,
+    /// Most connections out in all.
+    pub max_connections: usize,
+    /// Most mails over one connection to a domain's server.
+    pub mails_per_connection: usize,
+    /// How long an unused connection is kept.
+    #[serde(with = "duration")]
+    pub idle: Duration,
+    /// How long a connection attempt may take.
+    #[serde(with = "duration")]
+    pub connect_timeout: Duration,
+    /// The port of other domains' mail servers.
+    pub mx_port: u16,
+    /// Deliver to private, loopback and other special addresses that a domain's MX names.
+    pub danger_private_addresses: bool,
+}
+
+/// A wait, written as a duration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RetryDelay(#[serde(with = "duration")] pub Duration);
+
+/// What sessions may do to us.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Most connections from one address (/32, /64) at a time; `mynetworks` and loopback are free.
+    pub connections_per_address: usize,
+    /// Wait for the next command.
+    #[serde(with = "duration")]
+    pub command_timeout: Duration,
+    /// Wait for the next octets of a message.
+    #[serde(with = "duration")]
+    pub data_timeout: Duration,
+    /// Longest session.
+    #[serde(with = "duration")]
+    pub session_timeout: Duration,
+    /// Longest line of a message, with CRLF.
+    #[serde(with = "size")]
+    pub max_line: u64,
+    /// Largest header section.
+    #[serde(with = "size")]
+    pub max_header: u64,
+    /// Hops after which a message is looping.
+    pub max_received: usize,
+    /// Recipients that a principal may send to in a minute, in the long run; 0 for no limit.
+    pub recipients_per_minute: u32,
+}
+
+/// Name lookups.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DnsConfig {
+    /// The resolver to ask, with port; absent means what the system says.
+    pub server: Option<SocketAddr>,
+}
+
+impl Default for MailConfig {
+    fn default() -> Self {
+        Self {
+            relay: RelayConfig::default(),
+            submission: ListenerConfig {
+                listen: vec![loopback(2587)],
+                max_connections: 1000,
+            },
+            submissions: ListenerConfig {
+                listen: vec![loopback(2465)],
+                max_connections: 1000,
+            },
+            max_size: 25 * 1024 * 1024,
+            max_recipients: 100,
+            relay_domains: Vec::new(),
+            mynetworks: Vec::new(),
+            postmaster: None,
+            default_route: "direct".to_owned(),
+            routes: Vec::new(),
+            smarthosts: Vec::new(),
+            delivery: DeliveryConfig::default(),
+            limits: LimitsConfig::default(),
+            dns: DnsConfig::default(),
+        }
+    }
+}
+
+impl Default for ListenerConfig {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            max_connections: 1000,
+        }
+    }
+}
+
+impl Default for RelayConfig {
+    fn default() -> Self {
+        Self {
+            listen: vec![loopback(2525)],
+            max_connections: 1000,
+            greet_pause: Duration::from_millis(500),
+        }
+    }
+}
+
+impl Default for DeliveryConfig {
+    fn default() -> Self {
+        let minutes = [1, 5, 15, 30, 60, 120, 240];
+        Self {
+            retry: minutes.map(|m| RetryDelay(Duration::from_secs(60 * m))).to_vec(),
+            jitter_percent: 15,
+            expire: Duration::from_secs(5 * 86_400),
+            delay_notice: Duration::from_secs(4 * 3600),
+            connections_per_domain: 5,
+            max_connections: 500,
+            mails_per_connection: 100,
+            idle: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(30),
+            mx_port: 25,
+            danger_private_addresses: false,
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        let timers = Timers::default();
+        let data = DataLimits::default();
+        Self {
+            connections_per_address: 50,
+            command_timeout: timers.command,
+            data_timeout: timers.data_idle,
+            session_timeout: timers.session,
+            max_line: data.max_line as u64,
+            max_header: data.max_header_size as u64,
+            max_received: data.max_received,
+            recipients_per_minute: 0,
+        }
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// Who a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Other servers, and `mynetworks`.
+    Relay,
+    /// Login required.
+    Submission,
+    /// Login required, TLS from the first octet.
+    Submissions,
+}
+
+/// Where a recipient's mail goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Via {
+    Direct,
+    Smarthost(Arc<str>),
+}
+
+/// A smarthost, ready for use.
+#[derive(Clone, Debug)]
+pub(crate) struct Smarthost {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) security: Security,
+    pub(crate) username: Option<String>,
+    pub(crate) password: Password,
+    pub(crate) connections: usize,
+}
+
+/// Where a smarthost's password is.
+#[derive(Clone, Debug)]
+pub(crate) enum Password {
+    None,
+    Given(Secret),
+    File(PathBuf),
+    Sealed(String),
+}
+
+/// The configuration in force. Replaced as a whole by a reload.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) host: Domain,
+    pub(crate) server: Arc<ServerConfig>,
+    pub(crate) greet_pause: Duration,
+    pub(crate) relay_domains: Vec<Domain>,
+    pub(crate) networks: Vec<NetworkConfig>,
+    pub(crate) postmaster: Option<Mailbox>,
+    pub(crate) default_route: Via,
+    pub(crate) routes: Vec<(Domain, Via)>,
+    pub(crate) smarthosts: HashMap<Arc<str>, Arc<Smarthost>>,
+    pub(crate) delivery: DeliveryConfig,
+    pub(crate) retry: Backoff,
+    pub(crate) connections_per_address: usize,
+    pub(crate) recipients_per_minute: u32,
+}
+
+impl MailConfig {
+    /// Checks what the types cannot: names that must exist, values that must fit together.
+    ///
+    /// # Errors
+    /// [`BuildError::Config`] with the key and what would be right.
+    pub fn validate(&self, shared: &Shared) -> Result<(), BuildError> {
+        Settings::new(self, shared).map(drop)
+    }
+}
+
+impl Settings {
+    pub(crate) fn new(config: &MailConfig, shared: &Shared) -> Result<Self, BuildError> {
+        let host = shared
+            .host
+            .clone()
+            .unwrap_or_else(|| Domain::parse("localhost").expect("localhost is a domain name"));
+        let smarthosts = smarthosts(config)?;
+        let via = |key: &str, name: &str| match name {
+            "direct" => Ok(Via::Direct),
+            name => match smarthosts.get_key_value(name) {
+                Some((name, _)) => Ok(Via::Smarthost(Arc::clone(name))),
+                None => Err(bad(
+                    key,
+                    format!("there is no smarthost {name:?} in mail.smarthosts (or write \"direct\")"),
+                )),
+            },
+        };
+        let mut routes = Vec::new();
+        for route in &config.routes {
+            routes.push((route.domain.clone(), via("mail.routes.via", &route.via)?));
+        }
+        // The longest match first.
+        routes.sort_by_key(|(domain, _)| std::cmp::Reverse(domain.as_str().len()));
+        let default_route = via("mail.default_route", &config.default_route)?;
+        let steps: Vec<Duration> = config.delivery.retry.iter().map(|d| d.0).collect();
+        let retry = Backoff::try_new(steps, config.delivery.jitter_percent)
+            .map_err(|e| bad("mail.delivery.retry", e.to_string()))?;
+        for (key, value) in [
+            ("mail.max_recipients", config.max_recipients),
+            (
+                "mail.delivery.connections_per_domain",
+                config.delivery.connections_per_domain,
+            ),
+            ("mail.delivery.max_connections", config.delivery.max_connections),
+            (
+                "mail.delivery.mails_per_connection",
+                config.delivery.mails_per_connection,
+            ),
+            (
+                "mail.limits.connections_per_address",
+                config.limits.connections_per_address,
+            ),
+        ] {
+            if value == 0 {
+                return Err(bad(key, "must be at least 1".to_owned()));
+            }
+        }
+        if config.max_size == 0 {
+            return Err(bad("mail.max_size", "must be at least 1B".to_owned()));
+        }
+        Ok(Self {
+            server: Arc::new(server_config(config, &host)),
+            host,
+            greet_pause: config.relay.greet_pause,
+            relay_domains: config.relay_domains.clone(),
+            networks: config.mynetworks.clone(),
+            postmaster: config.postmaster.clone(),
+            default_route,
+            routes,
+            smarthosts,
+            delivery: config.delivery.clone(),
+            retry,
+            connections_per_address: config.limits.connections_per_address,
+            recipients_per_minute: config.limits.recipients_per_minute,
+        })
+    }
+
+    /// The service that clients at this address act as.
+    pub(crate) fn network_service(&self, from: IpAddr) -> Option<&str> {
+        let nets = self.networks.iter().filter(|n| n.net.contains(&from));
+        nets.max_by_key(|n| n.net.prefix_len())
+            .map(|n| n.service.as_str())
+    }
+}
+
+fn server_config(config: &MailConfig, host: &Domain) -> ServerConfig {
+    let usize_of = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let mut server = ServerConfig::new(host.clone());
+    server.data = DataLimits {
+        max_size: config.max_size,
+        max_line: usize_of(config.limits.max_line),
+        max_header_size: usize_of(config.limits.max_header),
+        max_received: config.limits.max_received,
+        ..DataLimits::default()
+    };
+    server.max_recipients = config.max_recipients;
+    server.starttls = true;
+    server.auth = true;
+    server.timers = Timers {
+        command: config.limits.command_timeout,
+        data_idle: config.limits.data_timeout,
+        session: config.limits.session_timeout,
+        ..Timers::default()
+    };
+    server
+}
+
+fn smarthosts(config: &MailConfig) -> Result<HashMap<Arc<str>, Arc<Smarthost>>, BuildError> {
+    let mut by_name: HashMap<Arc<str>, Arc<Smarthost>> = HashMap::new();
+    for smarthost in &config.smarthosts {
+        let name: Arc<str> = Arc::from(smarthost.name.as_str());
+        let plain = !name.is_empty() && name.len() <= 64;
+        let plain = plain
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+        if !plain || &*name == "direct" {
+            return Err(bad(
+                "mail.smarthosts.name",
+                format!("{name:?}: 1 to 64 letters, digits, hyphens, dots; \"direct\" is taken"),
+            ));
+        }
+        let checked = smarthost.check()?;
+        if by_name.insert(Arc::clone(&name), Arc::new(checked)).is_some() {
+            return Err(bad("mail.smarthosts.name", format!("{name:?} is given twice")));
+        }
+    }
+    Ok(by_name)
+}
+
+impl SmarthostConfig {
+    fn check(&self) -> Result<Smarthost, BuildError> {
+        let is_name = self.host.parse::<IpAddr>().is_ok() || Domain::parse(&self.host).is_ok();
+        if !is_name {
+            return Err(bad(
+                "mail.smarthosts.host",
+                format!("{:?} is neither a host name nor an IP address", self.host),
+            ));
+        }
+        let mut given = Vec::new();
+        given.extend(self.password.clone().map(Password::Given));
+        given.extend(self.password_file.clone().map(Password::File));
+        given.extend(self.password_secret.clone().map(Password::Sealed));
+        let password = match (given.len(), &self.username) {
+            (0, None) => Password::None,
+            (1, Some(_)) => given.remove(0),
+            _ => {
+                let problem = "username needs exactly one of password, password_file and password_secret";
+                return Err(bad(
+                    "mail.smarthosts.username",
+                    format!("{}: {problem}", self.name),
+                ));
+            }
+        };
+        let security = match self.tls {
+            SmarthostTls::Starttls => Security::Required,
+            SmarthostTls::Implicit => Security::Implicit,
+            SmarthostTls::Opportunistic => Security::Opportunistic,
+            SmarthostTls::None => Security::Plain,
+        };
+        if self.username.is_some() && matches!(security, Security::Plain | Security::Opportunistic) {
+            let problem =
+                "a login needs tls = \"starttls\" or \"implicit\", or its password could be read on the way";
+            return Err(bad("mail.smarthosts.tls", format!("{}: {problem}", self.name)));
+        }
+        if self.connections == 0 {
+            return Err(bad(
+                "mail.smarthosts.connections",
+                "must be at least 1".to_owned(),
+            ));
+        }
+        Ok(Smarthost {
+            host: self.host.clone(),
+            port: self.port,
+            security,
+            username: self.username.clone(),
+            password,
+            connections: self.connections,
+        })
+    }
+}
+
+/// The keys that differ, and whether each needs a restart.
+pub(crate) fn differences(old: &MailConfig, new: &MailConfig) -> (Vec<String>, Vec<String>) {
+    let fields = |config: &MailConfig| match serde_json::to_value(config) {
+        Ok(serde_json::Value::Object(map)) => map,
+        _ => serde_json::Map::new(),
+    };
+    let (old, new) = (fields(old), fields(new));
+    let keys: HashSet<&String> = old.keys().chain(new.keys()).collect();
+    let mut changed: Vec<String> = keys
+        .into_iter()
+        .filter(|key| old.get(*key) != new.get(*key))
+        .map(|key| format!("mail.{key}"))
+        .collect();
+    changed.sort();
+    // Listeners are bound once, and the resolver is made once.
+    changed.into_iter().partition(|key| {
+        !matches!(
+            key.as_str(),
+            "mail.relay" | "mail.submission" | "mail.submissions" | "mail.dns"
+        )
+    })
+}
+
+fn bad(key: &str, problem: String) -> BuildError {
+    BuildError::Config {
+        key: key.to_owned(),
+        problem,
+    }
+}

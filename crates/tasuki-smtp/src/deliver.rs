@@ -1,0 +1,491 @@
+//! Workers: each takes jobs of one lane and delivers them over one connection, kept for the next job.
+//!
+//! **Invariant:** only replies to MAIL, RCPT and DATA judge a mail. Everything else that goes wrong is the route's or our
+//! own failure: the lane stops for a while, what waits in it is put off without counting an attempt, and nothing bounces
+//! before it expires.
+
+use std::sync::Arc;
+
+use tasuki_core::{
+    failure::{Blame, Failure, Reply as FailureReply, Verdict},
+    store::mail::Recipient,
+};
+use tasuki_proto::{
+    backoff::jittered,
+    smtp::{
+        BodyType, Reply,
+        client::{ClientConfig, ClientFailure, Login, Problem, Security, Stage, Timeouts},
+        server::Password as Hidden,
+    },
+};
+
+use crate::{
+    config::{Password, Settings, Smarthost},
+    connect::{Connection, Dialer},
+    context::{Context, Job},
+    convert,
+    lanes::{Lane, Pushed},
+    route::{self, NextHop, RouteError},
+    settle::Attempted,
+};
+
+/// Most recipients in one transaction (RFC 5321 4.5.3.1.8).
+const MAX_RECIPIENTS: usize = 100;
+
+/// What became of one recipient in an attempt.
+pub(crate) type RecipientResult = Result<Reply, Failure>;
+
+/// Queues a job; starts a worker or puts the job off where that is the answer.
+pub(crate) async fn dispatch(context: &Arc<Context>, job: Job) {
+    let settings = context.settings.load();
+    let limit = route::concurrency(&settings, &job.held.lane);
+    let now = context.deps.clock.now();
+    match context.lanes.push(job, limit, now) {
+        Pushed::Queued => {}
+        Pushed::StartWorker(lane) => start_worker(context, lane),
+        Pushed::Full(job) => {
+            // The store keeps what memory does not; the lane's owner finds it there at once.
+            let due = context.deps.clock.wall();
+            context
+                .put_off(
+                    job,
+                    due,
+                    "more mail than fits in memory waits for this destination",
+                )
+                .await;
+        }
+        Pushed::Blocked(job, until, why) => {
+            let wait = until.saturating_duration_since(now);
+            let spread = jittered(wait, 15, job.held.mail.0.cast_unsigned());
+            let due = context.deps.clock.wall().plus(spread.max(wait));
+            context.put_off(job, due, &why).await;
+        }
+    }
+}
+
+fn start_worker(context: &Arc<Context>, lane: Arc<Lane>) {
+    let context = Arc::clone(context);
+    // Owned by the engine's tracker, which `Engine::run` waits for.
+    context
+        .tracker
+        .clone()
+        .spawn(async move { work(&context, &lane).await });
+}
+
+/// A worker's life.
+async fn work(context: &Arc<Context>, lane: &Arc<Lane>) {
+    let mut connection: Option<Connection> = None;
+    loop {
+        if context.is_closing() {
+            lane.quit();
+            break;
+        }
+        let job = match (lane.take(), &mut connection) {
+            (Some(job), _) => job,
+            (None, None) => match lane.leave() {
+                Some(job) => job,
+                None => break,
+            },
+            (None, Some(open)) => {
+                if !idle(context, lane, open).await
+                    && let Some(open) = connection.take()
+                {
+                    open.quit(&context.deps.clock).await;
+                }
+                continue;
+            }
+        };
+        if lane.wants_more() {
+            context.wake.notify_one();
+        }
+        connection = deliver(context, lane, connection, job).await;
+    }
+    if let Some(open) = connection {
+        open.quit(&context.deps.clock).await;
+    }
+}
+
+/// Waits with an open connection; `false` when that makes no more sense.
+async fn idle(context: &Context, lane: &Lane, open: &mut Connection) -> bool {
+    if !lane.go_idle() {
+        return true;
+    }
+    let wait = context.settings.load().delivery.idle;
+    let woken = tokio::select! {
+        () = lane.woken() => true,
+        () = tokio::time::sleep(wait) => false,
+        () = open.broken() => false,
+        () = context.closing.cancelled() => false,
+    };
+    lane.stop_idling();
+    woken
+}
+
+/// Delivers one job, gives its outcome to the settler, and returns the connection if it can be used again.
+async fn deliver(
+    context: &Arc<Context>,
+    lane: &Arc<Lane>,
+    connection: Option<Connection>,
+    job: Job,
+) -> Option<Connection> {
+    let settings = context.settings.load_full();
+    context.metrics.attempts.inc();
+    let hop = match route::next_hop(&settings, &lane.key) {
+        Ok(hop) => hop,
+        Err(error) => {
+            conclude_all(context, &settings, job, None, &refusal(&error)).await;
+            return connection;
+        }
+    };
+    let mut attempt = Attempt {
+        context,
+        settings: &settings,
+        lane,
+        hop: &hop,
+        connection,
+    };
+    let attempted = attempt.run(&job).await;
+    let route_failure = attempted.route_failure.clone();
+    let connection = attempt.connection.take();
+    context.conclude(&settings, job, attempted).await;
+    match route_failure {
+        Some(why) => block(context, &settings, lane, &why).await,
+        None => {
+            if lane.works() {
+                context.deps.events.emit(tasuki_core::events::What::RouteUp {
+                    route: lane.key.0.clone(),
+                });
+            }
+        }
+    }
+    keep_or_quit(context, &settings, &hop, connection).await
+}
+
+async fn keep_or_quit(
+    context: &Context,
+    settings: &Settings,
+    hop: &NextHop,
+    connection: Option<Connection>,
+) -> Option<Connection> {
+    let open = connection?;
+    let worn_out = match hop {
+        NextHop::Mx(_) => open.mails >= settings.delivery.mails_per_connection,
+        // A smarthost is ours to use; it says 421 when it has had enough.
+        NextHop::Smarthost(_) => open.mails >= 10_000,
+    };
+    if worn_out {
+        open.quit(&context.deps.clock).await;
+        return None;
+    }
+    Some(open)
+}
+
+/// The next hop does not work: the lane rests, and what waits behind is put off without an attempt.
+async fn block(context: &Arc<Context>, settings: &Settings, lane: &Lane, why: &str) {
+    let clock = &context.deps.clock;
+    let seed = clock.wall().0.cast_unsigned();
+    let mut wait = std::time::Duration::ZERO;
+    let (failures, behind) = lane.failed(why, |failures| {
+        wait = settings.retry.delay(failures, seed);
+        clock.now() + wait
+    });
+    if failures == 1 {
+        tracing::warn!(lane = %lane.key.0, error = why, "next hop does not work, its mail waits");
+        let (route, reason) = (lane.key.0.clone(), why.to_owned());
+        context
+            .deps
+            .events
+            .emit(tasuki_core::events::What::RouteDown { route, reason });
+    }
+    for job in behind {
+        let spread = jittered(wait, 15, job.held.mail.0.cast_unsigned());
+        context.put_off(job, clock.wall().plus(spread), why).await;
+    }
+}
+
+async fn conclude_all(
+    context: &Arc<Context>,
+    settings: &Settings,
+    job: Job,
+    host: Option<String>,
+    failure: &(dyn Fn() -> Failure + Sync),
+) {
+    let results = job
+        .held
+        .recipients
+        .iter()
+        .map(|r| (r.clone(), Err(failure())))
+        .collect();
+    let attempted = Attempted {
+        results,
+        host,
+        sends_notices: false,
+        route_failure: None,
+    };
+    context.conclude(settings, job, attempted).await;
+}
+
+fn refusal(error: &RouteError) -> impl Fn() -> Failure + use<> {
+    let (verdict, blame, reply, text) = match error {
+        RouteError::Unroutable(reply) => (
+            Verdict::Permanent,
+            Blame::Peer,
+            Some(convert::failure_reply(reply)),
+            reply.to_string(),
+        ),
+        RouteError::Unknown(what) => (
+            Verdict::Retry { not_before: None },
+            Blame::Route,
+            None,
+            what.clone(),
+        ),
+    };
+    move || Failure {
+        verdict,
+        blame,
+        reply: reply.clone(),
+        source: Some(text.clone().into()),
+    }
+}
+
+/// One attempt at one job.
+struct Attempt<'a> {
+    context: &'a Arc<Context>,
+    settings: &'a Settings,
+    lane: &'a Lane,
+    hop: &'a NextHop,
+    connection: Option<Connection>,
+}
+
+impl Attempt<'_> {
+    async fn run(&mut self, job: &Job) -> Attempted {
+        let mut attempted = Attempted {
+            results: Vec::new(),
+            host: None,
+            sends_notices: false,
+            route_failure: None,
+        };
+        let mut open: Vec<Recipient> = job.held.recipients.clone();
+        while !open.is_empty() {
+            let rest = open.split_off(open.len().min(MAX_RECIPIENTS));
+            let group = std::mem::replace(&mut open, rest);
+            let results = match self.send(job, &group).await {
+                Ok(sent) => {
+                    attempted.host = Some(sent.host);
+                    attempted.sends_notices = sent.sends_notices;
+                    sent.results
+                }
+                Err(NoConnection::Route(error)) => {
+                    let make = refusal(&error);
+                    if let RouteError::Unknown(why) = &error {
+                        attempted.route_failure = Some(why.clone());
+                    }
+                    let all = group.into_iter().chain(open.drain(..));
+                    attempted.results.extend(all.map(|r| (r, Err(make()))));
+                    return attempted;
+                }
+                Err(NoConnection::Failed(host, failure)) => {
+                    attempted.host = Some(host);
+                    attempted.route_failure = Some(failure.to_string());
+                    let all = group.into_iter().chain(open.drain(..));
+                    attempted
+                        .results
+                        .extend(all.map(|r| (r, Err(convert::failure(&failure)))));
+                    return attempted;
+                }
+            };
+            let progress = results.iter().any(Result::is_ok);
+            for (recipient, result) in group.into_iter().zip(results) {
+                match result {
+                    Ok(reply) => attempted.results.push((recipient, Ok(reply))),
+                    // RFC 5321 4.5.3.1.10: the rest goes in another transaction, as long as that gets us anywhere.
+                    Err(failure) if progress && is_too_many(&failure) => open.push(recipient),
+                    Err(failure) => {
+                        if !failure.judges_message() && !matches!(failure.problem, Problem::Ours(_)) {
+                            attempted.route_failure = Some(failure.to_string());
+                        }
+                        attempted
+                            .results
+                            .push((recipient, Err(convert::failure(&failure))));
+                    }
+                }
+            }
+        }
+        attempted
+    }
+
+    /// Sends to one group, over the connection at hand or a new one. A connection that was used before may have died in
+    /// between; that says nothing about the next hop, so it is replaced once.
+    async fn send(&mut self, job: &Job, group: &[Recipient]) -> Result<Sent, NoConnection> {
+        let mut fresh = self.connection.is_none();
+        loop {
+            let connection = match self.connection.take() {
+                Some(open) => open,
+                None => self.connect(job).await?,
+            };
+            let (host, sends_notices) = (connection.host.clone(), connection.offers_dsn());
+            let mut envelope = convert::to_wire(&job.held.envelope, group);
+            if job.held.envelope.eight_bit {
+                envelope.body = BodyType::EightBitMime;
+            }
+            let (results, left) = connection.send(self.context, job, envelope).await;
+            self.connection = left;
+            let died = self.connection.is_none() && results.iter().all(|r| r.as_ref().is_err_and(is_stale));
+            if died && !fresh {
+                fresh = true;
+                continue;
+            }
+            return Ok(Sent {
+                host,
+                sends_notices,
+                results,
+            });
+        }
+    }
+
+    async fn connect(&self, job: &Job) -> Result<Connection, NoConnection> {
+        let seed = job.held.mail.0.cast_unsigned();
+        let candidates = route::candidates(self.context, self.settings, self.hop, seed)
+            .await
+            .map_err(NoConnection::Route)?;
+        let permit = Arc::clone(&self.context.lanes.connections).acquire_owned().await;
+        let Ok(permit) = permit else {
+            return Err(NoConnection::Route(RouteError::Unknown(
+                "the gateway stops".to_owned(),
+            )));
+        };
+        let mut permit = Some(permit);
+        let dialer = self
+            .dialer()
+            .await
+            .map_err(|what| NoConnection::Route(RouteError::Unknown(what)))?;
+        let mut last = None;
+        for candidate in &candidates {
+            for dialer in dialer.with_fallback() {
+                let held = match permit.take() {
+                    Some(held) => held,
+                    None => match Arc::clone(&self.context.lanes.connections).acquire_owned().await {
+                        Ok(held) => held,
+                        Err(_) => break,
+                    },
+                };
+                match dialer.dial(self.context, candidate, held).await {
+                    Ok(connection) => return Ok(connection),
+                    Err(failure) => {
+                        tracing::debug!(lane = %self.lane.key.0, host = %candidate.host, error = %failure, "next hop refused the connection");
+                        self.lane.note_error(&failure.to_string());
+                        let tls_broke = failure.stage == Stage::StartTls;
+                        last = Some((candidate.host.clone(), failure));
+                        if !tls_broke {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        let nobody = || (String::new(), ClientFailure::new(Stage::Connect, Problem::Closed));
+        let (host, failure) = last.unwrap_or_else(nobody);
+        Err(NoConnection::Failed(host, failure))
+    }
+
+    async fn dialer(&self) -> Result<Dialer, String> {
+        let mut client = ClientConfig {
+            helo: self.settings.host.as_str().to_owned(),
+            security: Security::Opportunistic,
+            login: None,
+            max_recipients: MAX_RECIPIENTS,
+            timeouts: Timeouts::default(),
+        };
+        let mut verifies = false;
+        if let NextHop::Smarthost(smarthost) = self.hop {
+            client.security = smarthost.security;
+            verifies = matches!(smarthost.security, Security::Required | Security::Implicit);
+            client.login = login(self.context, smarthost).await?;
+        }
+        let tls = if verifies {
+            self.context.deps.tls.client()
+        } else {
+            Arc::clone(&self.context.any_tls)
+        };
+        Ok(Dialer {
+            client,
+            tls,
+            verifies,
+            connect_timeout: self.settings.delivery.connect_timeout,
+        })
+    }
+}
+
+impl Dialer {
+    /// Itself, and for opportunistic TLS a second one without, for servers whose TLS is broken.
+    fn with_fallback(&self) -> Vec<Self> {
+        let mut all = vec![self.clone()];
+        if self.client.security == Security::Opportunistic {
+            let mut plain = self.clone();
+            plain.client.security = Security::Plain;
+            all.push(plain);
+        }
+        all
+    }
+}
+
+struct Sent {
+    host: String,
+    sends_notices: bool,
+    results: Vec<Result<Reply, ClientFailure>>,
+}
+
+enum NoConnection {
+    Route(RouteError),
+    Failed(String, ClientFailure),
+}
+
+async fn login(context: &Context, smarthost: &Smarthost) -> Result<Option<Login>, String> {
+    let Some(username) = smarthost.username.clone() else {
+        return Ok(None);
+    };
+    let text = match &smarthost.password {
+        Password::None => return Ok(None),
+        Password::Given(secret) => secret.expose().to_owned(),
+        Password::File(path) => {
+            let text = tokio::fs::read_to_string(path)
+                .await
+                .map_err(|e| format!("{}: {e}", path.display()))?;
+            text.lines().next().unwrap_or_default().to_owned()
+        }
+        Password::Sealed(name) => {
+            let bytes = context.deps.secrets.load(name).await.map_err(|e| e.to_string())?;
+            let bytes = bytes.ok_or_else(|| format!("there is no sealed secret {name:?}"))?;
+            String::from_utf8(bytes.to_vec())
+                .map_err(|_| format!("the sealed secret {name:?} is not text"))?
+        }
+    };
+    Ok(Some(Login {
+        username,
+        password: Hidden::new(text),
+    }))
+}
+
+fn is_too_many(failure: &ClientFailure) -> bool {
+    failure.stage == Stage::Recipient && failure.reply().is_some_and(|r| r.code == 452)
+}
+
+/// Failures by which a kept connection shows that it had died, before the server could have taken the mail.
+fn is_stale(failure: &ClientFailure) -> bool {
+    let early = matches!(
+        failure.stage,
+        Stage::Idle | Stage::Rset | Stage::Mail | Stage::Recipient | Stage::Data
+    );
+    early && !failure.judges_message()
+}
+
+/// For log and store: what a failure says, in the peer's words where there are any.
+pub(crate) fn words(failure: &Failure) -> String {
+    let said = failure.reply.as_ref().map(|r: &FailureReply| match &r.enhanced {
+        Some(enhanced) => format!("{} {enhanced} {}", r.code, r.text),
+        None => format!("{} {}", r.code, r.text),
+    });
+    let cause = || failure.source.as_ref().map(ToString::to_string);
+    said.or_else(cause)
+        .unwrap_or_else(|| "delivery failed".to_owned())
+}

@@ -1,0 +1,267 @@
+//! The engine's face: build, addrs, apply, run; and a handle for status and commands.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use tasuki_core::{
+    Applied, BuildError, Deps, Snapshot,
+    accept::Acceptor,
+    ids::MailIds,
+    shutdown::{Drained, Shutdown},
+    store::MailStore,
+};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::{MailConfig, Role, Settings, differences},
+    context::{Context, PerAddress},
+    dns::{Hickory, Resolver},
+    lanes::{LaneStatus, Lanes},
+    metrics::Metrics,
+    schedule::{self, NextLook},
+    session, settle,
+    trust::any_certificate,
+};
+
+/// The mail engine. See the crate for what it does.
+pub struct Engine {
+    context: Arc<Context>,
+    config: Arc<Mutex<MailConfig>>,
+    acceptors: Vec<(Role, Acceptor)>,
+    reports: mpsc::Receiver<settle::Report>,
+    addrs: Addrs,
+}
+
+/// Where the engine listens; port 0 resolved. Empty lists are closed listeners.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addrs {
+    /// Port 25 in production.
+    pub relay: Vec<SocketAddr>,
+    /// Port 587.
+    pub submission: Vec<SocketAddr>,
+    /// Port 465.
+    pub submissions: Vec<SocketAddr>,
+}
+
+/// For status and commands while the engine runs; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    context: Arc<Context>,
+    config: Arc<Mutex<MailConfig>>,
+}
+
+/// The engine in figures.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Status {
+    /// Open SMTP sessions.
+    pub sessions: i64,
+    /// Connections to next hops.
+    pub connections_out: i64,
+    /// Jobs in memory that wait for a worker.
+    pub queued: usize,
+    /// Lanes with something to do, or a failure.
+    pub lanes: Vec<LaneStatus>,
+}
+
+impl Engine {
+    /// Binds the listeners and prepares everything; starts nothing. The tasks run on the runtime that
+    /// [`Engine::run`] is called on; listeners belong to the one that this is called on.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub async fn build(config: MailConfig, deps: Deps<dyn MailStore>) -> Result<Self, BuildError> {
+        let resolver = Hickory::new(config.dns.server).map_err(|source| BuildError::Other {
+            what: "the system's resolver",
+            source: Box::new(source),
+        })?;
+        Self::build_with_resolver(config, deps, Arc::new(resolver)).await
+    }
+
+    /// As [`Engine::build`], with another source of names.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub async fn build_with_resolver(
+        config: MailConfig,
+        deps: Deps<dyn MailStore>,
+        resolver: Arc<dyn Resolver>,
+    ) -> Result<Self, BuildError> {
+        let settings = Settings::new(&config, &deps.shared)?;
+        let mut addrs = Addrs::default();
+        let mut acceptors = Vec::new();
+        let relay = (config.relay.listen.as_slice(), config.relay.max_connections);
+        let submission = (
+            config.submission.listen.as_slice(),
+            config.submission.max_connections,
+        );
+        let submissions = (
+            config.submissions.listen.as_slice(),
+            config.submissions.max_connections,
+        );
+        for (role, key, (listen, max), bound) in [
+            (Role::Relay, "mail.relay.listen", relay, &mut addrs.relay),
+            (
+                Role::Submission,
+                "mail.submission.listen",
+                submission,
+                &mut addrs.submission,
+            ),
+            (
+                Role::Submissions,
+                "mail.submissions.listen",
+                submissions,
+                &mut addrs.submissions,
+            ),
+        ] {
+            let all = Acceptor::bind_all(listen, max).map_err(|(addr, source)| BuildError::Bind {
+                key,
+                addr,
+                source,
+            })?;
+            bound.extend(all.iter().map(Acceptor::local_addr));
+            acceptors.extend(all.into_iter().map(|acceptor| (role, acceptor)));
+        }
+        let (reports, receiver) = mpsc::channel(settle::QUEUE);
+        let own = acceptors
+            .iter()
+            .map(|(_, acceptor)| acceptor.local_addr())
+            .collect();
+        let context = Context {
+            metrics: Metrics::new(&deps.metrics),
+            ids: MailIds::new(deps.node.0, deps.clock.clone()),
+            server_tls: deps.tls.server(&[]),
+            any_tls: any_certificate(),
+            lanes: Lanes::new(settings.delivery.max_connections),
+            settings: ArcSwap::from_pointee(settings),
+            resolver,
+            reports,
+            wake: Notify::new(),
+            next_look: NextLook::default(),
+            closing: CancellationToken::new(),
+            tracker: TaskTracker::new(),
+            started: deps.clock.wall(),
+            unsettled: AtomicUsize::new(0),
+            all_settled: Notify::new(),
+            finished_in_drain: AtomicU64::new(0),
+            sessions: PerAddress::default(),
+            own,
+            deps,
+        };
+        Ok(Self {
+            context: Arc::new(context),
+            config: Arc::new(Mutex::new(config)),
+            acceptors,
+            reports: receiver,
+            addrs,
+        })
+    }
+
+    /// Where it listens.
+    pub fn addrs(&self) -> Addrs {
+        self.addrs.clone()
+    }
+
+    /// A handle that outlives [`Engine::run`]'s start.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            context: Arc::clone(&self.context),
+            config: Arc::clone(&self.config),
+        }
+    }
+
+    /// Takes a new configuration; see [`Handle::apply`].
+    pub fn apply(&self, snapshot: &Snapshot<MailConfig>) -> Applied {
+        self.handle().apply(snapshot)
+    }
+
+    /// Takes mail and delivers it until the shutdown; then finishes what is under way within the grace, and leaves the
+    /// rest in the store.
+    pub async fn run(self, shutdown: Shutdown) -> Drained {
+        let Self {
+            context,
+            acceptors,
+            reports,
+            ..
+        } = self;
+        let settler = tokio::spawn(settle::settler(Arc::clone(&context), reports));
+        let scheduler = tokio::spawn(schedule::scheduler(Arc::clone(&context)));
+        for (role, acceptor) in acceptors {
+            let task = accept(Arc::clone(&context), role, acceptor);
+            context.tracker.spawn(task);
+        }
+        shutdown.begun().await;
+        context.closing.cancel();
+        context.tracker.close();
+        let in_time = tokio::time::timeout(shutdown.grace(), context.tracker.wait())
+            .await
+            .is_ok();
+        let late = if in_time { 0 } else { context.tracker.len() as u64 };
+        let _ = scheduler.await;
+        // Outcomes that are on their way are settled; late tasks may still hold senders, so the settler is not awaited
+        // by its channel's end.
+        context.settled().await;
+        schedule::release(&context).await;
+        settler.abort();
+        Drained {
+            finished: context.finished_in_drain.load(Ordering::Relaxed),
+            handed_back: context.lanes.queued() as u64,
+            late,
+        }
+    }
+}
+
+impl Handle {
+    /// Takes a new configuration: at once for everything but listeners and the resolver. What is wrong changes nothing
+    /// (and was told by [`MailConfig::validate`] before).
+    pub fn apply(&self, snapshot: &Snapshot<MailConfig>) -> Applied {
+        let settings = match Settings::new(&snapshot.engine, &snapshot.shared) {
+            Ok(settings) => settings,
+            Err(error) => {
+                tracing::error!(%error, "the mail configuration is not applied");
+                return Applied::default();
+            }
+        };
+        let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let (changed, needs_restart) = differences(&config, &snapshot.engine);
+        *config = snapshot.engine.clone();
+        self.context.settings.store(Arc::new(settings));
+        Applied {
+            changed,
+            needs_restart,
+        }
+    }
+
+    /// Looks at the queue now: what was made due by a command is tried at once, and resting lanes too.
+    pub fn retry_now(&self) {
+        self.context.lanes.unblock();
+        self.context.wake.notify_one();
+    }
+
+    /// The engine in figures.
+    pub fn status(&self) -> Status {
+        Status {
+            sessions: self.context.metrics.sessions_open.get(),
+            connections_out: self.context.metrics.connections_open.get(),
+            queued: self.context.lanes.queued(),
+            lanes: self.context.lanes.status(),
+        }
+    }
+}
+
+async fn accept(context: Arc<Context>, role: Role, acceptor: Acceptor) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = acceptor.accept() => accepted,
+            () = context.closing.cancelled() => return,
+        };
+        let task = session::serve(Arc::clone(&context), role, accepted);
+        context.tracker.spawn(task);
+    }
+}

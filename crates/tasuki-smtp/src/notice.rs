@@ -1,0 +1,244 @@
+//! Delivery notices as mails of our own: built with the outcome that causes them, committed with it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tasuki_core::{
+    clock::Timestamp,
+    failure::Failure,
+    ids::DeliverySeq,
+    store::mail::{Envelope, Held, Hold, NewDelivery, NewMail, Notify, Recipient},
+};
+use tasuki_proto::{
+    names::{Mailbox, ReversePath},
+    smtp::{
+        EnhancedCode, OriginalRecipient, Reply,
+        data::HeaderEnd,
+        dsn::{self, Action, Notice, ReportedRecipient},
+        header::{LineKind, line_kind},
+    },
+};
+
+use crate::{
+    config::Settings,
+    context::{Context, Job, KeptBody},
+    route,
+    settle::{told, wants},
+};
+
+/// Most octets of the original header in a notice, so that the whole usually fits in the store's row.
+const MAX_HEADER: usize = 8 * 1024;
+
+/// One recipient in a notice.
+pub(crate) struct Told {
+    pub(crate) recipient: Recipient,
+    pub(crate) status: (u8, u16, u16),
+    pub(crate) words: Option<String>,
+    /// Whether the words are the remote server's.
+    pub(crate) by_peer: bool,
+}
+
+/// Collects the notices of one outcome.
+pub(crate) struct Notices<'a> {
+    context: &'a Context,
+    settings: &'a Settings,
+    job: &'a Job,
+    host: Option<&'a str>,
+    now: Timestamp,
+    made: Vec<(NewMail, Job)>,
+    failure_told: bool,
+}
+
+impl<'a> Notices<'a> {
+    pub(crate) fn new(
+        context: &'a Context,
+        settings: &'a Settings,
+        job: &'a Job,
+        host: Option<&'a str>,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            context,
+            settings,
+            job,
+            host,
+            now,
+            made: Vec::new(),
+            failure_told: false,
+        }
+    }
+
+    pub(crate) async fn failed(&mut self, bounced: &[(Recipient, Failure)], expired: bool) {
+        let list = told(bounced, |r| wants(r, Action::Failed), Action::Failed, expired);
+        self.failure_told = self.make(Action::Failed, list).await;
+    }
+
+    pub(crate) async fn delayed(&mut self, waiting: &[(Recipient, Failure)]) {
+        let list = told(waiting, |r| wants(r, Action::Delayed), Action::Delayed, false);
+        self.make(Action::Delayed, list).await;
+    }
+
+    /// For recipients whose sender asked for success notices, when the next hop will not send them (RFC 3461 5.2.2).
+    pub(crate) async fn relayed(&mut self, delivered: &[(Recipient, Reply)]) {
+        let asked = delivered
+            .iter()
+            .filter(|(recipient, _)| wants(recipient, Action::Relayed));
+        let list: Vec<Told> = asked
+            .map(|(recipient, reply)| Told {
+                recipient: recipient.clone(),
+                status: (2, 0, 0),
+                words: Some(reply.to_string()),
+                by_peer: true,
+            })
+            .collect();
+        self.make(Action::Relayed, list).await;
+    }
+
+    /// The notices, and whether one tells of the failures.
+    pub(crate) fn finish(self) -> (Vec<(NewMail, Job)>, bool) {
+        (self.made, self.failure_told)
+    }
+
+    async fn make(&mut self, action: Action, list: Vec<Told>) -> bool {
+        let envelope = &self.job.held.envelope;
+        // RFC 3464 2, RFC 5321 6.1: never about a notice, never to nobody.
+        let (Some(to), false) = (envelope.reverse_path.mailbox(), envelope.is_dsn) else {
+            return false;
+        };
+        if list.is_empty() {
+            return false;
+        }
+        let header = match self.job.head(&*self.context.deps.store).await {
+            Ok(head) => header_of(&head),
+            Err(error) => {
+                tracing::warn!(mail.id = %self.job.held.mail, %error, "the notice goes without the mail's header");
+                Bytes::new()
+            }
+        };
+        let text = self.write(action, to, &list, &header);
+        match self.mail(to, text).await {
+            Ok(made) => {
+                self.made.push(made);
+                true
+            }
+            Err(error) => {
+                tracing::error!(mail.id = %self.job.held.mail, %error, "a delivery notice could not be stored");
+                false
+            }
+        }
+    }
+
+    fn write(&self, action: Action, to: &Mailbox, list: &[Told], header: &[u8]) -> Vec<u8> {
+        let held = &self.job.held;
+        let recipients: Vec<ReportedRecipient> = list
+            .iter()
+            .map(|told| ReportedRecipient {
+                mailbox: told.recipient.mailbox.clone(),
+                orcpt: told
+                    .recipient
+                    .orcpt
+                    .as_deref()
+                    .and_then(|o| OriginalRecipient::parse(o).ok()),
+                status: EnhancedCode(told.status.0, told.status.1, told.status.2),
+                remote_mta: self.host.filter(|_| told.by_peer).map(str::to_owned),
+                diagnostic: told.words.clone(),
+                last_attempt: Some(self.now.to_utc()),
+            })
+            .collect();
+        dsn::write(&Notice {
+            reporting_mta: &self.settings.host,
+            to,
+            date: self.now.to_utc(),
+            arrival: held.accepted_at.to_utc(),
+            will_retry_until: Some(held.expires_at.to_utc()),
+            envid: held.envelope.envid.as_deref(),
+            mail_id: &held.mail.to_string(),
+            unique: &self.context.ids.next().to_string(),
+            action,
+            recipients: &recipients,
+            header,
+        })
+    }
+
+    async fn mail(&self, to: &Mailbox, text: Vec<u8>) -> tasuki_core::store::StoreResult<(NewMail, Job)> {
+        let eight_bit = !text.is_ascii();
+        let text = Bytes::from(text);
+        let body = self.context.store_body(text.clone()).await?;
+        let id = self.context.ids.next();
+        let envelope = Envelope {
+            reverse_path: ReversePath::Null,
+            principal: None,
+            envid: None,
+            ret: None,
+            smtputf8: to.needs_smtputf8(),
+            eight_bit,
+            is_dsn: true,
+        };
+        // A notice about a notice is not wanted by anybody.
+        let notify = Notify {
+            never: true,
+            ..Notify::default()
+        };
+        let recipient = Recipient {
+            mailbox: to.clone(),
+            notify,
+            orcpt: None,
+        };
+        let lane = route::lane_of(self.settings, to);
+        let expires_at = self.now.plus(
+            self.settings
+                .delivery
+                .expire
+                .min(std::time::Duration::from_secs(2 * 86_400)),
+        );
+        let held = Held {
+            mail: id,
+            delivery: DeliverySeq(0),
+            hold: Hold::Fresh(self.context.deps.node.1),
+            lane: lane.clone(),
+            envelope: envelope.clone(),
+            recipients: vec![recipient.clone()],
+            body: body.clone(),
+            attempts: 0,
+            accepted_at: self.now,
+            expires_at,
+            delay_reported: true,
+            last_error: None,
+        };
+        let mail = NewMail {
+            id,
+            envelope,
+            body,
+            deliveries: vec![NewDelivery {
+                lane,
+                recipients: vec![recipient],
+            }],
+            accepted_at: self.now,
+            expires_at,
+        };
+        let kept = KeptBody {
+            pieces: vec![text],
+            _permit: None,
+        };
+        Ok((
+            mail,
+            Job {
+                held,
+                body: Some(Arc::new(kept)),
+            },
+        ))
+    }
+}
+
+/// The header section at the front of a message, cut at a line.
+fn header_of(head: &Bytes) -> Bytes {
+    let mut end = HeaderEnd::default().len;
+    while let Some(line) = head[end..].iter().position(|b| *b == b'\n').map(|n| n + 1) {
+        let done = matches!(line_kind(&head[end..end + line]), LineKind::End | LineKind::Body);
+        if done || end + line > MAX_HEADER {
+            break;
+        }
+        end += line;
+    }
+    head.slice(..end)
+}

@@ -1,0 +1,113 @@
+//! Who may send what to whom: the one place where relaying is decided. Closed by default.
+//!
+//! Mail passes if its sender is a principal whose grants cover the reverse-path (by login, or by being in a network of
+//! `mynetworks`), or if an access rule allows it, or if the recipient is in `relay_domains`. Everything else gets one
+//! generic 550 5.7.1; the log says why. Nothing a client merely claims (HELO, From, PTR) counts.
+
+use std::net::IpAddr;
+
+use tasuki_core::{
+    EngineKind,
+    accounts::Grant,
+    acl::{Acl, Action, Answer, Question},
+    store::accounts::Principal,
+};
+use tasuki_proto::{
+    names::{Domain, Mailbox, ReversePath},
+    smtp::{Reply, header},
+};
+
+use crate::config::{Role, Settings};
+
+#[cfg(test)]
+mod tests;
+
+const LOGIN_FIRST: Reply = Reply::new(530, (5, 7, 0), "authentication required");
+const NOT_YOUR_SENDER: Reply = Reply::new(550, (5, 7, 1), "you may not send as this address");
+const NO_RELAY: Reply = Reply::new(550, (5, 7, 1), "relaying denied");
+const NOT_YOUR_AUTHOR: Reply = Reply::new(550, (5, 7, 1), "you may not send with this From address");
+const BAD_AUTHOR: Reply = Reply::new(550, (5, 6, 0), "the From field is malformed or not the only one");
+
+/// What is known of a client for certain.
+pub(crate) struct Client<'a> {
+    pub(crate) role: Role,
+    pub(crate) from: IpAddr,
+    /// By login, or by its network.
+    pub(crate) principal: Option<&'a Principal>,
+}
+
+/// Whether the client may start a mail with this reverse-path.
+pub(crate) fn may_send_as(client: &Client<'_>, sender: &ReversePath) -> Result<(), Reply> {
+    match client.principal {
+        Some(principal) if owns_sender(principal, sender) => Ok(()),
+        Some(_) => Err(NOT_YOUR_SENDER),
+        None if client.role == Role::Relay => Ok(()),
+        None => Err(LOGIN_FIRST),
+    }
+}
+
+/// Whether the mail may go to this recipient; only after [`may_send_as`] agreed.
+pub(crate) fn may_relay_to(
+    client: &Client<'_>,
+    recipient: &Mailbox,
+    settings: &Settings,
+    acl: &Acl,
+) -> Result<(), Reply> {
+    let domain = recipient.domain();
+    let answer = acl.decide(&Question {
+        engine: EngineKind::Mail,
+        action: Action::Relay,
+        from: Some(client.from),
+        principal: client.principal,
+        domain,
+    });
+    match answer {
+        answer if answer.is_denied() => return Err(NO_RELAY),
+        Answer::Rule { .. } => return Ok(()),
+        Answer::Default => {}
+    }
+    if client.principal.is_some() {
+        return Ok(());
+    }
+    // From here on strangers speak. What could be read as a route of its own might be followed by the next server, and
+    // an address literal belongs to nobody we know.
+    let ours = !recipient.hides_route() && domain.is_some_and(|d| takes_mail_for(settings, d));
+    let postmaster = settings.postmaster.is_some()
+        && domain == Some(&settings.host)
+        && recipient.local().eq_ignore_ascii_case("postmaster");
+    if ours || postmaster { Ok(()) } else { Err(NO_RELAY) }
+}
+
+/// Whether a mail handed in by login may carry these authors (RFC 6409 6.1). A missing From is added later.
+pub(crate) fn may_author(principal: &Principal, fields: &header::Header<'_>) -> Result<(), Reply> {
+    if fields.count("from") == 0 || principal.grants.contains(&Grant::SendAsAny) {
+        return Ok(());
+    }
+    let authors = header::authors(fields).map_err(|_| BAD_AUTHOR)?;
+    let owned = authors
+        .iter()
+        .all(|author| author.domain().is_some_and(|d| owns(principal, d)));
+    if owned { Ok(()) } else { Err(NOT_YOUR_AUTHOR) }
+}
+
+fn takes_mail_for(settings: &Settings, domain: &Domain) -> bool {
+    settings.relay_domains.iter().any(|ours| domain.is_within(ours))
+}
+
+fn owns_sender(principal: &Principal, sender: &ReversePath) -> bool {
+    match sender {
+        ReversePath::Null => principal.grants.contains(&Grant::SendNull),
+        ReversePath::Mailbox(mailbox) => {
+            principal.grants.contains(&Grant::SendAsAny)
+                || mailbox.domain().is_some_and(|d| owns(principal, d))
+        }
+    }
+}
+
+fn owns(principal: &Principal, domain: &Domain) -> bool {
+    principal.grants.iter().any(|grant| match grant {
+        Grant::SendAs(owned) => domain.is_within(owned),
+        Grant::SendAsAny => true,
+        _ => false,
+    })
+}

@@ -1,0 +1,374 @@
+//! A mail while it comes in: header edits, memory by permit, the store's sink for what is large, and the commit.
+//!
+//! **Invariant:** [`Incoming::commit`] returns a 2xx only after the store's `enqueue` returned.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use tasuki_core::{
+    budget::BudgetPermit,
+    clock::Timestamp,
+    events::What,
+    ids::{DeliverySeq, MailId},
+    store::accounts::Principal,
+    store::{
+        StoreError,
+        mail::{BodyPlace, BodySink, Held, Hold, LaneKey, NewDelivery, NewMail, Recipient, StoredBody},
+    },
+};
+use tasuki_proto::smtp::{Reply, data::HeaderEnd, header::Header, rfc5322_date, server::Message};
+
+use crate::{
+    config::Settings,
+    context::{Context, INLINE_MAX, Job, KeptBody, PerAddress},
+    convert,
+    deliver::dispatch,
+    policy, route,
+};
+
+/// Bodies to this size stay in memory for the first attempt.
+const KEEP_MAX: u64 = 256 * 1024;
+/// What a session takes from the budget before its data may come: one piece.
+const FIRST_PERMIT: u64 = 64 * 1024;
+
+/// The queue cannot take more now.
+pub(crate) const BUSY: Reply = Reply::new(
+    421,
+    (4, 3, 2),
+    "too much mail is in memory, come back in a minute",
+);
+const UNAVAILABLE: Reply = Reply::new(451, (4, 3, 0), "the queue cannot be written now, try again later");
+const FULL: Reply = Reply::new(452, (4, 3, 1), "the queue has no space, try again later");
+
+/// What the trace header says of the session.
+pub(crate) struct Trace {
+    pub(crate) helo: String,
+    pub(crate) esmtp: bool,
+    pub(crate) tls: bool,
+    pub(crate) login: bool,
+    pub(crate) smtputf8: bool,
+    pub(crate) peer: SocketAddr,
+    /// The one recipient, if there is only one (RFC 5321 7.6).
+    pub(crate) only_recipient: Option<String>,
+    /// The reverse-path, for a message without From.
+    pub(crate) sender: Option<String>,
+}
+
+/// One mail that is being received.
+pub(crate) struct Incoming {
+    id: MailId,
+    accepted_at: Timestamp,
+    settings: Arc<Settings>,
+    trace: Trace,
+    /// Who handed it in.
+    principal: Option<Arc<Principal>>,
+    pieces: Vec<Bytes>,
+    len: u64,
+    sink: Option<Box<dyn BodySink>>,
+    permit: Option<BudgetPermit>,
+    size_hint: Option<u64>,
+    failed: Option<Reply>,
+}
+
+impl Incoming {
+    /// Takes the first memory, or says why not.
+    pub(crate) fn begin(
+        context: &Context,
+        settings: Arc<Settings>,
+        trace: Trace,
+        principal: Option<Arc<Principal>>,
+        size_hint: Option<u64>,
+    ) -> Result<Self, Reply> {
+        let permit = context.deps.budget.try_take(FIRST_PERMIT).ok_or(BUSY)?;
+        Ok(Self {
+            id: context.ids.next(),
+            accepted_at: context.deps.clock.wall(),
+            settings,
+            trace,
+            principal,
+            pieces: Vec::new(),
+            len: 0,
+            sink: None,
+            permit: Some(permit),
+            size_hint,
+            failed: None,
+        })
+    }
+
+    /// Takes a piece; `header` comes with the first one.
+    pub(crate) async fn piece(&mut self, context: &Context, piece: Bytes, header: Option<HeaderEnd>) {
+        if self.failed.is_some() {
+            return;
+        }
+        if let Some(end) = header {
+            match self.edit_header(&piece[..end.len]) {
+                Ok(mut text) => {
+                    // What has no empty line of its own gets one, or the body would be read as header.
+                    if !end.separated {
+                        text.extend_from_slice(b"\r\n");
+                    }
+                    self.keep(context, text.freeze()).await;
+                    self.keep(context, piece.slice(end.len..)).await;
+                }
+                Err(reply) => self.fail(reply),
+            }
+            return;
+        }
+        self.keep(context, piece).await;
+    }
+
+    fn fail(&mut self, reply: Reply) {
+        self.failed = Some(reply);
+        self.pieces.clear();
+        self.sink = None;
+    }
+
+    /// The header section as it goes on: our trace first, and on submission what RFC 6409 8 allows to add or remove.
+    fn edit_header(&self, original: &[u8]) -> Result<BytesMut, Reply> {
+        let mut out = BytesMut::with_capacity(original.len() + 512);
+        self.write_received(&mut out);
+        if !self.trace.login {
+            out.extend_from_slice(original);
+            return Ok(out);
+        }
+        let fields = Header::parse(original);
+        if let Some(principal) = &self.principal {
+            policy::may_author(principal, &fields)?;
+        }
+        let mut missing = String::new();
+        if fields.count("date") == 0 {
+            missing += &format!("Date: {}\r\n", rfc5322_date(self.accepted_at.to_utc()));
+        }
+        if fields.count("message-id") == 0 {
+            missing += &format!("Message-ID: <{}@{}>\r\n", self.id, self.settings.host);
+        }
+        if fields.count("from") == 0
+            && let Some(sender) = &self.trace.sender
+        {
+            missing += &format!("From: <{sender}>\r\n");
+        }
+        out.extend_from_slice(missing.as_bytes());
+        if fields.count("bcc") == 0 {
+            out.extend_from_slice(original);
+        } else {
+            let mut kept = Vec::with_capacity(original.len());
+            fields.write_without("bcc", &mut kept);
+            out.extend_from_slice(&kept);
+        }
+        Ok(out)
+    }
+
+    /// RFC 5321 4.4; the protocol names are those of RFC 3848 and RFC 6531 4.3.
+    fn write_received(&self, out: &mut BytesMut) {
+        use std::fmt::Write as _;
+        let trace = &self.trace;
+        let tls = if trace.tls { "S" } else { "" };
+        let login = if trace.login { "A" } else { "" };
+        let protocol = match (trace.smtputf8, trace.esmtp) {
+            (true, _) => format!("UTF8SMTP{tls}{login}"),
+            (false, true) => format!("ESMTP{tls}{login}"),
+            (false, false) => "SMTP".to_owned(),
+        };
+        let ip = match trace.peer.ip() {
+            std::net::IpAddr::V4(ip) => format!("[{ip}]"),
+            std::net::IpAddr::V6(ip) => format!("[IPv6:{ip}]"),
+        };
+        // Writing to a BytesMut cannot fail; it grows.
+        let _ = write!(
+            out,
+            "Received: from {} ({ip})\r\n\tby {} (Tasuki) with {protocol} id {}",
+            trace.helo, self.settings.host, self.id
+        );
+        if let Some(recipient) = &trace.only_recipient {
+            let _ = write!(out, "\r\n\tfor <{recipient}>");
+        }
+        let _ = write!(out, ";\r\n\t{}\r\n", rfc5322_date(self.accepted_at.to_utc()));
+    }
+
+    /// Keeps a piece in memory while it may stay there, else hands it to the store.
+    async fn keep(&mut self, context: &Context, piece: Bytes) {
+        if piece.is_empty() {
+            return;
+        }
+        self.len += piece.len() as u64;
+        if self.sink.is_none() {
+            self.pieces.push(piece);
+            if self.fits_memory() {
+                return;
+            }
+            // Too large to stay: from here on only one piece at a time is in memory.
+            if let Err(error) = self.spill(context).await {
+                self.fail(refusal(&error));
+            }
+            if let Some(permit) = &mut self.permit {
+                permit.shrink(permit.bytes().saturating_sub(FIRST_PERMIT));
+            }
+            return;
+        }
+        if let Some(sink) = &mut self.sink
+            && let Err(error) = sink.write(piece).await
+        {
+            self.fail(refusal(&error));
+        }
+    }
+
+    fn fits_memory(&mut self) -> bool {
+        let Some(permit) = &mut self.permit else {
+            return false;
+        };
+        let held = permit.bytes();
+        self.len <= held || self.len <= KEEP_MAX && permit.grow(self.len - held)
+    }
+
+    async fn spill(&mut self, context: &Context) -> Result<(), StoreError> {
+        let mut sink = context.deps.store.open_body(self.size_hint).await?;
+        for piece in std::mem::take(&mut self.pieces) {
+            sink.write(piece).await?;
+        }
+        self.sink = Some(sink);
+        Ok(())
+    }
+
+    /// Ends the body and stores the mail; the reply to give, and on success the jobs are on their way.
+    pub(crate) async fn commit(mut self, context: &Arc<Context>, message: Message) -> Reply {
+        if let Some(reply) = self.failed {
+            context.metrics.refuse("content");
+            return reply;
+        }
+        let size_bytes = self.len;
+        let body = match self.finish_body(context).await {
+            Ok(body) => body,
+            Err(error) => return refusal(&error),
+        };
+        let kept = self.kept(&body);
+        let principal = self.principal.as_ref().map(|p| p.id);
+        let envelope = convert::to_store(&message.envelope, principal, message.eight_bit);
+        let deliveries = self.deliveries(&message);
+        let (node, epoch) = context.deps.node;
+        let expires_at = self.accepted_at.plus(self.settings.delivery.expire);
+        let jobs: Vec<Job> = deliveries
+            .iter()
+            .enumerate()
+            .map(|(at, delivery)| Job {
+                held: Held {
+                    mail: self.id,
+                    delivery: DeliverySeq(u16::try_from(at).unwrap_or(u16::MAX)),
+                    hold: Hold::Fresh(epoch),
+                    lane: delivery.lane.clone(),
+                    envelope: envelope.clone(),
+                    recipients: delivery.recipients.clone(),
+                    body: body.clone(),
+                    attempts: 0,
+                    accepted_at: self.accepted_at,
+                    expires_at,
+                    delay_reported: false,
+                    last_error: None,
+                },
+                body: kept.clone(),
+            })
+            .collect();
+        let recipients = jobs.iter().map(|j| j.held.recipients.len()).sum();
+        let mail = NewMail {
+            id: self.id,
+            envelope,
+            body,
+            deliveries,
+            accepted_at: self.accepted_at,
+            expires_at,
+        };
+        if let Err(error) = context.deps.store.enqueue(node, epoch, vec![mail]).await {
+            return refusal(&error);
+        }
+        context.deps.events.emit(What::MailAccepted {
+            mail: self.id,
+            principal,
+            size_bytes,
+            recipients,
+        });
+        for job in jobs {
+            context.accepted(&job);
+            dispatch(context, job).await;
+        }
+        Reply::with_text(250, (2, 0, 0), format!("queued as {}", self.id))
+    }
+
+    async fn finish_body(&mut self, context: &Context) -> Result<StoredBody, StoreError> {
+        if let Some(sink) = self.sink.take() {
+            return sink.finish().await;
+        }
+        if self.len <= INLINE_MAX as u64 {
+            let mut whole = BytesMut::with_capacity(usize::try_from(self.len).unwrap_or(0));
+            for piece in self.pieces.drain(..) {
+                whole.extend_from_slice(&piece);
+            }
+            return Ok(StoredBody {
+                len: self.len,
+                place: BodyPlace::Inline(whole.freeze()),
+            });
+        }
+        let mut sink = context.deps.store.open_body(Some(self.len)).await?;
+        for piece in &self.pieces {
+            sink.write(piece.clone()).await?;
+        }
+        sink.finish().await
+    }
+
+    /// What stays in memory for the first attempt, with its share of the budget.
+    fn kept(&mut self, body: &StoredBody) -> Option<Arc<KeptBody>> {
+        let pieces = match &body.place {
+            BodyPlace::Inline(whole) => vec![whole.clone()],
+            _ if self.pieces.is_empty() => return None,
+            _ => std::mem::take(&mut self.pieces),
+        };
+        let mut permit = self.permit.take();
+        if let Some(permit) = &mut permit {
+            permit.shrink(permit.bytes().saturating_sub(self.len));
+        }
+        Some(Arc::new(KeptBody {
+            pieces,
+            _permit: permit,
+        }))
+    }
+
+    /// The recipients by lane; who is named twice gets one copy.
+    fn deliveries(&self, message: &Message) -> Vec<NewDelivery> {
+        let mut deliveries: Vec<NewDelivery> = Vec::new();
+        for recipient in &message.envelope.recipients {
+            let mut recipient: Recipient = convert::recipient_to_store(recipient);
+            if let Some(boss) = &self.settings.postmaster
+                && recipient.mailbox.domain() == Some(&self.settings.host)
+                && recipient.mailbox.local().eq_ignore_ascii_case("postmaster")
+            {
+                recipient.mailbox = boss.clone();
+            }
+            let lane: LaneKey = route::lane_of(&self.settings, &recipient.mailbox);
+            match deliveries.iter_mut().find(|d| d.lane == lane) {
+                Some(delivery) if delivery.recipients.iter().any(|r| r.mailbox == recipient.mailbox) => {}
+                Some(delivery) => delivery.recipients.push(recipient),
+                None => deliveries.push(NewDelivery {
+                    lane,
+                    recipients: vec![recipient],
+                }),
+            }
+        }
+        deliveries
+    }
+}
+
+fn refusal(error: &StoreError) -> Reply {
+    match error {
+        StoreError::Full => {
+            tracing::warn!(%error, "mail is refused until there is space");
+            FULL
+        }
+        error => {
+            tracing::error!(%error, "mail cannot be stored");
+            UNAVAILABLE
+        }
+    }
+}
+
+impl PerAddress {
+    /// The reply to one connection too many.
+    pub(crate) const TOO_MANY: Reply = Reply::new(421, (4, 7, 0), "too many connections from your address");
+}

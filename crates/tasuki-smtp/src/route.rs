@@ -1,0 +1,244 @@
+//! From a recipient to the lane its mail waits in, and from a lane to the servers that may take it.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use tasuki_core::{net::is_special, store::mail::LaneKey};
+use tasuki_proto::{
+    names::{Domain, MailHost, Mailbox},
+    smtp::Reply,
+};
+
+use crate::{
+    config::{Settings, Smarthost, Via},
+    context::Context,
+    dns::MxAnswer,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// Most MX hosts tried in one attempt, and most addresses of each.
+const MAX_HOSTS: usize = 5;
+const MAX_ADDRESSES: usize = 2;
+
+/// A lane's next hop, read back from its key.
+#[derive(Clone, Debug)]
+pub(crate) enum NextHop {
+    /// A configured smarthost.
+    Smarthost(Arc<Smarthost>),
+    /// The mail servers of a domain, or an address literal.
+    Mx(MailHost),
+}
+
+/// One server to try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    /// For TLS and people.
+    pub(crate) host: String,
+    pub(crate) addr: SocketAddr,
+}
+
+/// Why there is nobody to try.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RouteError {
+    /// The recipients' domain cannot get mail; this judges the mail.
+    #[error("{0}")]
+    Unroutable(Reply),
+    /// It cannot be told now.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// The lane of a recipient under these settings.
+pub(crate) fn lane_of(settings: &Settings, mailbox: &Mailbox) -> LaneKey {
+    let via = match mailbox.domain() {
+        Some(domain) => settings
+            .routes
+            .iter()
+            .find(|(d, _)| domain.is_within(d))
+            .map(|(_, via)| via),
+        None => None,
+    };
+    match via.unwrap_or(&settings.default_route) {
+        Via::Direct => LaneKey(format!("mx:{}", mailbox.host())),
+        Via::Smarthost(name) => LaneKey(format!("via:{name}")),
+    }
+}
+
+/// What a lane's key stands for. A smarthost that left the configuration is unknown, until its mails are re-routed.
+pub(crate) fn next_hop(settings: &Settings, key: &LaneKey) -> Result<NextHop, RouteError> {
+    if let Some(name) = key.0.strip_prefix("via:") {
+        let smarthost = settings.smarthosts.get(name).cloned();
+        let missing = || RouteError::Unknown(format!("smarthost {name:?} is no longer configured"));
+        return smarthost.map(NextHop::Smarthost).ok_or_else(missing);
+    }
+    let host = key.0.strip_prefix("mx:").and_then(|h| MailHost::parse(h).ok());
+    host.map(NextHop::Mx)
+        .ok_or_else(|| RouteError::Unknown(format!("lane {:?} names no next hop", key.0)))
+}
+
+/// How many connections a lane may have.
+pub(crate) fn concurrency(settings: &Settings, key: &LaneKey) -> usize {
+    match next_hop(settings, key) {
+        Ok(NextHop::Smarthost(smarthost)) => smarthost.connections,
+        _ => settings.delivery.connections_per_domain,
+    }
+}
+
+/// The servers to try, best first.
+pub(crate) async fn candidates(
+    context: &Context,
+    settings: &Settings,
+    hop: &NextHop,
+    seed: u64,
+) -> Result<Vec<Candidate>, RouteError> {
+    match hop {
+        NextHop::Smarthost(smarthost) => smarthost_addresses(context, smarthost).await,
+        NextHop::Mx(MailHost::Literal(ip)) => {
+            let candidate = Candidate {
+                host: ip.to_string(),
+                addr: SocketAddr::new(*ip, settings.delivery.mx_port),
+            };
+            guard(context, settings, vec![candidate])
+        }
+        NextHop::Mx(MailHost::Domain(domain)) => mx_addresses(context, settings, domain, seed).await,
+    }
+}
+
+async fn smarthost_addresses(context: &Context, smarthost: &Smarthost) -> Result<Vec<Candidate>, RouteError> {
+    let addresses = match smarthost.host.parse::<IpAddr>() {
+        Ok(ip) => vec![ip],
+        Err(_) => lookup(context, &smarthost.host).await?,
+    };
+    if addresses.is_empty() {
+        return Err(RouteError::Unknown(format!("{} has no address", smarthost.host)));
+    }
+    let at = |ip| Candidate {
+        host: smarthost.host.clone(),
+        addr: SocketAddr::new(ip, smarthost.port),
+    };
+    Ok(addresses.into_iter().take(MAX_ADDRESSES).map(at).collect())
+}
+
+async fn lookup(context: &Context, host: &str) -> Result<Vec<IpAddr>, RouteError> {
+    // RFC 6761 6.3: this name never leaves the machine.
+    if host == "localhost" {
+        return Ok(vec![IpAddr::from([127, 0, 0, 1])]);
+    }
+    context
+        .resolver
+        .addresses(host)
+        .await
+        .map_err(|e| RouteError::Unknown(e.to_string()))
+}
+
+async fn mx_addresses(
+    context: &Context,
+    settings: &Settings,
+    domain: &Domain,
+    seed: u64,
+) -> Result<Vec<Candidate>, RouteError> {
+    let answer = context
+        .resolver
+        .mx(domain.as_str())
+        .await
+        .map_err(|e| RouteError::Unknown(e.to_string()))?;
+    let hosts = mail_servers(answer, domain, &settings.host, seed).map_err(RouteError::Unroutable)?;
+    let mut candidates = Vec::new();
+    let mut trouble = None;
+    for host in hosts.into_iter().take(MAX_HOSTS) {
+        match lookup(context, &host).await {
+            Ok(addresses) => {
+                candidates.extend(addresses.into_iter().take(MAX_ADDRESSES).map(|ip| Candidate {
+                    host: host.clone(),
+                    addr: SocketAddr::new(ip, settings.delivery.mx_port),
+                }))
+            }
+            // RFC 5321 5.1: a lookup that failed is not a name without addresses.
+            Err(error) => trouble = Some(error),
+        }
+    }
+    match (candidates.is_empty(), trouble) {
+        (true, Some(error)) => Err(error),
+        (true, None) => Err(RouteError::Unroutable(NO_ADDRESS)),
+        _ => guard(context, settings, candidates),
+    }
+}
+
+const NULL_MX: Reply = Reply::new(556, (5, 1, 10), "the domain takes no mail (null MX)");
+const NO_DOMAIN: Reply = Reply::new(550, (5, 1, 2), "the domain does not exist");
+const NO_ADDRESS: Reply = Reply::new(550, (5, 4, 4), "the domain has no mail server and no address");
+const LOOP: Reply = Reply::new(
+    554,
+    (5, 4, 6),
+    "the domain's mail server is this one: mail loops back to us",
+);
+const PRIVATE: Reply = Reply::new(
+    550,
+    (5, 4, 4),
+    "the domain's mail server has a private or special address",
+);
+
+/// The hosts to try, best first; equal preferences in an order that the seed decides (RFC 5321 5.1).
+fn mail_servers(answer: MxAnswer, domain: &Domain, own: &Domain, seed: u64) -> Result<Vec<String>, Reply> {
+    let mut hosts = match answer {
+        MxAnswer::NoDomain => return Err(NO_DOMAIN),
+        MxAnswer::Null => return Err(NULL_MX),
+        MxAnswer::Implicit if domain == own => return Err(LOOP),
+        MxAnswer::Implicit => return Ok(vec![domain.as_str().to_owned()]),
+        MxAnswer::Hosts(hosts) => hosts,
+    };
+    // If we are one of them, only better ones may be tried, or mail would go round in circles.
+    if let Some(ours) = hosts
+        .iter()
+        .filter(|(_, h)| h == own.as_str())
+        .map(|(p, _)| *p)
+        .min()
+    {
+        hosts.retain(|(preference, _)| *preference < ours);
+        if hosts.is_empty() {
+            return Err(LOOP);
+        }
+    }
+    hosts.retain(|(_, host)| !host.is_empty());
+    let shuffle = |host: &str| {
+        host.bytes()
+            .fold(seed, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+    };
+    hosts.sort_by_key(|(preference, host)| (*preference, shuffle(host)));
+    if hosts.is_empty() {
+        Err(NO_ADDRESS)
+    } else {
+        Ok(hosts.into_iter().map(|(_, host)| host).collect())
+    }
+}
+
+/// Takes out addresses that a stranger's DNS must not make us contact: private ones, and our own listeners.
+fn guard(
+    context: &Context,
+    settings: &Settings,
+    mut candidates: Vec<Candidate>,
+) -> Result<Vec<Candidate>, RouteError> {
+    let before = candidates.len();
+    let is_own = |addr: SocketAddr| {
+        context.own.iter().any(|own| {
+            own.port() == addr.port()
+                && (own.ip() == addr.ip() || own.ip().is_unspecified() && addr.ip().is_loopback())
+        })
+    };
+    candidates.retain(|c| !is_own(c.addr));
+    if candidates.is_empty() && before > 0 {
+        return Err(RouteError::Unroutable(LOOP));
+    }
+    if !settings.delivery.danger_private_addresses {
+        candidates.retain(|c| !is_special(c.addr.ip()));
+    }
+    if candidates.is_empty() {
+        Err(RouteError::Unroutable(PRIVATE))
+    } else {
+        Ok(candidates)
+    }
+}

@@ -1,0 +1,481 @@
+//! One SMTP session: the socket, the machine, and the answers to its questions.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use bytes::BytesMut;
+use tasuki_core::{
+    EngineKind,
+    accept::Accepted,
+    accounts::AuthError,
+    acl::{Action, Question as AclQuestion},
+    bans::{Offence, Standing},
+    limits::{Rate, Who},
+    store::accounts::Principal,
+};
+use tasuki_proto::{
+    names::Mailbox,
+    smtp::{
+        Reply,
+        server::{Credentials, Event, Question, Session, Ticket, Why},
+    },
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::{Instant as TokioInstant, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    config::{Role, Settings},
+    connect::Socket,
+    context::{Context, PerAddress},
+    policy,
+    receive::{BUSY, Incoming, Trace},
+};
+
+/// How long a handshake, and a write of replies, may take.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+const WRITE: Duration = Duration::from_secs(60);
+
+const SENDER_OK: Reply = Reply::new(250, (2, 1, 0), "sender ok");
+const RECIPIENT_OK: Reply = Reply::new(250, (2, 1, 5), "recipient ok");
+const GO_ON: Reply = Reply::new(250, (2, 0, 0), "go on");
+const LOGGED_IN: Reply = Reply::new(235, (2, 7, 0), "authentication succeeded");
+const LOGIN_REFUSED: Reply = Reply::new(535, (5, 7, 8), "authentication failed");
+const LOGIN_TOO_OFTEN: Reply = Reply::new(421, (4, 7, 0), "too many failed logins, try again later");
+const LOGIN_UNAVAILABLE: Reply = Reply::new(454, (4, 7, 0), "logins cannot be checked now, try again later");
+const BANNED: Reply = Reply::new(554, (5, 7, 1), "your address is not welcome here for now");
+
+/// Serves one accepted connection to its end.
+pub(crate) async fn serve(context: Arc<Context>, role: Role, accepted: Accepted) {
+    let from = accepted.peer.ip();
+    context.metrics.sessions.inc();
+    context.metrics.sessions_open.inc();
+    let settings = context.settings.load_full();
+    let mut shell = Shell {
+        socket: Socket::Plain(accepted.stream),
+        out: BytesMut::new(),
+        role,
+        peer: accepted.peer,
+        network: None,
+        login: None,
+        incoming: None,
+        settings,
+        context: Arc::clone(&context),
+    };
+    match shell.admit().await {
+        Ok(counted) => {
+            let end = shell.run().await;
+            tracing::debug!(peer.addr = %accepted.peer, end = ?end, "session ended");
+            if matches!(
+                end,
+                End::Closed(Why::TooManyErrors | Why::WrongProtocol | Why::EarlyTalker)
+            ) {
+                context
+                    .deps
+                    .bans
+                    .offence(EngineKind::Mail, from, Offence::ProtocolAbuse);
+            }
+            drop(counted);
+        }
+        Err(reply) => {
+            context.metrics.refuse("connection");
+            if role != Role::Submissions {
+                shell.say(&reply).await;
+            }
+        }
+    }
+    context.metrics.sessions_open.dec();
+    drop(accepted.permit);
+}
+
+/// How a session ended.
+#[derive(Debug)]
+enum End {
+    Closed(Why),
+    Socket,
+    Handshake,
+}
+
+impl From<std::io::Error> for End {
+    fn from(error: std::io::Error) -> Self {
+        tracing::debug!(%error, "the client's connection broke");
+        Self::Socket
+    }
+}
+
+struct Shell {
+    context: Arc<Context>,
+    settings: Arc<Settings>,
+    socket: Socket,
+    out: BytesMut,
+    role: Role,
+    peer: std::net::SocketAddr,
+    /// The service that this network's clients act as.
+    network: Option<Arc<Principal>>,
+    login: Option<Arc<Principal>>,
+    incoming: Option<Incoming>,
+}
+
+impl Shell {
+    fn ip(&self) -> IpAddr {
+        self.peer.ip()
+    }
+
+    fn principal(&self) -> Option<&Arc<Principal>> {
+        self.login.as_ref().or(self.network.as_ref())
+    }
+
+    /// Ban, access rule, connections per address; and who this network is.
+    async fn admit(&mut self) -> Result<Option<crate::context::CountedAddress>, Reply> {
+        let (context, ip) = (Arc::clone(&self.context), self.ip());
+        match context.deps.bans.standing(EngineKind::Mail, ip) {
+            Standing::Clear => {}
+            Standing::Slowed(by) => tokio::time::sleep(by.min(Duration::from_secs(10))).await,
+            Standing::Banned(_) => return Err(BANNED),
+        }
+        let question = AclQuestion {
+            engine: EngineKind::Mail,
+            action: Action::Connect,
+            from: Some(ip),
+            principal: None,
+            domain: None,
+        };
+        if context.deps.acl.decide(&question).is_denied() {
+            return Err(BANNED);
+        }
+        let settings = Arc::clone(&self.settings);
+        if let Some(service) = settings.network_service(ip) {
+            self.network = network_principal(&context, service).await;
+        }
+        if self.network.is_some() || ip.is_loopback() {
+            return Ok(None);
+        }
+        let counted = context.sessions.enter(ip, self.settings.connections_per_address);
+        counted.map(Some).ok_or(PerAddress::TOO_MANY)
+    }
+
+    async fn say(&mut self, reply: &Reply) {
+        reply.write(&mut self.out);
+        let _ = self.flush().await;
+        let _ = self.socket.shutdown().await;
+    }
+
+    async fn flush(&mut self) -> std::io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        let write = async {
+            self.socket.write_all(&self.out).await?;
+            self.socket.flush().await
+        };
+        let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
+        timeout(WRITE, write).await.map_err(late)??;
+        self.out.clear();
+        Ok(())
+    }
+
+    async fn run(&mut self) -> End {
+        if self.role == Role::Submissions && !self.handshake().await {
+            return End::Handshake;
+        }
+        let mut config = (*self.settings.server).clone();
+        let stranger = self.network.is_none() && !self.ip().is_loopback();
+        if self.role == Role::Relay && stranger {
+            config.timers.greet_pause = self.settings.greet_pause;
+        }
+        let config = if config.timers.greet_pause.is_zero() {
+            Arc::clone(&self.settings.server)
+        } else {
+            Arc::new(config)
+        };
+        let now = self.context.deps.clock.now();
+        let mut session = Session::new(config, self.role == Role::Submissions, now);
+        match self.converse(&mut session).await {
+            Ok(why) => {
+                let _ = self.flush().await;
+                let _ = self.socket.shutdown().await;
+                End::Closed(why)
+            }
+            Err(end) => end,
+        }
+    }
+
+    /// The loop between socket and machine.
+    async fn converse(&mut self, session: &mut Session) -> Result<Why, End> {
+        let context = Arc::clone(&self.context);
+        let clock = &context.deps.clock;
+        let mut input = BytesMut::new();
+        let mut told_to_drain = false;
+        // One timer for the session, moved only when it fires: deadlines mostly move later.
+        let timer = tokio::time::sleep(WRITE);
+        let mut armed = None;
+        tokio::pin!(timer);
+        loop {
+            session.handle_input(clock.now(), &mut input);
+            if let Some(why) = self.events(session, &mut input).await? {
+                return Ok(why);
+            }
+            self.flush().await?;
+            let due = session.poll_timeout();
+            if let Some(due) = due
+                && armed.is_none_or(|at| due < at)
+            {
+                armed = Some(due);
+                timer
+                    .as_mut()
+                    .reset(TokioInstant::now() + due.saturating_duration_since(clock.now()));
+            }
+            let wants_input = session.wants_input();
+            if wants_input {
+                input.reserve(if self.incoming.is_some() {
+                    32 * 1024
+                } else {
+                    4 * 1024
+                });
+            }
+            tokio::select! {
+                read = self.socket.read_buf(&mut input), if wants_input => {
+                    if read? == 0 {
+                        session.handle_eof(clock.now());
+                    }
+                }
+                () = &mut timer, if armed.is_some() => {
+                    session.handle_timeout(clock.now());
+                    armed = None;
+                }
+                () = context.closing.cancelled(), if !told_to_drain => {
+                    told_to_drain = true;
+                    session.handle_drain(clock.now());
+                }
+            }
+        }
+    }
+
+    /// Does what the machine asks, until it asks for nothing more.
+    async fn events(&mut self, session: &mut Session, input: &mut BytesMut) -> Result<Option<Why>, End> {
+        let context = Arc::clone(&self.context);
+        let clock = &context.deps.clock;
+        loop {
+            let Some(event) = session.poll_event() else {
+                return Ok(None);
+            };
+            match event {
+                Event::Reply(octets) => self.out.extend_from_slice(&octets),
+                Event::Ask(ticket, question) => {
+                    let reply = self.answer(session, question).await?;
+                    self.answered(session, ticket, reply, input);
+                }
+                Event::Body { piece, header } => {
+                    if let Some(incoming) = &mut self.incoming {
+                        incoming.piece(&context, piece, header).await;
+                    }
+                }
+                Event::Discard(_) => {
+                    context.metrics.refuse("content");
+                    self.incoming = None;
+                }
+                Event::MessageEnd(ticket, message) => {
+                    self.flush().await?;
+                    let reply = match self.incoming.take() {
+                        Some(incoming) => incoming.commit(&context, message).await,
+                        None => BUSY,
+                    };
+                    self.answered(session, ticket, reply, input);
+                }
+                Event::StartTls => {
+                    self.flush().await?;
+                    input.clear();
+                    if !self.handshake().await {
+                        return Err(End::Handshake);
+                    }
+                    session.handle_tls(clock.now());
+                }
+                Event::Close(why) => return Ok(Some(why)),
+            }
+        }
+    }
+
+    /// Gives an answer and lets the machine go on at once, so that a pipelined group is answered in one write.
+    fn answered(&mut self, session: &mut Session, ticket: Ticket, reply: Reply, input: &mut BytesMut) {
+        let now = self.context.deps.clock.now();
+        session.handle_answer(now, ticket, reply);
+        session.handle_input(now, input);
+    }
+
+    async fn handshake(&mut self) -> bool {
+        let Socket::Plain(stream) = std::mem::replace(&mut self.socket, Socket::Gone) else {
+            return false;
+        };
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.context.server_tls));
+        match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+            Ok(Ok(tls)) => {
+                self.socket = Socket::Server(Box::new(tls));
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(peer.addr = %self.peer, %error, "TLS handshake failed");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    async fn answer(&mut self, session: &Session, question: Question) -> Result<Reply, End> {
+        Ok(match question {
+            Question::Auth(credentials) => {
+                self.flush().await?;
+                self.check_login(&credentials).await
+            }
+            Question::Mail => self.check_sender(session),
+            Question::Recipient(mailbox) => self.check_recipient(&mailbox),
+            Question::Data => self.begin_data(session),
+        })
+    }
+
+    async fn check_login(&mut self, credentials: &Credentials) -> Reply {
+        let (login, password) = (&credentials.login, credentials.password.reveal());
+        match self
+            .context
+            .deps
+            .accounts
+            .login(EngineKind::Mail, login, password, self.ip())
+            .await
+        {
+            Ok(principal) => {
+                self.login = Some(principal);
+                LOGGED_IN
+            }
+            Err(error) => {
+                self.context.metrics.refuse("login");
+                match error {
+                    AuthError::Refused => LOGIN_REFUSED,
+                    AuthError::TooMany => LOGIN_TOO_OFTEN,
+                    AuthError::Unavailable(error) => {
+                        tracing::error!(%error, "logins cannot be checked");
+                        LOGIN_UNAVAILABLE
+                    }
+                }
+            }
+        }
+    }
+
+    fn client(&self) -> policy::Client<'_> {
+        policy::Client {
+            role: self.role,
+            from: self.ip(),
+            principal: self.principal().map(|p| &**p),
+        }
+    }
+
+    fn check_sender(&mut self, session: &Session) -> Reply {
+        // A mail keeps the settings of its MAIL to its end.
+        self.settings = self.context.settings.load_full();
+        let Some(envelope) = session.envelope() else {
+            return BUSY;
+        };
+        match policy::may_send_as(&self.client(), &envelope.from) {
+            Ok(()) => SENDER_OK,
+            Err(reply) => {
+                self.context.metrics.refuse("sender");
+                tracing::debug!(peer.addr = %self.peer, principal = self.principal().map(|p| p.name.as_str()), "sender refused");
+                reply
+            }
+        }
+    }
+
+    fn check_recipient(&mut self, mailbox: &Mailbox) -> Reply {
+        let client = self.client();
+        if let Err(reply) = policy::may_relay_to(&client, mailbox, &self.settings, &self.context.deps.acl) {
+            self.context.metrics.refuse("relay");
+            tracing::debug!(peer.addr = %self.peer, "relaying denied");
+            if self.principal().is_none() {
+                self.context
+                    .deps
+                    .bans
+                    .offence(EngineKind::Mail, self.ip(), Offence::RelayProbe);
+            }
+            return reply;
+        }
+        let per_minute = self.settings.recipients_per_minute;
+        if let Some(principal) = self.principal()
+            && per_minute > 0
+        {
+            let rate = Rate {
+                burst: per_minute,
+                per_period: per_minute,
+                period: Duration::from_secs(60),
+            };
+            let who = Who::Principal(principal.id);
+            if let Err(wait) = self
+                .context
+                .deps
+                .limits
+                .take(EngineKind::Mail, "recipients", who, rate)
+            {
+                self.context.metrics.refuse("rate");
+                let text = format!(
+                    "too many recipients for now, try again in {} s",
+                    wait.as_secs() + 1
+                );
+                return Reply::with_text(451, (4, 7, 1), text);
+            }
+        }
+        RECIPIENT_OK
+    }
+
+    fn begin_data(&mut self, session: &Session) -> Reply {
+        let Some(envelope) = session.envelope() else {
+            return BUSY;
+        };
+        let (helo, esmtp) = session.helo().unwrap_or(("unknown", false));
+        let only_recipient = match envelope.recipients.as_slice() {
+            [one] => Some(one.mailbox.to_string()),
+            _ => None,
+        };
+        let trace = Trace {
+            helo: helo.to_owned(),
+            esmtp,
+            tls: session.is_tls(),
+            login: self.login.is_some(),
+            smtputf8: envelope.smtputf8,
+            peer: self.peer,
+            only_recipient,
+            sender: envelope.from.mailbox().map(ToString::to_string),
+        };
+        let settings = Arc::clone(&self.settings);
+        match Incoming::begin(
+            &self.context,
+            settings,
+            trace,
+            self.principal().cloned(),
+            envelope.size,
+        ) {
+            Ok(incoming) => {
+                self.incoming = Some(incoming);
+                GO_ON
+            }
+            Err(reply) => {
+                self.context.metrics.refuse("memory");
+                reply
+            }
+        }
+    }
+}
+
+async fn network_principal(context: &Context, service: &str) -> Option<Arc<Principal>> {
+    match context.deps.accounts.by_name(service).await {
+        Ok(Some(principal)) if !principal.disabled => Some(principal),
+        Ok(_) => {
+            tracing::warn!(
+                service,
+                "a network of mail.mynetworks names a service that does not exist or is disabled"
+            );
+            None
+        }
+        Err(error) => {
+            tracing::error!(%error, service, "the service of a network cannot be looked up");
+            None
+        }
+    }
+}
