@@ -1,6 +1,8 @@
 //! RSA verification: aws-lc-rs for ordinary keys, the `rsa` crate for those it refuses (shorter than 2048 bits).
 
 use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rsa::pkcs1::DecodeRsaPublicKey as _;
 use rsa::pkcs8::{DecodePublicKey as _, EncodePublicKey as _};
 use rsa::signature::Verifier as _;
@@ -31,9 +33,9 @@ pub(crate) enum VerifyKey {
 impl VerifyKey {
     /// Reads `BEGIN PUBLIC KEY` (SPKI) and `BEGIN RSA PUBLIC KEY` (PKCS#1).
     pub(crate) fn parse(pem: &str) -> Result<Self, BadKey> {
-        let pem = pem.trim();
-        let key = PublicKey::from_public_key_pem(pem)
-            .or_else(|_| PublicKey::from_pkcs1_pem(pem))
+        let der = der_of(pem).ok_or(BadKey::Form)?;
+        let key = PublicKey::from_public_key_der(&der)
+            .or_else(|_| PublicKey::from_pkcs1_der(&der))
             .map_err(|_| BadKey::Form)?;
         let bits = key.n().bit_width();
         if !(MIN_BITS..=MAX_BITS).contains(&bits) {
@@ -54,6 +56,15 @@ impl VerifyKey {
                 .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
         }
     }
+}
+
+/// What is between the PEM's two marks, however it is broken into lines: servers publish keys with 64 columns, with 76, with
+/// CRLF, and in a single line.
+fn der_of(pem: &str) -> Option<Vec<u8>> {
+    let (_, inner) = pem.split_once("PUBLIC KEY-----")?;
+    let (inner, _) = inner.split_once("-----END")?;
+    let base64: String = inner.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    STANDARD.decode(base64).ok()
 }
 
 impl std::fmt::Debug for VerifyKey {

@@ -1,0 +1,11 @@
+//! The engine in this process, with small instances on loopback that sign and check.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod accounts;
+mod deliveries;
+mod documents;
+mod memory;
+mod subscribing;
+mod trust;
+mod world;

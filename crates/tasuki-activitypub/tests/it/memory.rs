@@ -1,0 +1,317 @@
+//! A store in memory, whose outages a test commands.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use ipnet::IpNet;
+use roaring::RoaringBitmap;
+use tasuki_core::clock::Timestamp;
+use tasuki_core::ids::{BanId, Epoch, HostNo, LogSeq, NodeId};
+use tasuki_core::store::bans::{Ban, NewBan};
+use tasuki_core::store::fedi::{
+    ActorKey, Appended, CutReport, Entry, EntryKind, HostProgress, NewEntry, NewSubscription, Progress,
+    Subscription,
+};
+use tasuki_core::store::{AuditEntry, BanStore, FediStore, SecretStore, StoreError, StoreResult};
+
+#[derive(Default)]
+struct State {
+    subscriptions: BTreeMap<String, Subscription>,
+    hosts: BTreeMap<u32, (String, String)>,
+    version: i64,
+    log: BTreeMap<LogSeq, Entry>,
+    newest: i64,
+    dedupe: HashSet<String>,
+    got: HashMap<String, RoaringBitmap>,
+    all_up_to: Option<LogSeq>,
+    behind: BTreeMap<u32, HostProgress>,
+    epoch: i64,
+    owner: Option<NodeId>,
+    keys: HashMap<String, ActorKey>,
+    secrets: HashMap<String, Vec<u8>>,
+}
+
+/// The store.
+#[derive(Default)]
+pub(crate) struct Memory {
+    state: Mutex<State>,
+    away: AtomicBool,
+}
+
+impl Memory {
+    /// From now on nothing is stored or answered, or it is again.
+    pub(crate) fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+
+    /// Entries in the log.
+    pub(crate) fn logged(&self) -> usize {
+        self.state.lock().unwrap().log.len()
+    }
+
+    fn open(&self) -> StoreResult<MutexGuard<'_, State>> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("the test took the store away".into()));
+        }
+        Ok(self.state.lock().unwrap())
+    }
+}
+
+impl State {
+    fn number(&mut self, host: &str, inbox: &str) -> HostNo {
+        let known = self
+            .hosts
+            .iter()
+            .find(|(_, (name, _))| name == host)
+            .map(|(number, _)| *number);
+        let number = known.unwrap_or(u32::try_from(self.hosts.len()).unwrap() + 1);
+        self.hosts.insert(number, (host.to_owned(), inbox.to_owned()));
+        self.version += 1;
+        HostNo(number)
+    }
+
+    fn append(&mut self, new: NewEntry) -> Appended {
+        if !self.dedupe.insert(new.dedupe) {
+            return Appended::Duplicate;
+        }
+        let mut audience = new.audience;
+        let before = self.got.entry(new.object.clone()).or_default();
+        if new.kind == EntryKind::Delete {
+            audience |= &*before;
+            for entry in self.log.values_mut().filter(|entry| entry.object == new.object) {
+                entry.body = Bytes::new();
+                entry.announce = None;
+            }
+        }
+        *before |= &audience;
+        self.newest += 1;
+        let seq = LogSeq(self.newest);
+        let entry = Entry {
+            seq,
+            kind: new.kind,
+            object: new.object,
+            body: new.body,
+            announce: new.announce,
+            audience,
+            announce_to: new.announce_to,
+            at: new.at,
+        };
+        self.log.insert(seq, entry);
+        Appended::Stored(seq)
+    }
+}
+
+#[async_trait]
+impl FediStore for Memory {
+    async fn subscribe(
+        &self,
+        new: NewSubscription,
+        answers: Vec<NewEntry>,
+        _audit: Option<AuditEntry>,
+    ) -> StoreResult<Subscription> {
+        let mut state = self.open()?;
+        let host_no = state.number(&new.host, &new.inbox);
+        let subscription = Subscription {
+            host: new.host.clone(),
+            host_no,
+            actor: new.actor,
+            inbox: new.inbox,
+            style: new.style,
+            state: new.state,
+            follow_id: new.follow_id,
+            software: new.software,
+            since: new.at,
+        };
+        state.subscriptions.insert(new.host, subscription.clone());
+        for mut answer in answers {
+            answer.audience = RoaringBitmap::from_iter([host_no.0]);
+            state.append(answer);
+        }
+        Ok(subscription)
+    }
+
+    async fn unsubscribe(
+        &self,
+        host: &str,
+        farewell: Option<NewEntry>,
+        _audit: Option<AuditEntry>,
+    ) -> StoreResult<Subscription> {
+        let mut state = self.open()?;
+        let gone = state
+            .subscriptions
+            .remove(host)
+            .ok_or_else(|| StoreError::NotFound(host.to_owned()))?;
+        state.version += 1;
+        if let Some(mut farewell) = farewell {
+            farewell.audience = RoaringBitmap::from_iter([gone.host_no.0]);
+            state.append(farewell);
+        }
+        Ok(gone)
+    }
+
+    async fn subscriptions(&self) -> StoreResult<Vec<Subscription>> {
+        Ok(self.open()?.subscriptions.values().cloned().collect())
+    }
+
+    async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo> {
+        Ok(self.open()?.number(host, inbox))
+    }
+
+    async fn hosts(&self) -> StoreResult<Vec<(HostNo, String, String)>> {
+        let state = self.open()?;
+        Ok(state
+            .hosts
+            .iter()
+            .map(|(number, (host, inbox))| (HostNo(*number), host.clone(), inbox.clone()))
+            .collect())
+    }
+
+    async fn subscriptions_version(&self) -> StoreResult<i64> {
+        Ok(self.open()?.version)
+    }
+
+    async fn append(&self, entry: NewEntry) -> StoreResult<Appended> {
+        Ok(self.open()?.append(entry))
+    }
+
+    async fn entries(&self, after: Option<LogSeq>, n: usize, _max_bytes: u64) -> StoreResult<Vec<Entry>> {
+        let state = self.open()?;
+        let after = after.unwrap_or(LogSeq(0));
+        Ok(state
+            .log
+            .range(LogSeq(after.0 + 1)..)
+            .take(n)
+            .map(|(_, entry)| entry.clone())
+            .collect())
+    }
+
+    async fn entries_at(&self, places: &[LogSeq]) -> StoreResult<Vec<Entry>> {
+        let state = self.open()?;
+        Ok(places
+            .iter()
+            .filter_map(|seq| state.log.get(seq).cloned())
+            .collect())
+    }
+
+    async fn progress(&self) -> StoreResult<Progress> {
+        let state = self.open()?;
+        Ok(Progress {
+            all_up_to: state.all_up_to,
+            behind: state.behind.values().cloned().collect(),
+            newest: state.log.keys().next_back().copied(),
+        })
+    }
+
+    async fn checkpoint(
+        &self,
+        node: NodeId,
+        epoch: Epoch,
+        all_up_to: Option<LogSeq>,
+        behind: &[HostProgress],
+        caught_up: &[HostNo],
+    ) -> StoreResult<()> {
+        let mut state = self.open()?;
+        if state.owner != Some(node) || state.epoch != epoch.0 {
+            return Err(StoreError::StaleEpoch);
+        }
+        assert!(all_up_to >= state.all_up_to, "the common mark went back");
+        state.all_up_to = all_up_to;
+        for row in behind {
+            state.behind.insert(row.host.0, row.clone());
+        }
+        for host in caught_up {
+            state.behind.remove(&host.0);
+        }
+        Ok(())
+    }
+
+    async fn claim_fanout(&self, node: NodeId, _hold: Duration) -> StoreResult<Option<Epoch>> {
+        let mut state = self.open()?;
+        match state.owner {
+            Some(owner) if owner != node => return Ok(None),
+            Some(_) => {}
+            None => state.epoch += 1,
+        }
+        state.owner = Some(node);
+        Ok(Some(Epoch(state.epoch)))
+    }
+
+    async fn release_fanout(&self, _node: NodeId, _epoch: Epoch) -> StoreResult<()> {
+        self.open()?.owner = None;
+        Ok(())
+    }
+
+    async fn cut(&self, _before: Timestamp, _max_bytes: u64) -> StoreResult<CutReport> {
+        self.open().map(|_| CutReport::default())
+    }
+
+    async fn remember_key(&self, key: ActorKey) -> StoreResult<()> {
+        self.open()?.keys.insert(key.key_id.clone(), key);
+        Ok(())
+    }
+
+    async fn key(&self, key_id: &str) -> StoreResult<Option<ActorKey>> {
+        Ok(self.open()?.keys.get(key_id).cloned())
+    }
+}
+
+#[async_trait]
+impl SecretStore for Memory {
+    async fn secret(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
+        Ok(self.open()?.secrets.get(name).cloned())
+    }
+
+    async fn put_secret_if_absent(&self, name: &str, sealed: Vec<u8>) -> StoreResult<Vec<u8>> {
+        Ok(self
+            .open()?
+            .secrets
+            .entry(name.to_owned())
+            .or_insert(sealed)
+            .clone())
+    }
+
+    async fn replace_secret(&self, name: &str, sealed: Vec<u8>, _audit: AuditEntry) -> StoreResult<()> {
+        self.open()?.secrets.insert(name.to_owned(), sealed);
+        Ok(())
+    }
+
+    async fn fact(&self, _name: &str) -> StoreResult<Option<String>> {
+        Ok(None)
+    }
+
+    async fn put_fact(&self, _name: &str, _value: &str) -> StoreResult<()> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl BanStore for Memory {
+    async fn bans(&self, _now: Timestamp) -> StoreResult<Vec<Ban>> {
+        Ok(Vec::new())
+    }
+
+    async fn add_ban(&self, new: NewBan, _audit: AuditEntry) -> StoreResult<Ban> {
+        Err(StoreError::Conflict(format!("{new:?} is not kept in memory")))
+    }
+
+    async fn remove_ban(&self, id: BanId, _audit: AuditEntry) -> StoreResult<()> {
+        Err(StoreError::NotFound(id.to_string()))
+    }
+
+    async fn ban_repeats(&self, _net: IpNet, _now: Timestamp) -> StoreResult<u32> {
+        Ok(0)
+    }
+
+    async fn note_proved(&self, _addresses: &[(IpAddr, Timestamp)]) -> StoreResult<()> {
+        Ok(())
+    }
+
+    async fn proved(&self, _since: Timestamp) -> StoreResult<Vec<IpAddr>> {
+        Ok(Vec::new())
+    }
+}
