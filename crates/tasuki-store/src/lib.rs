@@ -1,1 +1,102 @@
-//! 
+//! Storage behind the traits of `tasuki_core::store`; the only crate that knows SQL.
+//!
+//! [`open`] chooses by URL: `sqlite:PATH` is one file with one writer, for one gateway process; `postgres://...` serves
+//! any number of gateways. Migrations run at the start. Both databases keep the same contracts; one test suite runs on
+//! both.
+
+mod bodies;
+mod error;
+mod head;
+mod migrate;
+mod sqlite;
+mod words;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tasuki_core::store::{Store, StoreError};
+
+/// Where data lives if nothing is said: this file in the data directory.
+pub const DEFAULT_URL: &str = "sqlite:tasuki.db";
+
+/// Why a store could not be opened. No message holds a password.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The URL is not one of ours.
+    #[error("store.url: {0}")]
+    Url(String),
+    /// The database cannot be opened or reached.
+    #[error("the database {database} cannot be opened")]
+    Connect {
+        /// The file, or host and database name.
+        database: String,
+        /// The driver's answer.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The database was written by a newer version of the program.
+    #[error(
+        "the database has migration {found}, this program knows {known} at most; it was written by a newer version: install that one"
+    )]
+    Newer {
+        /// Found in the database.
+        found: i64,
+        /// The newest this program has.
+        known: i64,
+    },
+    /// A migration did not run. It changed nothing.
+    #[error("the migration {name} failed")]
+    Migration {
+        /// Its file name.
+        name: &'static str,
+        /// The driver's answer.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// What an earlier life left behind could not be read.
+    #[error("{what} cannot be read")]
+    Recover {
+        /// The part.
+        what: &'static str,
+        /// The cause.
+        #[source]
+        source: StoreError,
+    },
+}
+
+impl OpenError {
+    fn connect(database: &str, source: sqlx::Error) -> Self {
+        Self::Connect {
+            database: database.into(),
+            source,
+        }
+    }
+}
+
+/// Opens the store that `url` names, and brings it up to date. A relative SQLite path lies in `data_dir`, as do the
+/// segments with large mail bodies.
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn open(url: &str, data_dir: &Path) -> Result<Arc<dyn Store>, OpenError> {
+    if let Some(file) = sqlite_file(url)? {
+        return Ok(Arc::new(sqlite::Db::open(&data_dir.join(file), data_dir).await?));
+    }
+    Err(OpenError::Url(format!(
+        "a store is sqlite:PATH or postgres://USER@HOST/DATABASE, not {:?}",
+        url.split(':').next().unwrap_or_default()
+    )))
+}
+
+fn sqlite_file(url: &str) -> Result<Option<PathBuf>, OpenError> {
+    let Some(path) = url.strip_prefix("sqlite:") else {
+        return Ok(None);
+    };
+    let path = path.strip_prefix("//").unwrap_or(path);
+    if path.is_empty() || path.contains('?') || path == ":memory:" {
+        return Err(OpenError::Url(
+            "sqlite: needs the path of a file, for example sqlite:tasuki.db".into(),
+        ));
+    }
+    Ok(Some(path.into()))
+}

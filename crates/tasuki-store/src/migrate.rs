@@ -1,0 +1,70 @@
+//! Migrations: only forward, run at the start, one transaction each.
+
+use sqlx::{Connection as _, SqliteConnection};
+
+use crate::OpenError;
+
+struct Migration {
+    version: i64,
+    name: &'static str,
+    sql: &'static str,
+}
+
+macro_rules! migrations {
+    ($dialect:literal: $($version:literal $name:literal),+ $(,)?) => {
+        &[$(Migration {
+            version: $version,
+            name: $name,
+            sql: include_str!(concat!("../../../migrations/", $dialect, "/", $name, ".sql")),
+        }),+]
+    };
+}
+
+const SQLITE: &[Migration] = migrations!("sqlite":
+    1 "0001_gateway",
+    2 "0002_mail",
+    3 "0003_fediverse",
+);
+
+const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";
+
+/// What is still to be done, or a refusal to touch a newer database.
+fn pending(all: &'static [Migration], done: &[i64]) -> Result<Vec<&'static Migration>, OpenError> {
+    let newest = all.last().map_or(0, |m| m.version);
+    if let Some(newer) = done.iter().find(|version| **version > newest) {
+        return Err(OpenError::Newer {
+            found: *newer,
+            known: newest,
+        });
+    }
+    Ok(all.iter().filter(|m| !done.contains(&m.version)).collect())
+}
+
+/// Brings a SQLite database up to date.
+pub(crate) async fn sqlite(conn: &mut SqliteConnection) -> Result<(), OpenError> {
+    let failed = |name: &'static str| move |source| OpenError::Migration { name, source };
+    sqlx::query(TABLE)
+        .execute(&mut *conn)
+        .await
+        .map_err(failed("the table of migrations"))?;
+    let done: Vec<i64> = sqlx::query_scalar("SELECT version FROM migrations")
+        .fetch_all(&mut *conn)
+        .await
+        .map_err(failed("the table of migrations"))?;
+    for migration in pending(SQLITE, &done)? {
+        let failed = failed(migration.name);
+        let mut transaction = conn.begin().await.map_err(failed)?;
+        sqlx::raw_sql(migration.sql)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        sqlx::query("INSERT INTO migrations (version, name) VALUES ($1, $2)")
+            .bind(migration.version)
+            .bind(migration.name)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        transaction.commit().await.map_err(failed)?;
+    }
+    Ok(())
+}

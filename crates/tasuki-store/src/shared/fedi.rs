@@ -1,0 +1,292 @@
+//! The fediverse: subscriptions, keys, and the verbs on the [`super::log`] of activities.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::Row as _;
+use tasuki_core::clock::Timestamp;
+use tasuki_core::ids::{Epoch, HostNo, LogSeq, NodeId};
+use tasuki_core::store::fedi::{
+    ActorKey, Appended, CutReport, Entry, HostProgress, NewEntry, NewSubscription, Progress, Subscription,
+};
+use tasuki_core::store::{AuditEntry, FediStore, StoreError, StoreResult};
+
+use super::{Conn, Db, DbRow, audit, log, progress};
+use crate::error::store_error;
+use crate::words::{from_word, word};
+
+/// What [`audit::bump`] raises with every change of subscriptions or hosts.
+const VERSION: &str = "subscriptions";
+const SUBSCRIPTION_COLUMNS: &str = "host, host_no, actor, inbox, style, state, follow_id, software, since";
+
+fn host_no_of(no: i64) -> StoreResult<HostNo> {
+    u32::try_from(no)
+        .map(HostNo)
+        .map_err(|_| StoreError::Damaged(format!("host number {no}")))
+}
+
+fn subscription_of(row: &DbRow) -> StoreResult<Subscription> {
+    let text = |column| row.try_get::<String, _>(column).map_err(store_error);
+    Ok(Subscription {
+        host: text("host")?,
+        host_no: host_no_of(row.try_get("host_no").map_err(store_error)?)?,
+        actor: text("actor")?,
+        inbox: text("inbox")?,
+        style: from_word(&text("style")?)?,
+        state: from_word(&text("state")?)?,
+        follow_id: text("follow_id")?,
+        software: row.try_get("software").map_err(store_error)?,
+        since: Timestamp(row.try_get("since").map_err(store_error)?),
+    })
+}
+
+/// The host's number, made if new. Numbers are never used again: hosts are not removed.
+async fn number_host(conn: &mut Conn, host: &str, inbox: &str) -> StoreResult<HostNo> {
+    let no: i64 = sqlx::query_scalar(
+        "INSERT INTO hosts (host, inbox) VALUES ($1, $2)
+         ON CONFLICT (host) DO UPDATE SET inbox = excluded.inbox RETURNING no",
+    )
+    .bind(host)
+    .bind(inbox)
+    .fetch_one(conn)
+    .await
+    .map_err(store_error)?;
+    host_no_of(no)
+}
+
+async fn subscribe(conn: &mut Conn, new: &NewSubscription) -> StoreResult<Subscription> {
+    let no = number_host(conn, &new.host, &new.inbox).await?;
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "INSERT INTO subscriptions ({SUBSCRIPTION_COLUMNS})
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         ON CONFLICT (host) DO UPDATE SET actor = excluded.actor, inbox = excluded.inbox, style = excluded.style,
+             state = excluded.state, follow_id = excluded.follow_id,
+             software = coalesce(excluded.software, subscriptions.software)
+         RETURNING {SUBSCRIPTION_COLUMNS}"
+    )))
+    .bind(&new.host)
+    .bind(i64::from(no.0))
+    .bind(&new.actor)
+    .bind(&new.inbox)
+    .bind(word(&new.style))
+    .bind(word(&new.state))
+    .bind(&new.follow_id)
+    .bind(&new.software)
+    .bind(new.at.0)
+    .fetch_one(&mut *conn)
+    .await
+    .map_err(store_error)?;
+    audit::bump(conn, VERSION).await?;
+    subscription_of(&row)
+}
+
+async fn unsubscribe(conn: &mut Conn, host: &str) -> StoreResult<Subscription> {
+    let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "DELETE FROM subscriptions WHERE host = $1 RETURNING {SUBSCRIPTION_COLUMNS}"
+    )))
+    .bind(host)
+    .fetch_optional(&mut *conn)
+    .await
+    .map_err(store_error)?
+    .ok_or_else(|| StoreError::NotFound(format!("a subscription of {host}")))?;
+    audit::bump(conn, VERSION).await?;
+    subscription_of(&row)
+}
+
+async fn append_to_one(conn: &mut Conn, mut entry: NewEntry, host: HostNo) -> StoreResult<()> {
+    entry.audience.clear();
+    entry.audience.insert(host.0);
+    log::append(conn, &entry).await.map(drop)
+}
+
+fn key_of(row: &DbRow) -> Result<ActorKey, sqlx::Error> {
+    Ok(ActorKey {
+        key_id: row.try_get("key_id")?,
+        owner: row.try_get("owner")?,
+        pem: row.try_get("pem")?,
+        inbox: row.try_get("inbox")?,
+        fetched_at: Timestamp(row.try_get("fetched_at")?),
+    })
+}
+
+async fn remember(conn: &mut Conn, key: &ActorKey) -> StoreResult<()> {
+    sqlx::query(
+        "INSERT INTO actor_keys (key_id, owner, pem, inbox, fetched_at) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (key_id) DO UPDATE SET owner = excluded.owner, pem = excluded.pem, inbox = excluded.inbox,
+             fetched_at = excluded.fetched_at",
+    )
+    .bind(&key.key_id)
+    .bind(&key.owner)
+    .bind(&key.pem)
+    .bind(&key.inbox)
+    .bind(key.fetched_at.0)
+    .execute(conn)
+    .await
+    .map_err(store_error)?;
+    Ok(())
+}
+
+#[async_trait]
+impl FediStore for Db {
+    async fn subscribe(
+        &self,
+        new: NewSubscription,
+        answers: Vec<NewEntry>,
+        entry: Option<AuditEntry>,
+    ) -> StoreResult<Subscription> {
+        self.change(move |conn| {
+            Box::pin(async move {
+                let subscription = subscribe(conn, &new).await?;
+                for answer in answers {
+                    append_to_one(conn, answer, subscription.host_no).await?;
+                }
+                if let Some(entry) = &entry {
+                    audit::append(conn, entry).await?;
+                }
+                Ok(subscription)
+            })
+        })
+        .await
+    }
+
+    async fn unsubscribe(
+        &self,
+        host: &str,
+        farewell: Option<NewEntry>,
+        entry: Option<AuditEntry>,
+    ) -> StoreResult<Subscription> {
+        let host = host.to_owned();
+        self.change(move |conn| {
+            Box::pin(async move {
+                let subscription = unsubscribe(conn, &host).await?;
+                if let Some(farewell) = farewell {
+                    append_to_one(conn, farewell, subscription.host_no).await?;
+                }
+                if let Some(entry) = &entry {
+                    audit::append(conn, entry).await?;
+                }
+                Ok(subscription)
+            })
+        })
+        .await
+    }
+
+    async fn subscriptions(&self) -> StoreResult<Vec<Subscription>> {
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT {SUBSCRIPTION_COLUMNS} FROM subscriptions ORDER BY host"
+        )))
+        .fetch_all(&mut *self.read().await?)
+        .await
+        .map_err(store_error)?
+        .iter()
+        .map(subscription_of)
+        .collect()
+    }
+
+    async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo> {
+        let known: Option<(i64, String)> = sqlx::query_as("SELECT no, inbox FROM hosts WHERE host = $1")
+            .bind(host)
+            .fetch_optional(&mut *self.read().await?)
+            .await
+            .map_err(store_error)?;
+        if let Some((no, known)) = known
+            && known == inbox
+        {
+            return host_no_of(no);
+        }
+        let (host, inbox) = (host.to_owned(), inbox.to_owned());
+        self.change(move |conn| {
+            Box::pin(async move {
+                let no = number_host(conn, &host, &inbox).await?;
+                audit::bump(conn, VERSION).await?;
+                Ok(no)
+            })
+        })
+        .await
+    }
+
+    async fn hosts(&self) -> StoreResult<Vec<(HostNo, String, String)>> {
+        let rows: Vec<(i64, String, String)> =
+            sqlx::query_as("SELECT no, host, inbox FROM hosts ORDER BY no")
+                .fetch_all(&mut *self.read().await?)
+                .await
+                .map_err(store_error)?;
+        rows.into_iter()
+            .map(|(no, host, inbox)| Ok((host_no_of(no)?, host, inbox)))
+            .collect()
+    }
+
+    async fn subscriptions_version(&self) -> StoreResult<i64> {
+        audit::version(self, VERSION).await
+    }
+
+    async fn append(&self, entry: NewEntry) -> StoreResult<Appended> {
+        self.change(move |conn| Box::pin(async move { log::append(conn, &entry).await }))
+            .await
+    }
+
+    async fn entries(&self, after: Option<LogSeq>, n: usize, max_bytes: u64) -> StoreResult<Vec<Entry>> {
+        let mut conn = self.read().await?;
+        log::entries(&mut conn, after, n, max_bytes).await
+    }
+
+    async fn entries_at(&self, places: &[LogSeq]) -> StoreResult<Vec<Entry>> {
+        let mut conn = self.read().await?;
+        log::entries_at(&mut conn, places).await
+    }
+
+    async fn progress(&self) -> StoreResult<Progress> {
+        let mut conn = self.read().await?;
+        progress::load(&mut conn).await
+    }
+
+    async fn checkpoint(
+        &self,
+        node: NodeId,
+        epoch: Epoch,
+        all_up_to: Option<LogSeq>,
+        behind: &[HostProgress],
+        caught_up: &[HostNo],
+    ) -> StoreResult<()> {
+        let (behind, caught_up) = (behind.to_vec(), caught_up.to_vec());
+        self.change(move |conn| {
+            Box::pin(async move {
+                progress::require_owner(conn, node, epoch, all_up_to).await?;
+                progress::store(conn, &behind, &caught_up).await
+            })
+        })
+        .await
+    }
+
+    async fn claim_fanout(&self, node: NodeId, hold: Duration) -> StoreResult<Option<Epoch>> {
+        self.change(move |conn| Box::pin(async move { progress::claim(conn, node, hold).await }))
+            .await
+    }
+
+    async fn release_fanout(&self, node: NodeId, epoch: Epoch) -> StoreResult<()> {
+        self.change(move |conn| Box::pin(async move { progress::release(conn, node, epoch).await }))
+            .await
+    }
+
+    async fn cut(&self, before: Timestamp, max_bytes: u64) -> StoreResult<CutReport> {
+        self.change(move |conn| Box::pin(async move { log::cut(conn, before, max_bytes).await }))
+            .await
+    }
+
+    async fn remember_key(&self, key: ActorKey) -> StoreResult<()> {
+        self.ride(move |conn| Box::pin(async move { remember(conn, &key).await }))
+            .await
+    }
+
+    async fn key(&self, key_id: &str) -> StoreResult<Option<ActorKey>> {
+        sqlx::query("SELECT key_id, owner, pem, inbox, fetched_at FROM actor_keys WHERE key_id = $1")
+            .bind(key_id)
+            .fetch_optional(&mut *self.read().await?)
+            .await
+            .map_err(store_error)?
+            .as_ref()
+            .map(key_of)
+            .transpose()
+            .map_err(store_error)
+    }
+}

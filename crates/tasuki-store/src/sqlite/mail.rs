@@ -1,0 +1,421 @@
+//! The mail verbs on SQLite.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sqlx::{Row as _, SqliteConnection};
+use tasuki_core::clock::Timestamp;
+use tasuki_core::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId};
+use tasuki_core::store::mail::{
+    BodyPlace, BodySink, BodySource, Held, Hold, Lane, NewMail, Outcome, QueueCounts, QueueFilter, QueueRow,
+    Settled, Settlement, StoredBody,
+};
+use tasuki_core::store::{MailStore, StoreError, StoreResult};
+
+use super::segments::Place;
+use super::settle::{self, Applied};
+use super::{Db, FREED_COLUMNS, place_of, queue};
+use crate::bodies::Inline;
+use crate::error::{is_duplicate, store_error};
+use crate::head;
+
+/// A mail as it goes into its row.
+#[derive(Debug)]
+pub(super) struct MailRow {
+    id: i64,
+    node: i64,
+    epoch: i64,
+    lanes: i64,
+    accepted_at: i64,
+    expires_at: i64,
+    body_len: i64,
+    segment: Option<(Place, u32)>,
+    head: Vec<u8>,
+    body: Option<Bytes>,
+}
+
+impl MailRow {
+    fn new(node: NodeId, epoch: Epoch, mail: &NewMail) -> StoreResult<Self> {
+        let head = head::encode(mail)?;
+        let (segment, body) = match &mail.body.place {
+            BodyPlace::Inline(bytes) => (None, Some(bytes.clone())),
+            BodyPlace::Segment {
+                segment,
+                offset,
+                checksum,
+            } => {
+                let place = Place {
+                    segment: *segment,
+                    offset: *offset,
+                    len: mail.body.len,
+                };
+                (Some((place, *checksum)), None)
+            }
+            BodyPlace::Chunks { body } => {
+                return Err(StoreError::Damaged(format!("body {body} is not in this store")));
+            }
+        };
+        Ok(Self {
+            id: mail.id.0,
+            node: i64::from(node.0),
+            epoch: epoch.0,
+            lanes: i64::try_from(mail.deliveries.len()).unwrap_or(i64::MAX),
+            accepted_at: mail.accepted_at.0,
+            expires_at: mail.expires_at.0,
+            body_len: i64::try_from(mail.body.len).unwrap_or(i64::MAX),
+            segment,
+            head,
+            body,
+        })
+    }
+
+    /// Bytes that its row takes, about.
+    pub(super) fn size(&self) -> usize {
+        self.head.len() + self.body.as_ref().map_or(0, Bytes::len) + 100
+    }
+}
+
+/// Statements for 1, 2, 4 ... 64 rows: few texts, so that they stay prepared; a batch takes as few as possible.
+const SIZES: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
+
+static INSERT: LazyLock<[String; 7]> = LazyLock::new(|| {
+    SIZES.map(|n| {
+        let row = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+        format!(
+            "INSERT INTO mails (id, node, epoch, lanes, open, fresh, accepted_at, expires_at, body_len,
+                 segment, place, checksum, head, body) VALUES {}",
+            vec![row; n].join(", ")
+        )
+    })
+});
+
+static FINISH: LazyLock<[String; 7]> = LazyLock::new(|| {
+    SIZES.map(|n| {
+        format!(
+            "DELETE FROM mails WHERE id IN ({}) AND lanes = 1 AND fresh = 1 RETURNING id, {FREED_COLUMNS}",
+            vec!["?"; n].join(", ")
+        )
+    })
+});
+
+/// The size index for the first part of `n` things.
+fn size_for(n: usize) -> usize {
+    SIZES
+        .iter()
+        .position(|size| *size <= n)
+        .unwrap_or(SIZES.len() - 1)
+}
+
+/// Inserts rows in as few statements as the sizes allow.
+pub(super) async fn insert(conn: &mut SqliteConnection, mut rows: &[&MailRow]) -> StoreResult<()> {
+    while !rows.is_empty() {
+        let size = size_for(rows.len());
+        let (now, later) = rows.split_at(SIZES[size]);
+        let mut query = sqlx::query(INSERT[size].as_str());
+        for row in now {
+            let place = row.segment.map(|(p, _)| p);
+            query = query
+                .bind(row.id)
+                .bind(row.node)
+                .bind(row.epoch)
+                .bind(row.lanes)
+                .bind(row.lanes)
+                .bind(row.lanes)
+                .bind(row.accepted_at)
+                .bind(row.expires_at)
+                .bind(row.body_len)
+                .bind(place.map(|p| p.segment.cast_signed()))
+                .bind(place.map(|p| p.offset.cast_signed()))
+                .bind(row.segment.map(|(_, checksum)| i64::from(checksum)))
+                .bind(row.head.as_slice())
+                .bind(row.body.as_deref());
+        }
+        query.execute(&mut *conn).await.map_err(|error| {
+            if is_duplicate(&error) {
+                StoreError::Conflict("a mail of this id is stored already".into())
+            } else {
+                store_error(error)
+            }
+        })?;
+        rows = later;
+    }
+    Ok(())
+}
+
+/// Applies outcomes without follow-ups: the mails with one lane together, the rest one at a time.
+pub(super) async fn apply_riders<'a>(
+    conn: &mut SqliteConnection,
+    riders: impl Iterator<Item = (NodeId, &'a [Outcome])> + Clone,
+    applied: &mut Applied,
+) -> StoreResult<()> {
+    let is_plain = |o: &Outcome| matches!((o.hold, &o.settlement), (Hold::Fresh(_), Settlement::Finished));
+    let mut finished: Vec<i64> = riders
+        .clone()
+        .flat_map(|(_, outcomes)| outcomes)
+        .filter(|o| is_plain(o))
+        .map(|o| o.mail.0)
+        .collect();
+    finished.sort_unstable();
+    finished.dedup();
+    let gone = finish_single(conn, &finished, applied).await?;
+    for (node, outcomes) in riders {
+        for outcome in outcomes {
+            if is_plain(outcome) && gone.binary_search(&outcome.mail.0).is_ok() {
+                continue;
+            }
+            if settle::settle_one(conn, node, outcome, applied).await? == Settled::LaneLost {
+                tracing::debug!(mail.id = %outcome.mail, "an outcome came after its hold was over");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Deletes those of `ids` that have one lane, which is fresh; returns them in order.
+async fn finish_single(
+    conn: &mut SqliteConnection,
+    mut ids: &[i64],
+    applied: &mut Applied,
+) -> StoreResult<Vec<i64>> {
+    let mut gone = Vec::with_capacity(ids.len());
+    while !ids.is_empty() {
+        let size = size_for(ids.len());
+        let (now, later) = ids.split_at(SIZES[size]);
+        let mut query = sqlx::query(FINISH[size].as_str());
+        for id in now {
+            query = query.bind(*id);
+        }
+        let rows = query.fetch_all(&mut *conn).await.map_err(store_error)?;
+        for row in &rows {
+            gone.push(row.try_get::<i64, _>("id").map_err(store_error)?);
+            applied.freed.extend(place_of(row)?);
+        }
+        ids = later;
+    }
+    applied.mails -= i64::try_from(gone.len()).unwrap_or(i64::MAX);
+    gone.sort_unstable();
+    Ok(gone)
+}
+
+impl Db {
+    /// The rows of new mails, and the segments that must be synced with them.
+    fn rows(&self, node: NodeId, epoch: Epoch, mails: &[NewMail]) -> StoreResult<Vec<MailRow>> {
+        mails.iter().map(|mail| MailRow::new(node, epoch, mail)).collect()
+    }
+
+    /// Commits with the bodies' sync beside it; keeps the space of bodies exactly when their rows are stored.
+    async fn commit_with_bodies<T>(
+        &self,
+        places: Vec<Place>,
+        commit: impl Future<Output = StoreResult<T>>,
+    ) -> StoreResult<T> {
+        if places.is_empty() {
+            return commit.await;
+        }
+        self.segments.claim(&places);
+        let (committed, synced) = futures_util::join!(commit, self.segments.sync(&places));
+        match (committed, synced) {
+            (Ok(done), Ok(())) => Ok(done),
+            (Err(error), _) => {
+                self.segments.free(&places);
+                Err(error)
+            }
+            (Ok(_), Err(error)) => {
+                self.take_back(places).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes mails whose rows were committed but whose bodies are not safe: their senders are told to try again.
+    async fn take_back(&self, places: Vec<Place>) {
+        let undone = self
+            .change(move |conn| {
+                Box::pin(async move {
+                    for place in places {
+                        sqlx::query("DELETE FROM mails WHERE segment = $1 AND place = $2")
+                            .bind(place.segment.cast_signed())
+                            .bind(place.offset.cast_signed())
+                            .execute(&mut *conn)
+                            .await
+                            .map_err(store_error)?;
+                    }
+                    Ok(())
+                })
+            })
+            .await;
+        if let Err(error) = undone {
+            tracing::error!(error = %error, "a mail that was refused to its sender is still stored and may be delivered");
+        }
+    }
+
+    async fn settle_with_follow_ups(
+        &self,
+        node: NodeId,
+        mut outcomes: Vec<Outcome>,
+    ) -> StoreResult<Vec<Settled>> {
+        let life = self.holds.life(node).ok_or(StoreError::StaleEpoch)?;
+        let mut follow_ups = Vec::with_capacity(outcomes.len());
+        let mut places = Vec::new();
+        for outcome in &mut outcomes {
+            let mails = std::mem::take(&mut outcome.follow_up);
+            let rows = self.rows(node, life, &mails)?;
+            places.extend(rows.iter().filter_map(|r| r.segment.map(|(p, _)| p)));
+            follow_ups.push(rows);
+        }
+        let commit = self.writer.settle_now(node, outcomes, follow_ups);
+        self.commit_with_bodies(places, commit).await
+    }
+}
+
+#[async_trait]
+impl MailStore for Db {
+    async fn open_body(&self, size_hint: Option<u64>) -> StoreResult<Box<dyn BodySink>> {
+        self.space.require()?;
+        Ok(Box::new(self.segments.sink(size_hint)))
+    }
+
+    async fn enqueue(&self, node: NodeId, epoch: Epoch, batch: Vec<NewMail>) -> StoreResult<Vec<MailId>> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.space.require()?;
+        if !self.holds.is_alive(node, epoch) {
+            return Err(StoreError::StaleEpoch);
+        }
+        let rows = self.rows(node, epoch, &batch)?;
+        let places = rows.iter().filter_map(|r| r.segment.map(|(p, _)| p)).collect();
+        self.commit_with_bodies(places, self.writer.enqueue(rows)).await?;
+        Ok(batch.iter().map(|mail| mail.id).collect())
+    }
+
+    async fn body(&self, body: &StoredBody) -> StoreResult<Box<dyn BodySource>> {
+        match &body.place {
+            BodyPlace::Inline(bytes) => Ok(Box::new(Inline::new(bytes.clone()))),
+            BodyPlace::Segment {
+                segment,
+                offset,
+                checksum,
+            } => {
+                let place = Place {
+                    segment: *segment,
+                    offset: *offset,
+                    len: body.len,
+                };
+                Ok(Box::new(self.segments.source(place, *checksum).await?))
+            }
+            BodyPlace::Chunks { body } => Err(StoreError::NotFound(format!("body {body}"))),
+        }
+    }
+
+    async fn adopt(&self, node: NodeId, epoch: Epoch, n: usize) -> StoreResult<Vec<Held>> {
+        let holds = Arc::clone(&self.holds);
+        let adopted = self
+            .writer
+            .change(
+                move |conn| Box::pin(async move { queue::adopt(conn, (node, epoch), n).await }),
+                move |adopted| {
+                    for (node, epoch) in &adopted.ended {
+                        holds.end_life(*node, *epoch);
+                    }
+                },
+            )
+            .await?;
+        Ok(adopted.held)
+    }
+
+    async fn claim_lanes(
+        &self,
+        node: NodeId,
+        now: Timestamp,
+        hold: Duration,
+        n: usize,
+        renew: &[(LaneId, Epoch)],
+    ) -> StoreResult<Vec<Lane>> {
+        let holds = Arc::clone(&self.holds);
+        let asked = renew.to_vec();
+        let claim = queue::Claim {
+            node,
+            now,
+            hold,
+            n,
+            renew: renew.to_vec(),
+        };
+        self.writer
+            .change(
+                move |conn| Box::pin(async move { queue::claim_lanes(conn, &claim).await }),
+                move |lanes| holds.claimed(node, lanes, &asked),
+            )
+            .await
+    }
+
+    async fn release_lanes(&self, lanes: &[(LaneId, Epoch)]) -> StoreResult<()> {
+        let holds = Arc::clone(&self.holds);
+        let lanes = lanes.to_vec();
+        let released = lanes.clone();
+        self.writer
+            .change(
+                move |conn| Box::pin(async move { queue::release_lanes(conn, &lanes).await }),
+                move |()| holds.released(&released),
+            )
+            .await
+    }
+
+    async fn due(
+        &self,
+        lane: LaneId,
+        epoch: Epoch,
+        now: Timestamp,
+        n: usize,
+        in_flight: &[(MailId, DeliverySeq)],
+    ) -> StoreResult<Vec<Held>> {
+        self.writer.land().await?;
+        queue::due(&mut *self.read().await?, (lane, epoch), now, n, in_flight).await
+    }
+
+    async fn settle(&self, node: NodeId, mut outcomes: Vec<Outcome>) -> StoreResult<Vec<Settled>> {
+        if outcomes.iter().any(|o| !o.follow_up.is_empty()) {
+            return self.settle_with_follow_ups(node, outcomes).await;
+        }
+        let results: Vec<Settled> = outcomes
+            .iter()
+            .map(|o| {
+                if self.holds.holds(node, o.hold) {
+                    Settled::Done
+                } else {
+                    Settled::LaneLost
+                }
+            })
+            .collect();
+        let mut keep = results.iter().map(|r| *r == Settled::Done);
+        outcomes.retain(|_| keep.next().unwrap_or(false));
+        if !outcomes.is_empty() {
+            self.writer.settle(node, outcomes).await?;
+        }
+        Ok(results)
+    }
+
+    async fn next_due(&self, node: NodeId) -> StoreResult<Option<Timestamp>> {
+        self.writer.land().await?;
+        queue::next_due(&mut *self.read().await?, node).await
+    }
+
+    async fn queue(&self, filter: &QueueFilter, limit: usize) -> StoreResult<Vec<QueueRow>> {
+        self.writer.land().await?;
+        queue::list(&mut *self.read().await?, filter, limit).await
+    }
+
+    async fn queue_counts(&self) -> StoreResult<QueueCounts> {
+        let oldest: Option<i64> = sqlx::query_scalar("SELECT accepted_at FROM mails ORDER BY id LIMIT 1")
+            .fetch_optional(&mut *self.read().await?)
+            .await
+            .map_err(store_error)?;
+        Ok(QueueCounts {
+            mails: self.counters.mails(),
+            deferred: self.counters.deferred(),
+            oldest: oldest.map(Timestamp),
+        })
+    }
+}

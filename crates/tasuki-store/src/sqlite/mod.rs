@@ -1,0 +1,331 @@
+//! SQLite: one file, one process, one writer.
+//!
+//! The [`writer`] owns the only connection that writes and shares each commit among all who wait. Reads use a small
+//! pool, one statement or a few at a time, and hold no transaction over an await. Bodies above 16 KiB are in
+//! [`segments`].
+
+mod holds;
+mod mail;
+mod segments;
+mod space;
+mod writer;
+
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
+#[path = "../shared/accounts.rs"]
+mod accounts;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
+#[path = "../shared/audit.rs"]
+mod audit;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
+#[path = "../shared/bans.rs"]
+mod bans;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
+#[path = "../shared/fedi.rs"]
+mod fedi;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
+#[path = "../shared/log.rs"]
+mod log;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
+#[path = "../shared/nodes.rs"]
+mod nodes;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
+#[path = "../shared/progress.rs"]
+mod progress;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
+#[path = "../shared/queue.rs"]
+mod queue;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
+#[path = "../shared/secrets.rs"]
+mod secrets;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
+#[path = "../shared/settle.rs"]
+mod settle;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
+#[path = "../shared/tunnel.rs"]
+mod tunnel;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection};
+use tasuki_core::clock::Clock;
+use tasuki_core::ids::{Epoch, LaneId, NodeId};
+use tasuki_core::store::mail::{BodyPlace, Lane, StoredBody};
+use tasuki_core::store::{NodeStore, Store, StoreError, StoreResult, StoreStats};
+use tokio::task::JoinHandle;
+
+use self::holds::Holds;
+use self::segments::{Place, Segments};
+use self::space::Space;
+use self::writer::{Counters, Writer};
+use crate::OpenError;
+use crate::error::store_error;
+use crate::migrate;
+
+/// The connection type that the shared texts are compiled against.
+pub(crate) type Conn = SqliteConnection;
+/// Its rows.
+pub(crate) type DbRow = sqlx::sqlite::SqliteRow;
+/// What a finished mail leaves behind.
+type Freed = Place;
+
+/// One writer needs no row locks.
+const FOR_UPDATE: &str = "";
+const FOR_UPDATE_SKIP_LOCKED: &str = "";
+const BODY_COLUMNS: &str = "body_len, segment, place, checksum, body";
+const FREED_COLUMNS: &str = "body_len, segment, place";
+
+/// Connections for reading.
+const READERS: u32 = 3;
+
+/// The SQLite store.
+pub(crate) struct Db {
+    pool: SqlitePool,
+    writer: Writer,
+    counters: Arc<Counters>,
+    holds: Arc<Holds>,
+    segments: Arc<Segments>,
+    space: Arc<Space>,
+    database: PathBuf,
+    janitor: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Db {
+    /// Opens or makes the database `file`, with segments in `data_dir`.
+    pub(crate) async fn open(file: &Path, data_dir: &Path) -> Result<Self, OpenError> {
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(5))
+            .foreign_keys(false)
+            .statement_cache_capacity(256)
+            .pragma("wal_autocheckpoint", "4000")
+            .pragma("journal_size_limit", "67108864")
+            .pragma("cache_size", "-16000")
+            .disable_statement_logging();
+        let mut conn = SqliteConnection::connect_with(&options)
+            .await
+            .map_err(|e| OpenError::connect(&file.display().to_string(), e))?;
+        migrate::sqlite(&mut conn).await?;
+        let pool = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .test_before_acquire(false)
+            .acquire_timeout(Duration::from_secs(30))
+            .connect_with(options.pragma("query_only", "1").pragma("cache_size", "-4000"))
+            .await
+            .map_err(|e| OpenError::connect(&file.display().to_string(), e))?;
+        let opening = |what| move |source| OpenError::Recover { what, source };
+        let segments = segments::recover(&mut conn, &data_dir.join("segments"))
+            .await
+            .map_err(opening("the mail bodies in segments/"))?;
+        let segments = Arc::new(segments);
+        let counters = Arc::new(
+            writer::count(&mut conn)
+                .await
+                .map_err(opening("the mail queue"))?,
+        );
+        let holds = Arc::new(Holds::default());
+        let writer = Writer::start(conn, Arc::clone(&counters), Arc::clone(&segments));
+        let janitor = segments::janitor(Arc::clone(&segments), writer.clone());
+        Ok(Self {
+            pool,
+            writer,
+            counters,
+            holds,
+            segments,
+            space: Arc::new(Space::new(data_dir, Clock::system())),
+            database: file.to_owned(),
+            janitor: std::sync::Mutex::new(Some(tokio::spawn(janitor))),
+        })
+    }
+
+    /// A connection for reading.
+    async fn read(&self) -> StoreResult<PoolConnection<Sqlite>> {
+        self.pool.acquire().await.map_err(store_error)
+    }
+
+    /// Runs `f` in the writer's next transaction, apart from the others in it; returns after the commit.
+    async fn change<T, F>(&self, f: F) -> StoreResult<T>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, StoreResult<T>> + Send + 'static,
+    {
+        self.writer.change(f, |_| ()).await
+    }
+
+    /// Like [`Db::change`], but returns at once; the change rides in a later commit.
+    async fn ride<F>(&self, f: F) -> StoreResult<()>
+    where
+        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, StoreResult<()>> + Send + 'static,
+    {
+        self.writer.ride(f).await
+    }
+}
+
+/// The store's clock: this machine's.
+async fn store_now(_conn: &mut Conn) -> StoreResult<i64> {
+    Ok(Clock::system().wall().0)
+}
+
+/// Renews the holds that still are.
+async fn renew_lanes(
+    conn: &mut Conn,
+    node: NodeId,
+    until: i64,
+    lanes: &[(LaneId, Epoch)],
+) -> StoreResult<Vec<Lane>> {
+    let mut renewed = Vec::with_capacity(lanes.len());
+    for (lane, epoch) in lanes {
+        let row = sqlx::query(
+            "UPDATE lanes SET hold_until = $4 WHERE id = $1 AND epoch = $2 AND owner = $3
+             RETURNING id, name, epoch, next_due",
+        )
+        .bind(lane.0)
+        .bind(epoch.0)
+        .bind(i64::from(node.0))
+        .bind(until)
+        .fetch_optional(&mut *conn)
+        .await
+        .map_err(store_error)?;
+        renewed.extend(row.as_ref().map(queue::lane_of).transpose()?);
+    }
+    Ok(renewed)
+}
+
+fn place_of(row: &DbRow) -> StoreResult<Option<Place>> {
+    let segment: Option<i64> = row.try_get("segment").map_err(store_error)?;
+    let Some(segment) = segment else { return Ok(None) };
+    let number = |column| -> StoreResult<u64> {
+        let value: i64 = row.try_get(column).map_err(store_error)?;
+        u64::try_from(value).map_err(|_| StoreError::Damaged(format!("{column} {value}")))
+    };
+    Ok(Some(Place {
+        segment: u64::try_from(segment).map_err(|_| StoreError::Damaged(format!("segment {segment}")))?,
+        offset: number("place")?,
+        len: number("body_len")?,
+    }))
+}
+
+fn freed_of(row: &DbRow) -> StoreResult<Option<Freed>> {
+    place_of(row)
+}
+
+fn body_of(row: &DbRow) -> StoreResult<StoredBody> {
+    let len: i64 = row.try_get("body_len").map_err(store_error)?;
+    let place = match place_of(row)? {
+        Some(place) => BodyPlace::Segment {
+            segment: place.segment,
+            offset: place.offset,
+            checksum: u32::try_from(row.try_get::<i64, _>("checksum").map_err(store_error)?)
+                .map_err(|_| StoreError::Damaged("checksum".into()))?,
+        },
+        None => BodyPlace::Inline(Bytes::from(
+            row.try_get::<Option<Vec<u8>>, _>("body")
+                .map_err(store_error)?
+                .unwrap_or_default(),
+        )),
+    };
+    Ok(StoredBody {
+        len: u64::try_from(len).unwrap_or(0),
+        place,
+    })
+}
+
+impl Store for Db {}
+
+#[async_trait]
+impl NodeStore for Db {
+    async fn join(&self, name: &str) -> StoreResult<(NodeId, Epoch)> {
+        let name = name.to_owned();
+        let holds = Arc::clone(&self.holds);
+        self.writer
+            .change(
+                move |conn| Box::pin(async move { nodes::join(conn, &name).await }),
+                move |(node, epoch)| holds.begin_life(*node, *epoch),
+            )
+            .await
+    }
+
+    async fn heartbeat(&self, node: NodeId, epoch: Epoch, dead_after: Duration) -> StoreResult<()> {
+        self.change(move |conn| {
+            Box::pin(async move { nodes::heartbeat(conn, node, epoch, dead_after).await })
+        })
+        .await
+    }
+
+    async fn ping(&self) -> StoreResult<()> {
+        sqlx::query("SELECT 1")
+            .execute(&mut *self.read().await?)
+            .await
+            .map_err(store_error)?;
+        Ok(())
+    }
+
+    fn stats(&self) -> StoreStats {
+        let file = |suffix: &str| {
+            let mut path = self.database.clone().into_os_string();
+            path.push(suffix);
+            std::fs::metadata(path).map_or(0, |m| m.len())
+        };
+        let commits = self.counters.commits();
+        StoreStats {
+            commits,
+            syncs: commits + self.segments.syncs(),
+            waiting: self.writer.waiting(),
+            size_bytes: file("") + file("-wal") + self.segments.size_bytes(),
+        }
+    }
+
+    async fn close(&self) {
+        self.writer.close().await;
+        let janitor = self.janitor.lock().ok().and_then(|mut j| j.take());
+        if let Some(janitor) = janitor {
+            janitor.abort();
+            let _ = janitor.await;
+        }
+        self.pool.close().await;
+    }
+}

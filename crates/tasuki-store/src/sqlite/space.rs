@@ -1,0 +1,51 @@
+//! Room on the disk: new work is refused before the last bytes are gone, so that what is stored can still be settled.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use tasuki_core::clock::Clock;
+use tasuki_core::store::{StoreError, StoreResult};
+
+/// The reserve: this much, or a twentieth of a small file system.
+const RESERVE: u64 = 64 << 20;
+/// How long one look at the file system counts.
+const LOOK_EVERY_MS: i64 = 200;
+
+/// Looks at the free space of one directory's file system.
+#[derive(Debug)]
+pub(super) struct Space {
+    dir: PathBuf,
+    clock: Clock,
+    looked_at: AtomicI64,
+    is_low: AtomicBool,
+}
+
+impl Space {
+    /// Watches the file system that holds `dir`.
+    pub(super) fn new(dir: &Path, clock: Clock) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            clock,
+            looked_at: AtomicI64::new(i64::MIN),
+            is_low: AtomicBool::new(false),
+        }
+    }
+
+    /// `Full` when free space is below the reserve.
+    pub(super) fn require(&self) -> StoreResult<()> {
+        let now = self.clock.wall().0;
+        if now.saturating_sub(self.looked_at.load(Ordering::Relaxed)) > LOOK_EVERY_MS {
+            self.looked_at.store(now, Ordering::Relaxed);
+            // An unreadable figure is no reason to refuse mail: the write itself will tell.
+            let low = rustix::fs::statvfs(&self.dir).is_ok_and(|fs| {
+                let reserve = RESERVE.min(fs.f_blocks.saturating_mul(fs.f_frsize) / 20);
+                fs.f_bavail.saturating_mul(fs.f_frsize) < reserve
+            });
+            self.is_low.store(low, Ordering::Relaxed);
+        }
+        if self.is_low.load(Ordering::Relaxed) {
+            return Err(StoreError::Full);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,588 @@
+//! The one task that writes.
+//!
+//! It owns the write connection and is fed by a bounded channel, so a caller that goes away takes nothing with it. It
+//! commits at once when idle; what arrives while a commit is under way shares the next one (group commit). Settlements
+//! and notes ride: they wait for somebody else's commit, at most [`RIDE`].
+//!
+//! **Invariant:** nobody is answered `Ok` before the commit that holds his change, except those who ride. A riding
+//! settlement is kept and tried again until a commit took it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sqlx::{Connection as _, SqliteConnection};
+use tasuki_core::ids::NodeId;
+use tasuki_core::store::mail::{Outcome, Settled};
+use tasuki_core::store::{StoreError, StoreResult};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::mail::{self, MailRow};
+use super::segments::Segments;
+use super::settle::{self, Applied};
+use crate::error::store_error;
+
+/// Requests that may wait in the channel.
+const QUEUE: usize = 1024;
+/// How long riders wait for somebody else's commit.
+const RIDE: Duration = Duration::from_millis(100);
+/// Requests in one commit.
+const BATCH: usize = 512;
+/// Row bytes in one commit.
+const BATCH_BYTES: usize = 8 << 20;
+/// Outcomes kept while commits fail; above it no request is taken.
+const MAX_RIDERS: usize = 20_000;
+
+/// Figures that are kept in memory because counting rows would read the whole queue.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    commits: AtomicU64,
+    mails: AtomicI64,
+    deferred: AtomicI64,
+}
+
+impl Counters {
+    pub(super) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn mails(&self) -> u64 {
+        u64::try_from(self.mails.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    pub(super) fn deferred(&self) -> u64 {
+        u64::try_from(self.deferred.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+}
+
+/// Counts once, at the start.
+pub(super) async fn count(conn: &mut SqliteConnection) -> StoreResult<Counters> {
+    let mails: i64 = sqlx::query_scalar("SELECT count(*) FROM mails")
+        .fetch_one(&mut *conn)
+        .await
+        .map_err(store_error)?;
+    let deferred: i64 = sqlx::query_scalar("SELECT count(*) FROM deliveries")
+        .fetch_one(conn)
+        .await
+        .map_err(store_error)?;
+    Ok(Counters {
+        commits: AtomicU64::new(0),
+        mails: AtomicI64::new(mails),
+        deferred: AtomicI64::new(deferred),
+    })
+}
+
+/// New mails of one caller.
+struct Enqueue {
+    rows: Vec<MailRow>,
+    reply: oneshot::Sender<StoreResult<()>>,
+}
+
+/// Outcomes of one caller that ride.
+struct Riders {
+    node: NodeId,
+    outcomes: Vec<Outcome>,
+}
+
+/// Outcomes of one caller with what they cause.
+struct SettleNow {
+    node: NodeId,
+    outcomes: Vec<Outcome>,
+    follow_ups: Vec<Vec<MailRow>>,
+    reply: oneshot::Sender<StoreResult<Vec<Settled>>>,
+}
+
+/// How many calls ride, and how many of them have arrived.
+#[derive(Debug, Default)]
+struct Rides {
+    sent: AtomicU64,
+    done: AtomicU64,
+}
+
+/// A change of any other kind.
+trait Change: Send {
+    fn apply<'c>(&'c mut self, conn: &'c mut SqliteConnection) -> BoxFuture<'c, StoreResult<()>>;
+    /// After the commit, or instead of it with why it failed.
+    fn finish(self: Box<Self>, commit: StoreResult<()>);
+}
+
+enum Request {
+    Enqueue(Enqueue),
+    Ride(Riders),
+    SettleNow(SettleNow),
+    Change(Box<dyn Change>),
+    RideChange(Box<dyn Change>),
+    Close(oneshot::Sender<()>),
+}
+
+/// The callers' end; clones share the task.
+#[derive(Clone)]
+pub(super) struct Writer {
+    requests: mpsc::Sender<Request>,
+    rides: Arc<Rides>,
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".into())
+}
+
+impl Writer {
+    /// Starts the task on `conn`.
+    pub(super) fn start(conn: SqliteConnection, counters: Arc<Counters>, segments: Arc<Segments>) -> Self {
+        let (requests, inbox) = mpsc::channel(QUEUE);
+        let rides = Arc::new(Rides::default());
+        let task = Task {
+            conn,
+            inbox,
+            counters,
+            rides: Arc::clone(&rides),
+            segments,
+            riders: Vec::new(),
+            ride_until: None,
+        };
+        tokio::spawn(task.run());
+        Self { requests, rides }
+    }
+
+    /// Requests that wait.
+    pub(super) fn waiting(&self) -> u64 {
+        (self.requests.max_capacity() - self.requests.capacity()) as u64
+    }
+
+    async fn send(&self, request: Request) -> StoreResult<()> {
+        self.requests.send(request).await.map_err(|_| closed())
+    }
+
+    /// Inserts mails; returns after the commit.
+    pub(super) async fn enqueue(&self, rows: Vec<MailRow>) -> StoreResult<()> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Enqueue(Enqueue { rows, reply })).await?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Stores outcomes with a later commit.
+    pub(super) async fn settle(&self, node: NodeId, outcomes: Vec<Outcome>) -> StoreResult<()> {
+        self.rides.sent.fetch_add(1, Ordering::AcqRel);
+        self.send(Request::Ride(Riders { node, outcomes })).await
+    }
+
+    /// Stores outcomes and the mails they cause, all or nothing; returns after the commit.
+    pub(super) async fn settle_now(
+        &self,
+        node: NodeId,
+        outcomes: Vec<Outcome>,
+        follow_ups: Vec<Vec<MailRow>>,
+    ) -> StoreResult<Vec<Settled>> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::SettleNow(SettleNow {
+            node,
+            outcomes,
+            follow_ups,
+            reply,
+        }))
+        .await?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Runs `f` apart from the others in the next transaction; after its commit runs `then`, then answers.
+    pub(super) async fn change<T, F, N>(&self, f: F, then: N) -> StoreResult<T>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, StoreResult<T>> + Send + 'static,
+        N: FnOnce(&T) + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Change(Box::new(Act {
+            f: Some(f),
+            then: Some(then),
+            done: None,
+            reply: Some(reply),
+        })))
+        .await?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Runs `f` with a later commit; nobody waits for it.
+    pub(super) async fn ride<F>(&self, f: F) -> StoreResult<()>
+    where
+        F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, StoreResult<()>> + Send + 'static,
+    {
+        self.send(Request::RideChange(Box::new(Act {
+            f: Some(f),
+            then: Some(|(): &()| ()),
+            done: None,
+            reply: None,
+        })))
+        .await
+    }
+
+    /// Returns when all outcomes that were sent before are committed, so that a reader sees them.
+    pub(super) async fn land(&self) -> StoreResult<()> {
+        if self.rides.sent.load(Ordering::Acquire) == self.rides.done.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.change(|_| Box::pin(async { Ok(()) }), |()| ()).await
+    }
+
+    /// Commits what waits, checkpoints, closes the connection. Later requests are refused.
+    pub(super) async fn close(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.send(Request::Close(reply)).await.is_ok() {
+            let _ = answer.await;
+        }
+    }
+}
+
+struct Act<T, F, N> {
+    f: Option<F>,
+    then: Option<N>,
+    done: Option<T>,
+    reply: Option<oneshot::Sender<StoreResult<T>>>,
+}
+
+impl<T, F, N> Change for Act<T, F, N>
+where
+    T: Send + 'static,
+    F: for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, StoreResult<T>> + Send + 'static,
+    N: FnOnce(&T) + Send + 'static,
+{
+    fn apply<'c>(&'c mut self, conn: &'c mut SqliteConnection) -> BoxFuture<'c, StoreResult<()>> {
+        Box::pin(async move {
+            let f = self.f.take().ok_or_else(closed)?;
+            self.done = Some(f(conn).await?);
+            Ok(())
+        })
+    }
+
+    fn finish(mut self: Box<Self>, commit: StoreResult<()>) {
+        let result = commit.and_then(|()| self.done.take().ok_or_else(closed));
+        if let (Ok(done), Some(then)) = (&result, self.then.take()) {
+            then(done);
+        }
+        match (self.reply.take(), result) {
+            (Some(reply), result) => drop(reply.send(result)),
+            (None, Err(error)) => tracing::warn!(error = %error, "a note was not stored"),
+            (None, Ok(_)) => {}
+        }
+    }
+}
+
+/// The same failure for each who shared a commit.
+fn share(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Full => StoreError::Full,
+        other => StoreError::Unavailable(other.to_string().into()),
+    }
+}
+
+#[derive(Default)]
+struct Batch {
+    enqueues: Vec<Enqueue>,
+    settles: Vec<SettleNow>,
+    changes: Vec<Box<dyn Change>>,
+    close: Option<oneshot::Sender<()>>,
+    len: usize,
+    bytes: usize,
+    is_urgent: bool,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.len >= BATCH || self.bytes >= BATCH_BYTES || self.close.is_some()
+    }
+}
+
+struct Task {
+    conn: SqliteConnection,
+    inbox: mpsc::Receiver<Request>,
+    counters: Arc<Counters>,
+    rides: Arc<Rides>,
+    segments: Arc<Segments>,
+    riders: Vec<Riders>,
+    ride_until: Option<Instant>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut batch = Batch::default();
+        loop {
+            if !self.collect(&mut batch).await {
+                break;
+            }
+            let taken = std::mem::take(&mut batch);
+            let close = self.commit(taken).await;
+            if let Some(reply) = close {
+                self.inbox.close();
+                let _ = self.conn.close().await;
+                let _ = reply.send(());
+                return;
+            }
+        }
+        let _ = self.conn.close().await;
+    }
+
+    /// Waits until there is something to commit. False when all callers are gone and nothing waits.
+    async fn collect(&mut self, batch: &mut Batch) -> bool {
+        loop {
+            let next = match self.ride_until {
+                None => self.inbox.recv().await,
+                Some(until) => match tokio::time::timeout_at(until, self.inbox.recv()).await {
+                    Ok(next) => next,
+                    Err(_) => return true,
+                },
+            };
+            let Some(request) = next else {
+                return self.ride_until.is_some();
+            };
+            self.take(request, batch);
+            if batch.is_urgent {
+                // Those who were answered by the last commit come back together: let them get on this one.
+                tokio::task::yield_now().await;
+            }
+            while !batch.is_full()
+                && let Ok(request) = self.inbox.try_recv()
+            {
+                self.take(request, batch);
+            }
+            if batch.is_urgent || self.riders.len() >= MAX_RIDERS {
+                return true;
+            }
+        }
+    }
+
+    fn take(&mut self, request: Request, batch: &mut Batch) {
+        batch.len += 1;
+        match request {
+            Request::Enqueue(enqueue) => {
+                batch.bytes += enqueue.rows.iter().map(MailRow::size).sum::<usize>();
+                batch.enqueues.push(enqueue);
+                batch.is_urgent = true;
+            }
+            Request::SettleNow(settle) => {
+                batch.settles.push(settle);
+                batch.is_urgent = true;
+            }
+            Request::Change(change) => {
+                batch.changes.push(change);
+                batch.is_urgent = true;
+            }
+            Request::Close(reply) => {
+                batch.close = Some(reply);
+                batch.is_urgent = true;
+            }
+            Request::RideChange(change) => {
+                batch.changes.push(change);
+                self.ride_until.get_or_insert_with(ride_until);
+            }
+            Request::Ride(riders) => {
+                self.riders.push(riders);
+                self.ride_until.get_or_insert_with(ride_until);
+            }
+        }
+    }
+
+    async fn commit(&mut self, batch: Batch) -> Option<oneshot::Sender<()>> {
+        let Batch {
+            enqueues,
+            settles,
+            mut changes,
+            close,
+            ..
+        } = batch;
+        self.ride_until = None;
+        let work = Work {
+            enqueues: &enqueues,
+            settles: &settles,
+        };
+        match self.transact(&work, &mut changes).await {
+            Ok(done) => {
+                self.note_commit(&done.applied);
+                for (enqueue, result) in enqueues.into_iter().zip(done.enqueued) {
+                    let _ = enqueue.reply.send(result);
+                }
+                for (settle, result) in settles.into_iter().zip(done.settled) {
+                    let _ = settle.reply.send(result);
+                }
+                for (change, result) in changes.into_iter().zip(done.changed) {
+                    change.finish(result);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "a commit failed");
+                let _ = sqlx::query("ROLLBACK").execute(&mut self.conn).await;
+                for enqueue in enqueues {
+                    let _ = enqueue.reply.send(Err(share(&error)));
+                }
+                for settle in settles {
+                    let _ = settle.reply.send(Err(share(&error)));
+                }
+                for change in changes {
+                    change.finish(Err(share(&error)));
+                }
+                if !self.riders.is_empty() {
+                    self.ride_until = Some(ride_until());
+                }
+                if self.riders.len() >= MAX_RIDERS {
+                    tokio::time::sleep(RIDE).await;
+                }
+            }
+        }
+        close
+    }
+
+    fn note_commit(&mut self, applied: &Applied) {
+        self.counters.commits.fetch_add(1, Ordering::Relaxed);
+        self.counters.mails.fetch_add(applied.mails, Ordering::Relaxed);
+        self.counters
+            .deferred
+            .fetch_add(applied.deferred, Ordering::Relaxed);
+        self.rides
+            .done
+            .fetch_add(self.riders.len() as u64, Ordering::Release);
+        self.riders.clear();
+        self.segments.free(&applied.freed);
+    }
+
+    /// One transaction; once more, caller by caller, if one of the new mails was refused.
+    async fn transact(&mut self, work: &Work<'_>, changes: &mut [Box<dyn Change>]) -> StoreResult<Done> {
+        let mut done = Done::default();
+        run(&mut self.conn, "BEGIN IMMEDIATE").await?;
+        self.apply_riders(&mut done.applied).await?;
+        let rows: Vec<&MailRow> = work.enqueues.iter().flat_map(|e| &e.rows).collect();
+        match mail::insert(&mut self.conn, &rows).await {
+            Ok(()) => {
+                done.applied.mails += count_of(rows.len());
+                done.enqueued = work.enqueues.iter().map(|_| Ok(())).collect();
+            }
+            Err(StoreError::Conflict(_)) => {
+                run(&mut self.conn, "ROLLBACK").await?;
+                done = Done::default();
+                run(&mut self.conn, "BEGIN IMMEDIATE").await?;
+                self.apply_riders(&mut done.applied).await?;
+                done.enqueued = insert_one_by_one(&mut self.conn, work.enqueues, &mut done.applied).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        self.apply_settles(work.settles, &mut done).await?;
+        self.apply_changes(changes, &mut done).await?;
+        run(&mut self.conn, "COMMIT").await?;
+        Ok(done)
+    }
+
+    async fn apply_riders(&mut self, applied: &mut Applied) -> StoreResult<()> {
+        if self.riders.is_empty() {
+            return Ok(());
+        }
+        let riders = self.riders.iter().map(|r| (r.node, r.outcomes.as_slice()));
+        mail::apply_riders(&mut self.conn, riders, applied).await?;
+        settle::finish(&mut self.conn, applied).await
+    }
+
+    async fn apply_settles(&mut self, settles: &[SettleNow], done: &mut Done) -> StoreResult<()> {
+        for settle in settles {
+            run(&mut self.conn, "SAVEPOINT one").await?;
+            let mut applied = Applied::default();
+            let result = settle_now(&mut self.conn, settle, &mut applied).await;
+            match &result {
+                Ok(_) => {
+                    done.applied.mails += applied.mails;
+                    done.applied.deferred += applied.deferred;
+                    done.applied.freed.append(&mut applied.freed);
+                }
+                Err(_) => run(&mut self.conn, "ROLLBACK TO one").await?,
+            }
+            run(&mut self.conn, "RELEASE one").await?;
+            done.settled.push(result);
+        }
+        Ok(())
+    }
+
+    async fn apply_changes(&mut self, changes: &mut [Box<dyn Change>], done: &mut Done) -> StoreResult<()> {
+        for change in changes.iter_mut() {
+            run(&mut self.conn, "SAVEPOINT one").await?;
+            let result = change.apply(&mut self.conn).await;
+            if result.is_err() {
+                run(&mut self.conn, "ROLLBACK TO one").await?;
+            }
+            run(&mut self.conn, "RELEASE one").await?;
+            done.changed.push(result);
+        }
+        Ok(())
+    }
+}
+
+/// What a transaction is made of, beside riders and changes.
+struct Work<'a> {
+    enqueues: &'a [Enqueue],
+    settles: &'a [SettleNow],
+}
+
+/// What became of it: each one's own result, in order.
+#[derive(Default)]
+struct Done {
+    applied: Applied,
+    enqueued: Vec<StoreResult<()>>,
+    settled: Vec<StoreResult<Vec<Settled>>>,
+    changed: Vec<StoreResult<()>>,
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tokio's own timer, not a time that anybody sees"
+)]
+fn ride_until() -> Instant {
+    Instant::now() + RIDE
+}
+
+async fn run(conn: &mut SqliteConnection, sql: &'static str) -> StoreResult<()> {
+    sqlx::query(sql).execute(conn).await.map_err(store_error)?;
+    Ok(())
+}
+
+/// Inserts caller by caller, so that a refused one fails alone.
+async fn insert_one_by_one(
+    conn: &mut SqliteConnection,
+    enqueues: &[Enqueue],
+    applied: &mut Applied,
+) -> StoreResult<Vec<StoreResult<()>>> {
+    let mut results = Vec::with_capacity(enqueues.len());
+    for enqueue in enqueues {
+        run(conn, "SAVEPOINT one").await?;
+        let own: Vec<&MailRow> = enqueue.rows.iter().collect();
+        let result = mail::insert(conn, &own).await;
+        match &result {
+            Ok(()) => applied.mails += count_of(own.len()),
+            Err(StoreError::Conflict(_)) => run(conn, "ROLLBACK TO one").await?,
+            Err(_) => return result.map(|()| Vec::new()),
+        }
+        run(conn, "RELEASE one").await?;
+        results.push(result);
+    }
+    Ok(results)
+}
+
+/// Outcomes with what they cause, all or nothing; the savepoint is the caller's.
+async fn settle_now(
+    conn: &mut SqliteConnection,
+    settle: &SettleNow,
+    applied: &mut Applied,
+) -> StoreResult<Vec<Settled>> {
+    let mut results = Vec::with_capacity(settle.outcomes.len());
+    for (outcome, follow_up) in settle.outcomes.iter().zip(&settle.follow_ups) {
+        let result = settle::settle_one(conn, settle.node, outcome, applied).await?;
+        if result == Settled::Done && !follow_up.is_empty() {
+            let rows: Vec<&MailRow> = follow_up.iter().collect();
+            mail::insert(conn, &rows).await?;
+            applied.mails += count_of(rows.len());
+        }
+        results.push(result);
+    }
+    settle::finish(conn, applied).await?;
+    Ok(results)
+}
+
+fn count_of(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
