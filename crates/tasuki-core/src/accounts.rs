@@ -1,131 +1,38 @@
 //! Identity: principals, what they may do, and how they prove who they are.
+//!
+//! **Invariant:** unknown, wrong, expired and disabled all look the same from outside, in words and in time. An outage of
+//! the store or of the CPU pool is never the caller's offence (invariant 9). No secret reaches a log, an error or a
+//! debug print.
 
 use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-use tasuki_proto::names::Domain;
+use aws_lc_rs::digest::{Context, SHA256};
+use tokio::sync::Semaphore;
 
-use crate::bans::Bans;
-use crate::clock::Clock;
+use crate::bans::{Bans, Offence, Standing};
+use crate::clock::{Clock, Timestamp};
 use crate::engine::EngineKind;
-use crate::events::EventBus;
+use crate::events::{EventBus, What};
+use crate::failure::BoxError;
+use crate::ids::PrincipalId;
+use crate::limits::{self, Limits};
 use crate::pool::CpuPool;
-use crate::store::StoreError;
-use crate::store::accounts::{AccountStore, Principal};
+use crate::store::accounts::{AccountStore, Credential, CredentialKind, Principal};
+use crate::store::{Actor, StoreError};
 
-/// What kind of being a principal is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PrincipalKind {
-    /// A human with a password.
-    Person,
-    /// An app or network that sends mail.
-    Service,
-    /// A tunnel client.
-    Agent,
-    /// A fediverse host.
-    Instance,
-}
+mod cache;
+mod grants;
+mod making;
+mod secrets;
+#[cfg(test)]
+mod tests;
 
-/// What a principal may do to the gateway itself, beside its grants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Nothing.
-    #[default]
-    None,
-    /// Read.
-    Viewer,
-    /// Run it: bans, queue, subscribers, agents.
-    Operator,
-    /// Everything, also people and keys.
-    Admin,
-}
-
-/// One thing a principal may do through an engine. Written as text, for example `mail:send:example.com`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub enum Grant {
-    /// `mail:send:DOMAIN`: send mail as any address of this domain and its subdomains.
-    SendAs(Domain),
-    /// `mail:send:*`: send mail as any address.
-    SendAsAny,
-    /// `mail:send:<>`: send with the null reverse-path (bounces of a mail system behind us).
-    SendNull,
-    /// `fedi:publish`: publish without being subscribed.
-    Publish,
-    /// `tunnel:name:DOMAIN`: expose this host name and its subdomains.
-    ExposeName(Domain),
-    /// `tunnel:default`: be the default route of the Minecraft port.
-    ExposeDefault,
-    /// `tunnel:port:FROM-TO` (or one port): expose these TCP ports.
-    ExposePorts(u16, u16),
-}
-
-/// The text is not a grant.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is not a grant; known: mail:send:DOMAIN, mail:send:*, mail:send:<>, fedi:publish, tunnel:name:DOMAIN, tunnel:default, tunnel:port:FROM-TO"
-)]
-pub struct BadGrant(pub String);
-
-impl FromStr for Grant {
-    type Err = BadGrant;
-    fn from_str(text: &str) -> Result<Self, BadGrant> {
-        let bad = || BadGrant(text.chars().take(80).collect());
-        let domain = |d: &str| d.parse::<Domain>().map_err(|_| bad());
-        match text.splitn(3, ':').collect::<Vec<_>>()[..] {
-            ["mail", "send", "*"] => Ok(Self::SendAsAny),
-            ["mail", "send", "<>"] => Ok(Self::SendNull),
-            ["mail", "send", d] => domain(d).map(Self::SendAs),
-            ["fedi", "publish"] => Ok(Self::Publish),
-            ["tunnel", "name", d] => domain(d).map(Self::ExposeName),
-            ["tunnel", "default"] => Ok(Self::ExposeDefault),
-            ["tunnel", "port", ports] => {
-                let (from, to) = ports.split_once('-').unwrap_or((ports, ports));
-                let (from, to): (u16, u16) =
-                    (from.parse().map_err(|_| bad())?, to.parse().map_err(|_| bad())?);
-                if from == 0 || from > to {
-                    Err(bad())
-                } else {
-                    Ok(Self::ExposePorts(from, to))
-                }
-            }
-            _ => Err(bad()),
-        }
-    }
-}
-
-impl fmt::Display for Grant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::SendAs(d) => write!(f, "mail:send:{d}"),
-            Self::SendAsAny => f.write_str("mail:send:*"),
-            Self::SendNull => f.write_str("mail:send:<>"),
-            Self::Publish => f.write_str("fedi:publish"),
-            Self::ExposeName(d) => write!(f, "tunnel:name:{d}"),
-            Self::ExposeDefault => f.write_str("tunnel:default"),
-            Self::ExposePorts(a, b) if a == b => write!(f, "tunnel:port:{a}"),
-            Self::ExposePorts(a, b) => write!(f, "tunnel:port:{a}-{b}"),
-        }
-    }
-}
-
-impl From<Grant> for String {
-    fn from(g: Grant) -> Self {
-        g.to_string()
-    }
-}
-
-impl TryFrom<String> for Grant {
-    type Error = BadGrant;
-    fn try_from(text: String) -> Result<Self, BadGrant> {
-        text.parse()
-    }
-}
+use cache::{Follower, Queues, Versioned};
+pub use grants::{BadGrant, Grant, PrincipalKind, Role};
+pub use making::{Made, MakeError, check_name, check_password};
 
 /// Why somebody was not let in. Peers see one generic text for all of these but the last two.
 #[derive(Debug, thiserror::Error)]
@@ -164,14 +71,45 @@ pub struct Accounts {
     inner: Arc<Inner>,
 }
 
-#[expect(dead_code, reason = "filled in with the implementation")]
 struct Inner {
     store: Arc<dyn AccountStore>,
     bans: Bans,
     pool: CpuPool,
     clock: Clock,
     events: EventBus,
+    limits: Limits,
+    follower: Follower,
+    by_id: Versioned<PrincipalId, Arc<Principal>>,
+    by_name: Versioned<Box<str>, Arc<Principal>>,
+    agents_by_key: Versioned<Box<str>, Arc<Principal>>,
+    /// Logins that succeeded, by the keyed hash of name and secret.
+    successes: Versioned<[u8; 32], Success>,
+    queues: Queues,
+    /// How many passwords are checked at once, so that a flood of them leaves the pool to others.
+    checks: Semaphore,
+    /// Keys the hashes of names and secrets that are held in memory.
+    salt: [u8; 32],
 }
+
+#[derive(Clone)]
+struct Success {
+    principal: Arc<Principal>,
+    expires_at: Option<Timestamp>,
+    at: Instant,
+}
+
+/// Principals in each of the caches.
+const PRINCIPALS: u64 = 16_384;
+/// Logins in the cache of successes,
+const SUCCESSES: u64 = 4_096;
+/// each for this long.
+const SUCCESS_HOLDS: Duration = Duration::from_secs(600);
+/// Passwords that are checked at once (19 MiB each);
+const CHECKS: usize = 4;
+/// others wait for this long, then are told to come again.
+const CHECK_WAIT: Duration = Duration::from_secs(10);
+/// A longer secret is wrong without looking: RFC 4616 clients send far less.
+const LONGEST_SECRET: usize = 1024;
 
 impl Accounts {
     /// The door on top of `store`.
@@ -183,18 +121,30 @@ impl Accounts {
         clock: Clock,
         events: EventBus,
     ) -> Self {
+        let mut salt = [0; 32];
+        aws_lc_rs::rand::fill(&mut salt).expect("the operating system gives random bytes");
         Self {
             inner: Arc::new(Inner {
+                limits: Limits::with_capacity(clock.clone(), 8_192),
                 store,
                 bans,
                 pool,
                 clock,
                 events,
+                follower: Follower::default(),
+                by_id: Versioned::new(PRINCIPALS),
+                by_name: Versioned::new(PRINCIPALS),
+                agents_by_key: Versioned::new(PRINCIPALS),
+                successes: Versioned::new(SUCCESSES),
+                queues: Queues::default(),
+                checks: Semaphore::new(CHECKS),
+                salt,
             }),
         }
     }
 
-    /// Checks a login with a password, an app password or a token as secret, for `engine`, from `from`.
+    /// Checks a login with a password, an app password or a token as secret, for `engine`, from `from`. A login from an
+    /// address that is slowed (see [`Standing::Slowed`]) takes that much longer unless it succeeded lately.
     ///
     /// # Errors
     /// See [`AuthError`].
@@ -205,17 +155,91 @@ impl Accounts {
         secret: &str,
         from: IpAddr,
     ) -> Result<Arc<Principal>, AuthError> {
-        let _ = (engine, name, secret, from);
-        todo!("core1")
+        let inner = &*self.inner;
+        let standing = inner.bans.standing(engine, from);
+        if matches!(standing, Standing::Banned(_)) {
+            return Err(AuthError::TooMany);
+        }
+        let key = inner.keyed_hash(name, secret);
+        if let Some(principal) = inner.succeeded_lately(&key).await? {
+            inner.bans.proved(from);
+            return Ok(principal);
+        }
+        if inner
+            .limits
+            .take_from(engine, "login", from, limits::LOGINS)
+            .is_err()
+        {
+            return Err(AuthError::TooMany);
+        }
+        if let Standing::Slowed(by) = standing {
+            tokio::time::sleep(by).await;
+        }
+        let _turn = inner.queues.turn(key).await;
+        if let Some(principal) = inner.succeeded_lately(&key).await? {
+            inner.bans.proved(from);
+            return Ok(principal);
+        }
+        let version = inner.version().await?;
+        match inner.check(name, secret).await? {
+            Ok((credential, principal)) => {
+                let principal = Arc::new(principal);
+                let success = Success {
+                    principal: Arc::clone(&principal),
+                    expires_at: credential.expires_at,
+                    at: inner.clock.now(),
+                };
+                inner.successes.keep(key, version, success);
+                inner.bans.proved(from);
+                Ok(principal)
+            }
+            Err(refusal) => {
+                inner
+                    .bans
+                    .offence(engine, from, inner.offence(refusal, name, &key));
+                inner.tell_refused(name, from, refusal);
+                Err(AuthError::Refused)
+            }
+        }
     }
 
-    /// Checks an API token.
+    /// Checks an API token. Wrong ones are limited by address, not banned: they are not guessed.
     ///
     /// # Errors
     /// See [`AuthError`].
     pub async fn token(&self, token: &str, from: IpAddr) -> Result<Arc<Principal>, AuthError> {
-        let _ = (token, from);
-        todo!("core1")
+        let inner = &*self.inner;
+        let key = inner.keyed_hash("", token);
+        if let Some(principal) = inner.succeeded_lately(&key).await? {
+            return Ok(principal);
+        }
+        let version = inner.version().await?;
+        let found = if secrets::kind_of(token) == Some(CredentialKind::Token) && token.len() <= LONGEST_SECRET
+        {
+            inner.by_hash(CredentialKind::Token, token).await?
+        } else {
+            Err(Refusal::WrongSecret)
+        };
+        match found {
+            Ok((credential, principal)) => {
+                let principal = Arc::new(principal);
+                let success = Success {
+                    principal: Arc::clone(&principal),
+                    expires_at: credential.expires_at,
+                    at: inner.clock.now(),
+                };
+                inner.successes.keep(key, version, success);
+                Ok(principal)
+            }
+            Err(refusal) => {
+                inner.tell_refused("", from, refusal);
+                inner
+                    .limits
+                    .take_for_address(None, "token", from, limits::WRONG_TOKENS)
+                    .map_err(|_| AuthError::TooMany)?;
+                Err(AuthError::Refused)
+            }
+        }
     }
 
     /// Spends a one-time code for the agent whose key has this fingerprint (hex SHA-256 of its SPKI).
@@ -228,8 +252,49 @@ impl Accounts {
         fingerprint: &str,
         from: IpAddr,
     ) -> Result<Arc<Principal>, CodeError> {
-        let _ = (code, fingerprint, from);
-        todo!("core1")
+        let inner = &*self.inner;
+        if matches!(inner.bans.standing(EngineKind::Tunnel, from), Standing::Banned(_)) {
+            return Err(CodeError::TooMany);
+        }
+        // Codes are read from paper and screens.
+        let code = code.trim().to_ascii_lowercase();
+        let wrong = |reason| {
+            inner.bans.offence(EngineKind::Tunnel, from, Offence::WrongCode);
+            inner.tell_refused("", from, reason);
+            match inner
+                .limits
+                .take_from(EngineKind::Tunnel, "code", from, limits::WRONG_TOKENS)
+            {
+                Ok(()) => CodeError::Refused,
+                Err(_) => CodeError::TooMany,
+            }
+        };
+        if secrets::kind_of(&code) != Some(CredentialKind::EnrolCode) || code.len() > LONGEST_SECRET {
+            return Err(wrong(Refusal::WrongCode));
+        }
+        let now = inner.clock.wall();
+        let hash = secrets::hash_generated(&code);
+        match inner
+            .store
+            .credential_by_hash(CredentialKind::EnrolCode, &hash)
+            .await
+        {
+            Err(error) => return Err(CodeError::Unavailable(error)),
+            Ok(Some((_, agent))) if agent.disabled => return Err(wrong(Refusal::Disabled)),
+            Ok(_) => {}
+        }
+        let who = format!("key {}", fingerprint.chars().take(16).collect::<String>());
+        let audit =
+            Actor::principal(&who, from).entry(now, "tunnel.enroll", who.as_str(), "with a one-time code");
+        match inner.store.redeem_code(&hash, fingerprint, now, audit).await {
+            Ok(principal) => {
+                inner.follower.forget();
+                inner.bans.proved(from);
+                Ok(Arc::new(principal))
+            }
+            Err(StoreError::NotFound(_)) => Err(wrong(Refusal::WrongCode)),
+            Err(error) => Err(CodeError::Unavailable(error)),
+        }
     }
 
     /// The enabled agent with this key fingerprint, if there is one.
@@ -241,25 +306,237 @@ impl Accounts {
         fingerprint: &str,
         from: IpAddr,
     ) -> Result<Option<Arc<Principal>>, StoreError> {
-        let _ = (fingerprint, from);
-        todo!("core1")
+        let inner = &*self.inner;
+        let version = inner.version().await?;
+        let key = Box::from(fingerprint);
+        let found = match inner.agents_by_key.find(&key, version) {
+            Some(agent) => Some(agent),
+            None => inner
+                .store
+                .credential_by_hash(CredentialKind::AgentKey, fingerprint)
+                .await?
+                .filter(|(credential, _)| !inner.is_over(credential.expires_at))
+                .map(|(_, agent)| {
+                    let agent = Arc::new(agent);
+                    inner.agents_by_key.keep(key, version, Arc::clone(&agent));
+                    agent
+                }),
+        };
+        let enabled = found.filter(|agent| !agent.disabled);
+        if enabled.is_some() {
+            inner.bans.proved(from);
+        }
+        Ok(enabled)
     }
 
-    /// The principal of this name, from a cache that follows the store's version.
+    /// The principal of this name, disabled ones too, from a cache that follows the store's version.
     ///
     /// # Errors
     /// The store's.
     pub async fn by_name(&self, name: &str) -> Result<Option<Arc<Principal>>, StoreError> {
-        let _ = name;
-        todo!("core1")
+        let inner = &*self.inner;
+        let Ok(name) = check_name(name) else {
+            return Ok(None);
+        };
+        let version = inner.version().await?;
+        let key = Box::from(name.as_str());
+        if let Some(principal) = inner.by_name.find(&key, version) {
+            return Ok(Some(principal));
+        }
+        let found = inner.store.principal_by_name(&name).await?.map(Arc::new);
+        if let Some(principal) = &found {
+            inner.by_name.keep(key, version, Arc::clone(principal));
+        }
+        Ok(found)
     }
 
-    /// The principal of this number, from the same cache.
+    /// The principal of this number, disabled ones too, from the same cache.
     ///
     /// # Errors
     /// The store's.
-    pub async fn by_id(&self, id: crate::ids::PrincipalId) -> Result<Option<Arc<Principal>>, StoreError> {
-        let _ = id;
-        todo!("core1")
+    pub async fn by_id(&self, id: PrincipalId) -> Result<Option<Arc<Principal>>, StoreError> {
+        let inner = &*self.inner;
+        let version = inner.version().await?;
+        if let Some(principal) = inner.by_id.find(&id, version) {
+            return Ok(Some(principal));
+        }
+        let found = inner.store.principal(id).await?.map(Arc::new);
+        if let Some(principal) = &found {
+            inner.by_id.keep(id, version, Arc::clone(principal));
+        }
+        Ok(found)
+    }
+
+    /// Makes the caches read again at once; for changes made in the store beside this door. Other gateways follow
+    /// within a second.
+    pub fn changed(&self) {
+        self.inner.follower.forget();
+    }
+}
+
+/// Why a login was refused, for the gateway's own eyes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    UnknownName,
+    WrongSecret,
+    Expired,
+    Disabled,
+    WrongCode,
+}
+
+impl Refusal {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::UnknownName => "unknown name",
+            Self::WrongSecret => "wrong secret",
+            Self::Expired => "expired",
+            Self::Disabled => "disabled",
+            Self::WrongCode => "wrong code",
+        }
+    }
+}
+
+type Checked = Result<(Credential, Principal), Refusal>;
+
+impl Inner {
+    async fn version(&self) -> Result<i64, StoreError> {
+        self.follower.version(&*self.store, &self.clock).await
+    }
+
+    /// A login that succeeded under the version that is in force, not too long ago.
+    async fn succeeded_lately(&self, key: &[u8; 32]) -> Result<Option<Arc<Principal>>, AuthError> {
+        let version = self.version().await?;
+        let now = self.clock.now();
+        Ok(self
+            .successes
+            .find(key, version)
+            .filter(|s| now.saturating_duration_since(s.at) < SUCCESS_HOLDS && !self.is_over(s.expires_at))
+            .map(|s| s.principal))
+    }
+
+    /// Looks the secret up or computes it. The outer error is ours, the inner one the caller's.
+    async fn check(&self, name: &str, secret: &str) -> Result<Checked, AuthError> {
+        let name = check_name(name).ok();
+        let secret = if secret.len() <= LONGEST_SECRET {
+            secret
+        } else {
+            ""
+        };
+        if let (Some(name), Some(kind @ (CredentialKind::AppPassword | CredentialKind::Token))) =
+            (&name, secrets::kind_of(secret))
+        {
+            let found = self.by_hash(kind, secret).await?;
+            return match found {
+                Ok((_, principal)) if principal.name != *name => Ok(Err(Refusal::WrongSecret)),
+                Err(Refusal::WrongSecret) if self.store.principal_by_name(name).await?.is_none() => {
+                    Ok(Err(Refusal::UnknownName))
+                }
+                found => Ok(found),
+            };
+        }
+        let principal = match &name {
+            Some(name) => self.store.principal_by_name(name).await?,
+            None => None,
+        };
+        let credential = match &principal {
+            Some(principal) => self.store.credentials(principal.id).await?,
+            None => Vec::new(),
+        }
+        .into_iter()
+        .find(|c| c.kind == CredentialKind::Password);
+        // Also without a password to compare with, so that the time does not tell who exists.
+        let phc = credential.as_ref().map(|c| c.hash.clone());
+        let proved = self.verify(secret.to_owned(), phc).await?;
+        let Some(principal) = principal else {
+            return Ok(Err(Refusal::UnknownName));
+        };
+        match credential.filter(|_| proved) {
+            Some(credential) => Ok(self.valid(credential, principal)),
+            None => Ok(Err(Refusal::WrongSecret)),
+        }
+    }
+
+    async fn by_hash(&self, kind: CredentialKind, secret: &str) -> Result<Checked, StoreError> {
+        let hash = secrets::hash_generated(secret);
+        let found = self.store.credential_by_hash(kind, &hash).await?;
+        Ok(found
+            .ok_or(Refusal::WrongSecret)
+            .and_then(|(credential, principal)| self.valid(credential, principal)))
+    }
+
+    fn valid(&self, credential: Credential, principal: Principal) -> Checked {
+        if principal.disabled {
+            Err(Refusal::Disabled)
+        } else if self.is_over(credential.expires_at) {
+            Err(Refusal::Expired)
+        } else {
+            Ok((credential, principal))
+        }
+    }
+
+    async fn verify(&self, secret: String, phc: Option<String>) -> Result<bool, AuthError> {
+        let secret = zeroize::Zeroizing::new(secret);
+        let place = tokio::time::timeout(CHECK_WAIT, self.checks.acquire())
+            .await
+            .map_err(|_| AuthError::Unavailable("too many logins are being checked".into()))?;
+        let proved = self
+            .pool
+            .run(move || secrets::verify_password(&secret, phc.as_deref()))
+            .await;
+        drop(place);
+        proved.map_err(|error| AuthError::Unavailable(error.into()))
+    }
+
+    fn is_over(&self, expires_at: Option<Timestamp>) -> bool {
+        expires_at.is_some_and(|end| end <= self.clock.wall())
+    }
+
+    /// SHA-256 of name and secret under a key of this process, so that a memory image shows no hash worth guessing at.
+    fn keyed_hash(&self, name: &str, secret: &str) -> [u8; 32] {
+        let mut hash = Context::new(&SHA256);
+        hash.update(&self.salt);
+        hash.update(&(name.len() as u64).to_be_bytes());
+        hash.update(name.as_bytes());
+        hash.update(secret.as_bytes());
+        let digest = hash.finish();
+        let mut key = [0; 32];
+        key.copy_from_slice(digest.as_ref());
+        key
+    }
+
+    fn offence(&self, refusal: Refusal, name: &str, key: &[u8; 32]) -> Offence {
+        let short = |key: &[u8; 32]| {
+            let mut first = [0; 8];
+            first.copy_from_slice(&key[..8]);
+            u64::from_be_bytes(first)
+        };
+        if refusal == Refusal::UnknownName {
+            let name_hash = short(&self.keyed_hash(&name.to_ascii_lowercase(), ""));
+            Offence::UnknownName { name_hash }
+        } else {
+            let secret_hash = short(key);
+            Offence::WrongSecret { secret_hash }
+        }
+    }
+
+    fn tell_refused(&self, name: &str, from: IpAddr, refusal: Refusal) {
+        let printable = |c: char| if c.is_control() { '?' } else { c };
+        self.events.emit(What::LoginRefused {
+            name: name.chars().take(64).map(printable).collect(),
+            from,
+            reason: refusal.reason(),
+        });
+    }
+}
+
+impl From<StoreError> for AuthError {
+    fn from(error: StoreError) -> Self {
+        Self::Unavailable(BoxError::from(error))
+    }
+}
+
+impl fmt::Debug for Accounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Accounts")
     }
 }

@@ -27,7 +27,7 @@ pub fn format(bytes: u64) -> String {
     let (unit, factor) = UNITS
         .iter()
         .rev()
-        .find(|(_, f)| bytes >= *f && bytes % f == 0)
+        .find(|(_, f)| bytes >= *f && bytes.is_multiple_of(*f))
         .unwrap_or(&("B", 1));
     format!("{}{unit}", bytes / factor)
 }

@@ -3,8 +3,9 @@
 
 mod accept;
 mod acme;
+mod accounts;
+mod bans;
+mod fakes;
 mod front;
 mod support;
 mod tls;
-mod bans;
-mod fakes;

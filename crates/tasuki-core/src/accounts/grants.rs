@@ -1,0 +1,214 @@
+//! What principals are and may do.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use tasuki_proto::names::{Domain, Mailbox, ReversePath};
+
+use crate::store::accounts::Principal;
+
+/// What kind of being a principal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrincipalKind {
+    /// A human with a password.
+    Person,
+    /// An app or network that sends mail.
+    Service,
+    /// A tunnel client.
+    Agent,
+    /// A fediverse host.
+    Instance,
+}
+
+/// What a principal may do to the gateway itself, beside its grants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Nothing.
+    #[default]
+    None,
+    /// Read.
+    Viewer,
+    /// Run it: bans, queue, subscribers, agents.
+    Operator,
+    /// Everything, also people and keys.
+    Admin,
+}
+
+impl Role {
+    /// All roles, from the least.
+    pub const ALL: [Self; 4] = [Self::None, Self::Viewer, Self::Operator, Self::Admin];
+
+    /// The name in commands and listings.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|role| role.name() == text)
+            .ok_or_else(|| format!("{text:?} is not a role; known: none, viewer, operator, admin"))
+    }
+}
+
+/// One thing a principal may do through an engine. Written as text, for example `mail:send:example.com`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Grant {
+    /// `mail:send:DOMAIN`: send mail as any address of this domain and its subdomains.
+    SendAs(Domain),
+    /// `mail:send:*`: send mail as any address.
+    SendAsAny,
+    /// `mail:send:<>`: send with the null reverse-path (bounces of a mail system behind us).
+    SendNull,
+    /// `fedi:publish`: publish without being subscribed.
+    Publish,
+    /// `tunnel:name:DOMAIN`: expose this host name and its subdomains.
+    ExposeName(Domain),
+    /// `tunnel:default`: be the default route of the Minecraft port.
+    ExposeDefault,
+    /// `tunnel:port:FROM-TO` (or one port): expose these TCP ports.
+    ExposePorts(u16, u16),
+}
+
+/// The text is not a grant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a grant; known: mail:send:DOMAIN, mail:send:*, mail:send:<>, fedi:publish, tunnel:name:DOMAIN, tunnel:default, tunnel:port:FROM-TO"
+)]
+pub struct BadGrant(pub String);
+
+impl FromStr for Grant {
+    type Err = BadGrant;
+    fn from_str(text: &str) -> Result<Self, BadGrant> {
+        let bad = || BadGrant(text.chars().take(80).collect());
+        let domain = |d: &str| d.parse::<Domain>().map_err(|_| bad());
+        match text.splitn(3, ':').collect::<Vec<_>>()[..] {
+            ["mail", "send", "*"] => Ok(Self::SendAsAny),
+            ["mail", "send", "<>"] => Ok(Self::SendNull),
+            ["mail", "send", d] => domain(d).map(Self::SendAs),
+            ["fedi", "publish"] => Ok(Self::Publish),
+            ["tunnel", "name", d] => domain(d).map(Self::ExposeName),
+            ["tunnel", "default"] => Ok(Self::ExposeDefault),
+            ["tunnel", "port", ports] => {
+                let (from, to) = ports.split_once('-').unwrap_or((ports, ports));
+                let (from, to): (u16, u16) =
+                    (from.parse().map_err(|_| bad())?, to.parse().map_err(|_| bad())?);
+                if from == 0 || from > to {
+                    Err(bad())
+                } else {
+                    Ok(Self::ExposePorts(from, to))
+                }
+            }
+            _ => Err(bad()),
+        }
+    }
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SendAs(d) => write!(f, "mail:send:{d}"),
+            Self::SendAsAny => f.write_str("mail:send:*"),
+            Self::SendNull => f.write_str("mail:send:<>"),
+            Self::Publish => f.write_str("fedi:publish"),
+            Self::ExposeName(d) => write!(f, "tunnel:name:{d}"),
+            Self::ExposeDefault => f.write_str("tunnel:default"),
+            Self::ExposePorts(a, b) if a == b => write!(f, "tunnel:port:{a}"),
+            Self::ExposePorts(a, b) => write!(f, "tunnel:port:{a}-{b}"),
+        }
+    }
+}
+
+impl From<Grant> for String {
+    fn from(g: Grant) -> Self {
+        g.to_string()
+    }
+}
+
+impl TryFrom<String> for Grant {
+    type Error = BadGrant;
+    fn try_from(text: String) -> Result<Self, BadGrant> {
+        text.parse()
+    }
+}
+
+impl Principal {
+    /// Whether it may send mail with this reverse-path. An address literal needs `mail:send:*`.
+    #[must_use]
+    pub fn may_send_as(&self, sender: &ReversePath) -> bool {
+        match sender {
+            ReversePath::Null => self.holds(|g| *g == Grant::SendNull),
+            ReversePath::Mailbox(mailbox) => self.may_send_from(mailbox),
+        }
+    }
+
+    /// Whether it may send mail from this mailbox (envelope or header).
+    #[must_use]
+    pub fn may_send_from(&self, mailbox: &Mailbox) -> bool {
+        self.holds(|grant| match grant {
+            Grant::SendAsAny => true,
+            Grant::SendAs(domain) => mailbox.domain().is_some_and(|d| d.is_within(domain)),
+            _ => false,
+        })
+    }
+
+    /// Whether it may send mail at all.
+    #[must_use]
+    pub fn may_send(&self) -> bool {
+        self.holds(|g| matches!(g, Grant::SendAs(_) | Grant::SendAsAny | Grant::SendNull))
+    }
+
+    /// Whether it may publish through the fediverse relay without being subscribed.
+    #[must_use]
+    pub fn may_publish(&self) -> bool {
+        self.holds(|g| *g == Grant::Publish)
+    }
+
+    /// Whether it may expose this host name.
+    #[must_use]
+    pub fn may_expose_name(&self, name: &Domain) -> bool {
+        self.holds(|g| matches!(g, Grant::ExposeName(domain) if name.is_within(domain)))
+    }
+
+    /// Whether it may be the default route of the Minecraft port.
+    #[must_use]
+    pub fn may_expose_default(&self) -> bool {
+        self.holds(|g| *g == Grant::ExposeDefault)
+    }
+
+    /// Whether it may expose this port.
+    #[must_use]
+    pub fn may_expose_port(&self, port: u16) -> bool {
+        self.holds(|g| matches!(g, Grant::ExposePorts(from, to) if (*from..=*to).contains(&port)))
+    }
+
+    /// Whether its role reaches `role`.
+    #[must_use]
+    pub fn is_at_least(&self, role: Role) -> bool {
+        !self.disabled && self.role >= role
+    }
+
+    /// A disabled principal holds nothing.
+    fn holds(&self, grant: impl Fn(&Grant) -> bool) -> bool {
+        !self.disabled && self.grants.iter().any(grant)
+    }
+}
