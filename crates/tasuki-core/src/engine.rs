@@ -21,6 +21,7 @@ use crate::budget::Budget;
 use crate::clock::Clock;
 use crate::events::EventBus;
 use crate::failure::BoxError;
+use crate::health::Health;
 use crate::ids::{Epoch, NodeId};
 use crate::limits::Limits;
 use crate::metrics::Branch;
@@ -99,6 +100,8 @@ pub struct Deps<S: ?Sized> {
     pub secrets: Secrets,
     /// Certificates and client trust.
     pub tls: Tls,
+    /// Where conditions are reported, and whether the disk is full.
+    pub health: Health,
     /// What all engines read from the configuration's shared part.
     pub shared: Arc<Shared>,
 }
@@ -119,6 +122,7 @@ impl<S: ?Sized> Clone for Deps<S> {
             metrics: self.metrics.clone(),
             secrets: self.secrets.clone(),
             tls: self.tls.clone(),
+            health: self.health.clone(),
             shared: Arc::clone(&self.shared),
         }
     }

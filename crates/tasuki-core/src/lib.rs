@@ -20,6 +20,7 @@ pub mod events;
 pub mod failure;
 pub mod files;
 pub mod front;
+pub mod health;
 pub mod ids;
 pub mod limits;
 pub mod metrics;

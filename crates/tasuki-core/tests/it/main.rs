@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod accept;
-mod acme;
 mod accounts;
+mod acme;
 mod bans;
 mod fakes;
 mod front;
