@@ -161,6 +161,7 @@ impl RelayUnderTest {
             metrics: metrics.engine(EngineKind::Fediverse),
             secrets: Secrets::new(Arc::clone(&ground.secrets), [7; 32]),
             tls,
+            health: tasuki_core::health::Health::default(),
             shared: Arc::new(Shared {
                 public_url: setup.public_url.unwrap_or_else(|| Some(format!("http://{addr}"))),
                 ..Shared::default()

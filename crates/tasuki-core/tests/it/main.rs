@@ -1,5 +1,5 @@
 //! Integration tests of the shared core.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod accept;
 mod accounts;
