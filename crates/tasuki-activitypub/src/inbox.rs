@@ -223,7 +223,7 @@ impl Inner {
         self.deps
             .bans
             .offence(EngineKind::Fediverse, from, Offence::BadSignature);
-        Err(Problem::refused(
+        Err(Problem::unproven(
             "the HTTP signature does not verify with the actor's key",
         ))
     }
