@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tasuki_core::{
     failure::{Blame, Failure, Reply as FailureReply, Verdict},
+    health::{Code, Condition},
     store::mail::Recipient,
 };
 use tasuki_proto::{
@@ -152,6 +153,7 @@ async fn deliver(
         Some(why) => block(context, &settings, lane, &why).await,
         None => {
             if lane.works() {
+                report_route(context, &lane.key.0, None);
                 context.deps.events.emit(tasuki_core::events::What::RouteUp {
                     route: lane.key.0.clone(),
                 });
@@ -189,6 +191,7 @@ async fn block(context: &Arc<Context>, settings: &Settings, lane: &Lane, why: &s
         wait = settings.retry.delay(failures, seed);
         clock.now() + wait
     });
+    report_route(context, &lane.key.0, Some(why));
     if failures == 1 {
         tracing::warn!(lane = %lane.key.0, error = why, "next hop does not work, its mail waits");
         let (route, reason) = (lane.key.0.clone(), why.to_owned());
@@ -201,6 +204,17 @@ async fn block(context: &Arc<Context>, settings: &Settings, lane: &Lane, why: &s
         let spread = jittered(wait, 15, job.held.mail.0.cast_unsigned());
         context.put_off(job, clock.wall().plus(spread), why).await;
     }
+}
+
+/// A smarthost that does not work is ours to mend, so `status` tells of it; a stranger's server is not.
+fn report_route(context: &Context, lane: &str, trouble: Option<&str>) {
+    let Some(name) = lane.strip_prefix("via:") else {
+        return;
+    };
+    let sentence =
+        |why| format!("smarthost {name} does not work ({why}); mail for it waits and is tried again");
+    let condition = trouble.map(|why| Condition::warning(Code::RouteDown, sentence(why)));
+    context.deps.health.set(&format!("mail.route.{name}"), condition);
 }
 
 async fn conclude_all(

@@ -39,7 +39,7 @@ pub(crate) struct Client<'a> {
 /// Whether the client may start a mail with this reverse-path.
 pub(crate) fn may_send_as(client: &Client<'_>, sender: &ReversePath) -> Result<(), Reply> {
     match client.principal {
-        Some(principal) if owns_sender(principal, sender) => Ok(()),
+        Some(principal) if principal.may_send_as(sender) => Ok(()),
         Some(_) => Err(NOT_YOUR_SENDER),
         None if client.role == Role::Relay => Ok(()),
         None => Err(LOGIN_FIRST),
@@ -84,30 +84,10 @@ pub(crate) fn may_author(principal: &Principal, fields: &header::Header<'_>) -> 
         return Ok(());
     }
     let authors = header::authors(fields).map_err(|_| BAD_AUTHOR)?;
-    let owned = authors
-        .iter()
-        .all(|author| author.domain().is_some_and(|d| owns(principal, d)));
+    let owned = authors.iter().all(|author| principal.may_send_from(author));
     if owned { Ok(()) } else { Err(NOT_YOUR_AUTHOR) }
 }
 
 fn takes_mail_for(settings: &Settings, domain: &Domain) -> bool {
     settings.relay_domains.iter().any(|ours| domain.is_within(ours))
-}
-
-fn owns_sender(principal: &Principal, sender: &ReversePath) -> bool {
-    match sender {
-        ReversePath::Null => principal.grants.contains(&Grant::SendNull),
-        ReversePath::Mailbox(mailbox) => {
-            principal.grants.contains(&Grant::SendAsAny)
-                || mailbox.domain().is_some_and(|d| owns(principal, d))
-        }
-    }
-}
-
-fn owns(principal: &Principal, domain: &Domain) -> bool {
-    principal.grants.iter().any(|grant| match grant {
-        Grant::SendAs(owned) => domain.is_within(owned),
-        Grant::SendAsAny => true,
-        _ => false,
-    })
 }

@@ -38,7 +38,7 @@ pub(crate) const BUSY: Reply = Reply::new(
     "too much mail is in memory, come back in a minute",
 );
 const UNAVAILABLE: Reply = Reply::new(451, (4, 3, 0), "the queue cannot be written now, try again later");
-const FULL: Reply = Reply::new(452, (4, 3, 1), "the queue has no space, try again later");
+pub(crate) const FULL: Reply = Reply::new(452, (4, 3, 1), "the queue has no space, try again later");
 
 /// What the trace header says of the session.
 pub(crate) struct Trace {

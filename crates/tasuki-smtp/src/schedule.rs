@@ -7,13 +7,17 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tasuki_core::{
     clock::Timestamp,
+    health::{Code, Condition},
     ids::{Epoch, LaneId},
-    store::{StoreError, mail::Held},
+    store::{
+        StoreError,
+        mail::{Held, QueueFilter},
+    },
 };
 
 use crate::{
@@ -53,8 +57,9 @@ impl Context {
 
 /// Runs until the engine closes; then gives the lanes back.
 pub(crate) async fn scheduler(context: Arc<Context>) {
+    let mut adopt_at = context.deps.clock.now();
     while !context.is_closing() {
-        let wait = match look(&context).await {
+        let wait = match look(&context, &mut adopt_at).await {
             Ok(wait) => wait,
             Err(error) => {
                 tracing::error!(%error, "the queue cannot be read, trying again");
@@ -89,12 +94,16 @@ pub(crate) async fn release(context: &Context) {
 }
 
 /// Brings in what is due; returns how long to wait for the next look.
-async fn look(context: &Arc<Context>) -> Result<Duration, StoreError> {
+async fn look(context: &Arc<Context>, adopt_at: &mut Instant) -> Result<Duration, StoreError> {
     let (node, epoch) = context.deps.node;
     let store = &context.deps.store;
     let mut brought = 0;
-    if context.lanes.has_room() {
+    if *adopt_at <= context.deps.clock.now() && context.lanes.has_room() {
         let adopted = store.adopt(node, epoch, ADOPT).await?;
+        if adopted.len() < ADOPT {
+            *adopt_at = context.deps.clock.now() + LOOK;
+            report_age(context).await?;
+        }
         brought += adopted.len();
         bring(context, adopted).await;
     }
@@ -133,6 +142,23 @@ async fn look(context: &Arc<Context>) -> Result<Duration, StoreError> {
     };
     // While a lane's jobs are in flight, the store shows them as due; the settler wakes us when that changes.
     Ok(wait.min(LOOK))
+}
+
+/// Tells `status` when the oldest mail waits so long that its sender is told.
+async fn report_age(context: &Context) -> Result<(), StoreError> {
+    let oldest = context.deps.store.queue(&QueueFilter::default(), 1).await?;
+    let now = context.deps.clock.wall();
+    let limit = context.settings.load().delivery.delay_notice;
+    let late = oldest.first().filter(|row| now.since(row.accepted_at) >= limit);
+    let condition = late.map(|row| {
+        let sentence = format!(
+            "the oldest mail ({}) waits since {}; `tasuki mail queue` shows why",
+            row.mail, row.accepted_at
+        );
+        Condition::warning(Code::QueueAge, sentence)
+    });
+    context.deps.health.set("mail.queue", condition);
+    Ok(())
 }
 
 async fn fetch(

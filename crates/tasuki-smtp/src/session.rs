@@ -30,7 +30,7 @@ use crate::{
     connect::Socket,
     context::{Context, PerAddress},
     policy,
-    receive::{BUSY, Incoming, Trace},
+    receive::{BUSY, FULL, Incoming, Trace},
 };
 
 /// How long a handshake, and a write of replies, may take.
@@ -425,6 +425,10 @@ impl Shell {
     }
 
     fn begin_data(&mut self, session: &Session) -> Reply {
+        if self.context.deps.health.disk_full() {
+            self.context.metrics.refuse("disk");
+            return FULL;
+        }
         let Some(envelope) = session.envelope() else {
             return BUSY;
         };

@@ -182,6 +182,8 @@ pub struct Client {
     tls: Option<bool>,
     transaction: Option<Transaction>,
     sending_body: bool,
+    /// STARTTLS was agreed to and the handshake is not done.
+    shaking_hands: bool,
     needs_rset: bool,
     events: VecDeque<Event>,
     out: BytesMut,
@@ -201,6 +203,7 @@ impl Client {
             tls: tls_verified,
             transaction: None,
             sending_body: false,
+            shaking_hands: false,
             needs_rset: false,
             events: VecDeque::new(),
             out: BytesMut::new(),
@@ -255,6 +258,7 @@ impl Client {
     /// The handshake asked for by [`Event::StartTls`] is done.
     pub fn handle_tls(&mut self, now: Instant, verified: bool) {
         self.tls = Some(verified);
+        self.shaking_hands = false;
         self.parser = ReplyParser::default();
         self.capabilities = Capabilities::default();
         self.say_ehlo(now, Expect::Ehlo2);
@@ -422,6 +426,7 @@ impl Client {
                 // RFC 3207 6: what came in the clear behind this reply was not sent by the server we will verify.
                 input.clear();
                 self.deadline = Some(now + self.config.timeouts.command);
+                self.shaking_hands = true;
                 self.events.push_back(Event::StartTls);
             }
             Expect::StartTls if self.config.security == Security::Opportunistic => self.ready_or_login(now),
@@ -584,6 +589,7 @@ impl Client {
     fn fail(&mut self, problem: Problem) {
         let stage = match self.expected.front() {
             _ if self.sending_body => Stage::EndOfData,
+            _ if self.shaking_hands => Stage::StartTls,
             Some(expect) => expect.stage(),
             None => Stage::Idle,
         };

@@ -217,6 +217,17 @@ fn starttls_discards_what_came_in_the_clear_and_says_ehlo_again() {
 }
 
 #[test]
+fn a_broken_handshake_is_told_from_a_broken_conversation() {
+    let mut run = Run::new(config(Security::Opportunistic, false), None);
+    run.server("220 x\r\n");
+    run.server("250-x\r\n250 STARTTLS\r\n");
+    run.server("220 go\r\n");
+    run.client.handle_error(run.now, "the certificate is nonsense".into());
+    run.turn();
+    assert_eq!(run.closed_by().stage, Stage::StartTls);
+}
+
+#[test]
 fn login_is_spoken_where_plain_is_not_offered() {
     let mut run = Run::new(config(Security::Implicit, true), Some(true));
     run.server("220 x\r\n");

@@ -1,0 +1,373 @@
+//! From a client to the next hop, and what happens when that does not go well.
+
+use std::time::Duration;
+
+use tasuki_smtp::MxAnswer;
+
+use crate::{
+    sink::Sink,
+    support::{House, Names},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_goes_through_to_the_next_hop() {
+    let sink = Sink::start().await;
+    let house = House::with_sink(&sink, |_| {}).await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO client.example", "250").await;
+    let reply = client
+        .mail(
+            "a@x.org",
+            &["b@y.org", "c@z.org"],
+            "Subject: hi\r\n\r\n..dot\r\nend",
+        )
+        .await;
+    assert!(reply.starts_with("250 2.0.0 queued as "), "{reply}");
+    let received = sink.wait(1).await;
+    assert_eq!(received[0].from, "a@x.org");
+    assert_eq!(received[0].to, ["b@y.org", "c@z.org"]);
+    let (received_field, rest) = received[0].text.split_once("Subject: hi").unwrap();
+    assert!(received_field.starts_with(
+        "Received: from client.example ([127.0.0.1])\r\n\tby relay.example (Tasuki) with ESMTP id "
+    ));
+    assert!(
+        !received_field.contains("b@y.org"),
+        "recipients of a mail to several are not told"
+    );
+    assert_eq!(rest, "\r\n\r\n.dot\r\nend\r\n");
+    house.nothing_is_lost(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_reused_and_bounded() {
+    let sink = Sink::start().await;
+    let house = House::with_sink(&sink, |c| c.smarthosts[0].connections = 2).await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    for n in 0..40 {
+        client
+            .mail("a@x.org", &["b@y.org"], &format!("Subject: {n}\r\n\r\nx"))
+            .await;
+    }
+    let received = sink.wait(40).await;
+    assert!(sink.connections() <= 2, "{}", sink.connections());
+    assert!(received.iter().all(|r| r.connection <= 2));
+    house.nothing_is_lost(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_permanent_refusal_is_reported_to_the_sender_alone() {
+    let sink = Sink::scripted(|line| {
+        line.contains("<bad@y.org>")
+            .then(|| "550 5.1.1 no such user".into())
+    })
+    .await;
+    let house = House::with_sink(&sink, |_| {}).await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    client
+        .mail("a@x.org", &["good@y.org", "bad@y.org"], "Subject: hi\r\n\r\nbody")
+        .await;
+    let received = sink.wait(2).await;
+    let notice = received.iter().find(|r| r.from.is_empty()).unwrap();
+    assert_eq!(notice.to, ["a@x.org"]);
+    assert!(
+        notice
+            .text
+            .contains("Final-Recipient: rfc822; bad@y.org\r\nAction: failed\r\nStatus: 5.1.1\r\n")
+    );
+    assert!(
+        notice
+            .text
+            .contains("Diagnostic-Code: smtp; 550 5.1.1 no such user")
+    );
+    assert!(
+        !notice.text.contains("good@y.org")
+            && notice.text.contains("Subject: hi")
+            && !notice.text.contains("\r\nbody")
+    );
+    house.nothing_is_lost(0).await;
+    assert_eq!(house.figure("bounced_recipients_total"), 1);
+    assert_eq!(house.figure("delivered_recipients_total"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_null_sender_never_gets_a_notice() {
+    let sink = Sink::scripted(|line| line.starts_with("RCPT").then(|| "550 5.1.1 no".into())).await;
+    let house = House::with_sink(&sink, |_| {}).await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    client.mail("", &["bad@y.org"], "Subject: hi\r\n\r\nbody").await;
+    house
+        .until("the settlement", |h| h.figure("dropped_recipients_total") == 1)
+        .await;
+    house.nothing_is_lost(0).await;
+    assert_eq!(house.figure("accepted_mails_total"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_temporary_refusal_is_tried_again_when_it_is_due() {
+    let sink = Sink::scripted(|line| line.starts_with("RCPT").then(|| "450 4.2.1 greylisted".into())).await;
+    let house = House::with_sink(&sink, |_| {}).await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    client
+        .mail("a@x.org", &["b@y.org"], "Subject: hi\r\n\r\nbody")
+        .await;
+    house
+        .until("the deferral", |h| h.errors() == ["450 4.2.1 greylisted"])
+        .await;
+    house.nothing_is_lost(1).await;
+    sink.script(|_| None);
+    house.clock.advance(Duration::from_secs(120));
+    house.handle.retry_now();
+    let received = sink.wait(1).await;
+    assert_eq!(received[0].to, ["b@y.org"]);
+    house.nothing_is_lost(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_of_the_route_never_bounce_and_rest_the_lane() {
+    for script in [
+        "banner 554 5.7.1 go away",
+        "EHLO relay.example 421 4.3.2 busy",
+        "MAIL FROM:<a@x.org> 530 5.7.0 login first",
+    ] {
+        let (key, reply) = script.split_at(if script.starts_with("banner") {
+            6
+        } else if script.starts_with("EHLO") {
+            18
+        } else {
+            19
+        });
+        let (key, reply) = (key.to_owned(), reply.trim().to_owned());
+        let sink = Sink::scripted(move |line| line.starts_with(&key).then(|| reply.clone())).await;
+        let house = House::with_sink(&sink, |c| c.smarthosts[0].connections = 1).await;
+        house.allow_loopback();
+        let mut client = house.relay().await;
+        client.expect("EHLO c", "250").await;
+        for _ in 0..5 {
+            client
+                .mail("a@x.org", &["b@y.org"], "Subject: hi\r\n\r\nbody")
+                .await;
+        }
+        house.until("the deferral", |h| h.errors().len() == 5).await;
+        assert_eq!(house.figure("bounced_recipients_total"), 0, "{script}");
+        house.nothing_is_lost(5).await;
+        sink.script(|_| None);
+        house.clock.advance(Duration::from_secs(200));
+        house.handle.retry_now();
+        sink.wait(5).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_expires_with_a_notice_that_says_why() {
+    let sink = Sink::scripted(|line| line.contains("TO:<b@y.org>").then(|| "450 4.2.1 full".into())).await;
+    let house = House::with_sink(&sink, |_| {}).await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    client
+        .mail("a@x.org", &["b@y.org"], "Subject: hi\r\n\r\nbody")
+        .await;
+    house.until("the deferral", |h| h.errors().len() == 1).await;
+    // Five hours later the sender hears of the delay, six days later of the end.
+    house.clock.advance(Duration::from_secs(5 * 3600));
+    house.handle.retry_now();
+    let delayed = sink.wait(1).await;
+    assert!(
+        delayed[0].text.contains("Action: delayed\r\nStatus: 4.2.1\r\n"),
+        "{}",
+        delayed[0].text
+    );
+    house.nothing_is_lost(1).await;
+    house.clock.advance(Duration::from_secs(6 * 86_400));
+    house.handle.retry_now();
+    let all = sink.wait(2).await;
+    assert!(
+        all[1].text.contains("Action: failed\r\nStatus: 5.4.7\r\n"),
+        "{}",
+        all[1].text
+    );
+    house.nothing_is_lost(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn success_is_reported_where_it_was_asked_for() {
+    let sink = Sink::start().await;
+    let house = House::with_sink(&sink, |_| {}).await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    client.expect("MAIL FROM:<a@x.org> ENVID=QQ1", "250").await;
+    client
+        .expect("RCPT TO:<b@y.org> NOTIFY=SUCCESS ORCPT=rfc822;other@y.org", "250")
+        .await;
+    client.expect("DATA", "354").await;
+    client.send("Subject: hi\r\n\r\nx\r\n.\r\n").await;
+    client.reply().await;
+    let received = sink.wait(2).await;
+    let notice = received.iter().find(|r| r.from.is_empty()).unwrap();
+    assert!(notice.text.contains("Original-Envelope-Id: QQ1\r\n"));
+    assert!(notice.text.contains("Original-Recipient: rfc822; other@y.org\r\nFinal-Recipient: rfc822; b@y.org\r\nAction: relayed\r\nStatus: 2.0.0\r\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_to_domains_goes_by_their_mx() {
+    let sink = Sink::start().await;
+    let hosts = |list: &[(u16, &str)]| MxAnswer::Hosts(list.iter().map(|(p, h)| (*p, (*h).into())).collect());
+    let names = Names(
+        vec![
+            ("y.org", hosts(&[(10, "dead.y.org"), (20, "mx.y.org")])),
+            ("null.example", MxAnswer::Null),
+            ("loop.example", hosts(&[(10, "relay.example")])),
+            ("bare.example", MxAnswer::Implicit),
+        ],
+        vec![
+            ("dead.y.org", "127.0.0.2".parse().unwrap()),
+            ("mx.y.org", "127.0.0.1".parse().unwrap()),
+            ("bare.example", "127.0.0.1".parse().unwrap()),
+            ("x.org", "127.0.0.1".parse().unwrap()),
+        ],
+    );
+    let port = sink.addr.port();
+    let house = House::start(names, |c| {
+        c.delivery.mx_port = port;
+        c.delivery.danger_private_addresses = true;
+    })
+    .await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    let to = [
+        "b@y.org",
+        "b@null.example",
+        "b@loop.example",
+        "b@bare.example",
+        "b@servfail.example",
+        "b@nowhere.example",
+    ];
+    client
+        .mail("a@bare.example", &to, "Subject: hi\r\n\r\nbody")
+        .await;
+    // y.org and bare.example, and a notice for each of null, loop and nowhere.
+    let received = sink.wait(5).await;
+    let status = |to: &str| {
+        let notice = received
+            .iter()
+            .find(|r| r.text.contains(&format!("Final-Recipient: rfc822; {to}")))
+            .unwrap();
+        notice
+            .text
+            .split("Status: ")
+            .nth(1)
+            .unwrap()
+            .split("\r\n")
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(status("b@null.example"), "5.1.10");
+    assert_eq!(status("b@loop.example"), "5.4.6");
+    assert_eq!(status("b@nowhere.example"), "5.1.2");
+    house
+        .until("servfail waits", |h| {
+            h.errors().iter().any(|e| e.contains("SERVFAIL"))
+        })
+        .await;
+    house.nothing_is_lost(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn private_addresses_of_strangers_are_never_contacted() {
+    let sink = Sink::start().await;
+    let names = Names(
+        vec![("evil.example", MxAnswer::Implicit)],
+        vec![("evil.example", "127.0.0.1".parse().unwrap())],
+    );
+    let port = sink.addr.port();
+    let house = House::start(names, |c| c.delivery.mx_port = port).await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    client
+        .mail(
+            "",
+            &["b@evil.example", "b@[127.0.0.1]"],
+            "Subject: hi\r\n\r\nbody",
+        )
+        .await;
+    house
+        .until("both are refused", |h| h.figure("dropped_recipients_total") == 2)
+        .await;
+    assert_eq!(sink.connections(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_recipients_for_the_next_hop_are_split() {
+    let count = std::sync::Mutex::new(0);
+    let sink = Sink::scripted(move |line| {
+        let mut count = count.lock().unwrap();
+        if line.starts_with("MAIL") {
+            *count = 0;
+        }
+        *count += u32::from(line.starts_with("RCPT"));
+        (line.starts_with("RCPT") && *count > 2).then(|| "452 4.5.3 too many".into())
+    })
+    .await;
+    let house = House::with_sink(&sink, |_| {}).await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    client
+        .mail(
+            "a@x.org",
+            &["b1@y.org", "b2@y.org", "b3@y.org", "b4@y.org", "b5@y.org"],
+            "Subject: hi\r\n\r\nbody",
+        )
+        .await;
+    let received = sink.wait(3).await;
+    assert_eq!(received.iter().map(|r| r.to.len()).sum::<usize>(), 5);
+    house.nothing_is_lost(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_finishes_what_is_under_way_and_the_next_life_does_the_rest() {
+    let sink = Sink::scripted(|line| (line == "banner").then(|| "421 4.3.2 later".into())).await;
+    let house = House::with_sink(&sink, |c| c.smarthosts[0].connections = 1).await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    client
+        .mail("a@x.org", &["b@y.org"], "Subject: hi\r\n\r\nbody")
+        .await;
+    house.until("the deferral", |h| h.errors().len() == 1).await;
+    client.expect("MAIL FROM:<a@x.org>", "250").await;
+    client.expect("RCPT TO:<c@y.org>", "250").await;
+    client.expect("DATA", "354").await;
+    let addr = sink.addr;
+    let stop = tokio::spawn(house.stop());
+    client.send("Subject: last\r\n\r\nx\r\n.\r\n").await;
+    assert!(client.reply().await.starts_with("250"));
+    assert!(client.reply().await.starts_with("421 4.3.2"));
+    let (drained, dir) = stop.await.unwrap();
+    assert_eq!(drained.late, 0);
+    sink.script(|_| None);
+    let house = House::on(dir, Names::default(), |c| {
+        c.smarthosts = vec![crate::support::plain_smarthost(addr)];
+        c.default_route = "hop".into();
+    })
+    .await;
+    house.clock.advance(Duration::from_secs(200));
+    house.handle.retry_now();
+    let received = sink.wait(2).await;
+    assert_eq!(received.len(), 2);
+    house.nothing_is_lost(0).await;
+    assert_eq!(house.figure("inherited_recipients_total"), 2);
+}

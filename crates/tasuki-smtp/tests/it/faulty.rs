@@ -1,0 +1,102 @@
+//! The mail part of a real store, told to fail on command.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tasuki_core::{
+    clock::Timestamp,
+    ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId},
+    store::{
+        MailStore, Store, StoreError, StoreResult,
+        mail::{
+            BodySink, BodySource, Held, Lane, NewMail, Outcome, QueueCounts, QueueFilter, QueueRow, Settled,
+            StoredBody,
+        },
+    },
+};
+
+/// See the module.
+pub(crate) struct Faulty {
+    pub(crate) inner: Arc<dyn Store>,
+    /// Every verb fails.
+    pub(crate) unavailable: AtomicBool,
+    /// New mail does not fit.
+    pub(crate) full: AtomicBool,
+}
+
+impl Faulty {
+    pub(crate) fn new(inner: Arc<dyn Store>) -> Self {
+        Self {
+            inner,
+            unavailable: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+        }
+    }
+
+    fn works(&self) -> StoreResult<&dyn Store> {
+        if self.unavailable.load(Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("told to fail".into()));
+        }
+        Ok(&*self.inner)
+    }
+}
+
+#[async_trait]
+impl MailStore for Faulty {
+    async fn open_body(&self, size_hint: Option<u64>) -> StoreResult<Box<dyn BodySink>> {
+        self.works()?.open_body(size_hint).await
+    }
+    async fn enqueue(&self, node: NodeId, epoch: Epoch, batch: Vec<NewMail>) -> StoreResult<Vec<MailId>> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(StoreError::Full);
+        }
+        self.works()?.enqueue(node, epoch, batch).await
+    }
+    async fn body(&self, body: &StoredBody) -> StoreResult<Box<dyn BodySource>> {
+        self.works()?.body(body).await
+    }
+    async fn adopt(&self, node: NodeId, epoch: Epoch, n: usize) -> StoreResult<Vec<Held>> {
+        self.works()?.adopt(node, epoch, n).await
+    }
+    async fn claim_lanes(
+        &self,
+        node: NodeId,
+        now: Timestamp,
+        hold: Duration,
+        n: usize,
+        renew: &[(LaneId, Epoch)],
+    ) -> StoreResult<Vec<Lane>> {
+        self.works()?.claim_lanes(node, now, hold, n, renew).await
+    }
+    async fn release_lanes(&self, lanes: &[(LaneId, Epoch)]) -> StoreResult<()> {
+        self.works()?.release_lanes(lanes).await
+    }
+    async fn due(
+        &self,
+        lane: LaneId,
+        epoch: Epoch,
+        now: Timestamp,
+        n: usize,
+        in_flight: &[(MailId, DeliverySeq)],
+    ) -> StoreResult<Vec<Held>> {
+        self.works()?.due(lane, epoch, now, n, in_flight).await
+    }
+    async fn settle(&self, node: NodeId, outcomes: Vec<Outcome>) -> StoreResult<Vec<Settled>> {
+        self.works()?.settle(node, outcomes).await
+    }
+    async fn next_due(&self, node: NodeId) -> StoreResult<Option<Timestamp>> {
+        self.works()?.next_due(node).await
+    }
+    async fn queue(&self, filter: &QueueFilter, limit: usize) -> StoreResult<Vec<QueueRow>> {
+        self.inner.queue(filter, limit).await
+    }
+    async fn queue_counts(&self) -> StoreResult<QueueCounts> {
+        self.inner.queue_counts().await
+    }
+}

@@ -1,0 +1,8 @@
+//! The engine in process: real sockets on port 0, next hops that do as they are told, names from a table.
+#![allow(clippy::unwrap_used)]
+
+mod deliver;
+mod faulty;
+mod session;
+mod sink;
+mod support;

@@ -1,0 +1,455 @@
+//! A mail engine in this process, with everything around it, and a client that speaks line by line.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use tasuki_core::{
+    Deps, EngineKind, Shared,
+    accounts::{Accounts, Role},
+    acl::{Acl, Action, Effect, Origin, RuleSpec},
+    bans::Bans,
+    budget::Budget,
+    clock::Clock,
+    events::EventBus,
+    health::Health,
+    limits::Limits,
+    metrics::Metrics,
+    pool::CpuPool,
+    seal::Secrets,
+    shutdown::{Drained, Shutdown},
+    store::{
+        MailStore,
+        audit::Actor,
+        mail::{QueueFilter, QueueRow},
+    },
+    tls::{Tls, TlsConfig},
+};
+use tasuki_proto::names::Domain;
+use tasuki_smtp::{
+    Addrs, Engine, Handle, LookupError, MailConfig, MxAnswer, Resolver, SmarthostConfig, SmarthostTls,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::{faulty::Faulty, sink::Sink};
+
+/// A running engine.
+pub(crate) struct House {
+    pub(crate) addrs: Addrs,
+    pub(crate) handle: Handle,
+    pub(crate) store: Arc<Faulty>,
+    pub(crate) acl: Acl,
+    pub(crate) clock: Clock,
+    pub(crate) tls: Tls,
+    pub(crate) budget: Budget,
+    pub(crate) config: MailConfig,
+    pub(crate) health: Health,
+    /// Of the service `app`.
+    pub(crate) password: String,
+    metrics: Metrics,
+    shutdown: Shutdown,
+    task: tokio::task::JoinHandle<Drained>,
+    dir: tempfile::TempDir,
+}
+
+/// What a look at the store and the figures shows.
+pub(crate) struct Look<'a> {
+    house: &'a House,
+    pub(crate) rows: Vec<QueueRow>,
+}
+
+impl Look<'_> {
+    /// Recipients of all mail that is not settled.
+    pub(crate) fn waiting(&self) -> usize {
+        self.rows.iter().map(|row| row.recipients.len()).sum()
+    }
+
+    /// The last error of each waiting delivery.
+    pub(crate) fn errors(&self) -> Vec<String> {
+        self.rows
+            .iter()
+            .filter_map(|row| row.last_error.clone())
+            .collect()
+    }
+
+    pub(crate) fn figure(&self, name: &str) -> i64 {
+        self.house.figure(name)
+    }
+}
+
+/// Names for tests.
+#[derive(Default)]
+pub(crate) struct Names(
+    pub(crate) Vec<(&'static str, MxAnswer)>,
+    pub(crate) Vec<(&'static str, IpAddr)>,
+);
+
+#[async_trait::async_trait]
+impl Resolver for Names {
+    async fn mx(&self, domain: &str) -> Result<MxAnswer, LookupError> {
+        if domain == "servfail.example" {
+            return Err(LookupError {
+                name: domain.into(),
+                problem: "SERVFAIL".into(),
+            });
+        }
+        Ok(self
+            .0
+            .iter()
+            .find(|(d, _)| *d == domain)
+            .map_or(MxAnswer::NoDomain, |(_, a)| a.clone()))
+    }
+    async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
+        Ok(self
+            .1
+            .iter()
+            .filter(|(h, _)| *h == host)
+            .map(|(_, ip)| *ip)
+            .collect())
+    }
+}
+
+/// A smarthost without protection.
+pub(crate) fn plain_smarthost(addr: SocketAddr) -> SmarthostConfig {
+    SmarthostConfig {
+        name: "hop".into(),
+        host: addr.ip().to_string(),
+        port: addr.port(),
+        tls: SmarthostTls::None,
+        username: None,
+        password: None,
+        password_file: None,
+        password_secret: None,
+        connections: 20,
+    }
+}
+
+impl House {
+    /// An engine whose mail goes to `sink`.
+    pub(crate) async fn with_sink(sink: &Sink, change: impl FnOnce(&mut MailConfig)) -> Self {
+        let hop = plain_smarthost(sink.addr);
+        Self::start(Names::default(), move |config| {
+            config.smarthosts = vec![hop];
+            config.default_route = "hop".into();
+            change(config);
+        })
+        .await
+    }
+
+    pub(crate) async fn start(names: Names, change: impl FnOnce(&mut MailConfig)) -> Self {
+        Self::build(tempfile::tempdir().unwrap(), names, TlsConfig::default(), change).await
+    }
+
+    /// An engine that believes further CAs.
+    pub(crate) async fn trusting(tls: TlsConfig, change: impl FnOnce(&mut MailConfig)) -> Self {
+        Self::build(tempfile::tempdir().unwrap(), Names::default(), tls, change).await
+    }
+
+    /// An engine on a data directory, perhaps of an earlier life.
+    pub(crate) async fn on(
+        dir: tempfile::TempDir,
+        names: Names,
+        change: impl FnOnce(&mut MailConfig),
+    ) -> Self {
+        Self::build(dir, names, TlsConfig::default(), change).await
+    }
+
+    async fn build(
+        dir: tempfile::TempDir,
+        names: Names,
+        trust: TlsConfig,
+        change: impl FnOnce(&mut MailConfig),
+    ) -> Self {
+        tasuki_core::tls::install_provider();
+        let free: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let mut config = MailConfig::default();
+        config.relay.listen = vec![free];
+        config.submission.listen = vec![free];
+        config.submissions.listen = vec![free];
+        config.delivery.retry = vec![tasuki_smtp::RetryDelay(Duration::from_secs(60))];
+        change(&mut config);
+        let clock = Clock::adjustable();
+        let events = EventBus::new(clock.clone());
+        let whole = tasuki_store::open(tasuki_store::DEFAULT_URL, dir.path())
+            .await
+            .unwrap();
+        let node = whole.join("test").await.unwrap();
+        let store = Arc::new(Faulty::new(Arc::clone(&whole)));
+        let bans = Bans::new(Arc::clone(&whole) as _, clock.clone(), events.clone());
+        let pool = CpuPool::new(1, 16).unwrap();
+        let tls = Tls::load(
+            &trust,
+            dir.path(),
+            Some("relay.example"),
+            clock.clone(),
+            events.clone(),
+        )
+        .unwrap();
+        let metrics = Metrics::new();
+        let health = Health::new();
+        let acl = Acl::new();
+        let budget = Budget::new(64 << 20);
+        let mail: Arc<dyn MailStore> = Arc::clone(&store) as _;
+        let accounts = Accounts::new(
+            Arc::clone(&whole) as _,
+            bans.clone(),
+            pool.clone(),
+            clock.clone(),
+            events.clone(),
+        );
+        let password = make_accounts(&accounts).await;
+        let deps = Deps {
+            store: mail,
+            node,
+            accounts: accounts.clone(),
+            acl: acl.clone(),
+            limits: Limits::new(clock.clone()),
+            bans,
+            budget: budget.clone(),
+            pool,
+            clock: clock.clone(),
+            events,
+            metrics: metrics.engine(EngineKind::Mail),
+            health: health.clone(),
+            secrets: Secrets::new(whole, [7; 32]),
+            tls: tls.clone(),
+            shared: Arc::new(Shared {
+                host: Some(Domain::parse("relay.example").unwrap()),
+                ..Shared::default()
+            }),
+        };
+        let engine = Engine::build_with_resolver(config.clone(), deps, Arc::new(names))
+            .await
+            .unwrap();
+        let (addrs, handle) = (engine.addrs(), engine.handle());
+        let shutdown = Shutdown::new(Duration::from_secs(5));
+        let task = tokio::spawn(engine.run(shutdown.clone()));
+        Self {
+            addrs,
+            handle,
+            store,
+            acl,
+            clock,
+            tls,
+            budget,
+            config,
+            health,
+            password,
+            metrics,
+            shutdown,
+            task,
+            dir,
+        }
+    }
+
+    /// Lets clients on loopback relay by a rule.
+    pub(crate) fn allow_loopback(&self) {
+        let rule = RuleSpec {
+            effect: Effect::Allow,
+            engine: Some(EngineKind::Mail),
+            action: Some(Action::Relay),
+            from: vec!["127.0.0.0/8".parse().unwrap()],
+            principal: None,
+            domain: None,
+            reason: "tests".into(),
+        };
+        self.acl.replace(vec![(Origin::File(1), rule)]);
+    }
+
+    /// Ends the engine in order; what is left is in the directory.
+    pub(crate) async fn stop(self) -> (Drained, tempfile::TempDir) {
+        self.shutdown.begin();
+        let drained = tokio::time::timeout(Duration::from_secs(15), self.task)
+            .await
+            .unwrap()
+            .unwrap();
+        self.store.inner.close().await;
+        (drained, self.dir)
+    }
+
+    pub(crate) async fn look(&self) -> Look<'_> {
+        Look {
+            house: self,
+            rows: self.store.queue(&QueueFilter::default(), 10_000).await.unwrap(),
+        }
+    }
+
+    /// A figure of the engine.
+    pub(crate) fn figure(&self, name: &str) -> i64 {
+        let text = self.metrics.encode();
+        let line = text.lines().find(|l| {
+            l.strip_prefix("tasuki_mail_")
+                .and_then(|l| l.strip_prefix(name))
+                .is_some_and(|l| l.starts_with(' '))
+        });
+        line.unwrap_or_else(|| panic!("no {name} in {text}"))
+            .rsplit(' ')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
+    /// Waits until a condition holds that only figures and the store tell.
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Look<'_>) -> bool) {
+        let all = async {
+            while !holds(&self.look().await) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(20), all).await;
+        assert!(
+            ended.is_ok(),
+            "{what} did not come; {:?} {:#?}",
+            self.handle.status(),
+            self.look().await.rows
+        );
+    }
+
+    /// The sum that must hold (in recipients); also waits for this many to be left in the store.
+    pub(crate) async fn nothing_is_lost(&self, waiting: usize) {
+        self.until("the settlement", |look| look.waiting() == waiting)
+            .await;
+        let sum = [
+            "delivered_recipients_total",
+            "bounced_recipients_total",
+            "dropped_recipients_total",
+            "waiting_recipients",
+        ];
+        let sum: i64 = sum.iter().map(|name| self.figure(name)).sum();
+        assert_eq!(
+            self.figure("accepted_recipients_total") + self.figure("inherited_recipients_total"),
+            sum
+        );
+        if self.figure("inherited_recipients_total") == 0 {
+            assert_eq!(self.figure("waiting_recipients"), waiting as i64);
+        }
+    }
+
+    pub(crate) async fn relay(&self) -> Talk<TcpStream> {
+        Talk::connect(self.addrs.relay[0]).await
+    }
+
+    /// A session of the service `app` on the submission port, logged in.
+    pub(crate) async fn submission(&self) -> Talk<tokio_rustls::client::TlsStream<TcpStream>> {
+        let mut talk = Talk::connect(self.addrs.submission[0]).await;
+        talk.expect("EHLO client.example", "250").await;
+        talk.expect("STARTTLS", "220").await;
+        let mut talk = talk.start_tls(&self.tls).await;
+        talk.expect("EHLO client.example", "250").await;
+        use base64::Engine as _;
+        let text = base64::engine::general_purpose::STANDARD.encode(format!("\0app\0{}", self.password));
+        talk.expect(&format!("AUTH PLAIN {text}"), "235").await;
+        talk
+    }
+}
+
+/// `app` may send as x.org; `office` too, for networks. The password of `app`, if it was made now.
+async fn make_accounts(accounts: &Accounts) -> String {
+    let actor = Actor::gateway("test");
+    let mut password = String::new();
+    for name in ["office", "app"] {
+        let grants = vec!["mail:send:x.org".parse().unwrap()];
+        // In a second life they are there already.
+        if let Ok(made) = accounts.create_service(name, Role::None, grants, &actor).await {
+            password = made.secret.expose().to_owned();
+        }
+    }
+    password
+}
+
+/// A client that sends lines and reads replies.
+pub(crate) struct Talk<S> {
+    stream: S,
+    input: BytesMut,
+}
+
+impl Talk<TcpStream> {
+    pub(crate) async fn connect(addr: SocketAddr) -> Self {
+        let mut talk = Self {
+            stream: TcpStream::connect(addr).await.unwrap(),
+            input: BytesMut::new(),
+        };
+        let banner = talk.reply().await;
+        assert!(banner.starts_with("220"), "{banner}");
+        talk
+    }
+
+    pub(crate) async fn start_tls(self, tls: &Tls) -> Talk<tokio_rustls::client::TlsStream<TcpStream>> {
+        Talk::over_tls(self.stream, tls).await
+    }
+}
+
+impl Talk<tokio_rustls::client::TlsStream<TcpStream>> {
+    /// The banner, if one is due, is left to be read.
+    pub(crate) async fn over_tls(stream: TcpStream, tls: &Tls) -> Self {
+        let name = rustls_pki_types::ServerName::try_from("relay.example").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(tls.client())
+            .connect(name, stream)
+            .await
+            .unwrap();
+        Self {
+            stream,
+            input: BytesMut::new(),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
+    pub(crate) async fn send(&mut self, text: &str) {
+        self.stream.write_all(text.as_bytes()).await.unwrap();
+        self.stream.flush().await.unwrap();
+    }
+
+    /// One whole reply, its lines joined by `\n`; empty at the end.
+    pub(crate) async fn reply(&mut self) -> String {
+        let read = async {
+            let mut lines: Vec<String> = Vec::new();
+            loop {
+                while let Some(end) = self.input.iter().position(|b| *b == b'\n') {
+                    let line = self.input.split_to(end + 1);
+                    let line = String::from_utf8(line.to_vec()).unwrap().trim_end().to_owned();
+                    let last = line.as_bytes().get(3) != Some(&b'-');
+                    lines.push(line);
+                    if last {
+                        return lines.join("\n");
+                    }
+                }
+                if self.stream.read_buf(&mut self.input).await.unwrap_or(0) == 0 {
+                    return lines.join("\n");
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), read)
+            .await
+            .expect("a reply in time")
+    }
+
+    pub(crate) async fn ask(&mut self, line: &str) -> String {
+        self.send(&format!("{line}\r\n")).await;
+        self.reply().await
+    }
+
+    pub(crate) async fn expect(&mut self, line: &str, start: &str) -> String {
+        let reply = self.ask(line).await;
+        assert!(reply.starts_with(start), "{line} was answered by {reply}");
+        reply
+    }
+
+    /// Sends a mail in one transaction; the final reply.
+    pub(crate) async fn mail(&mut self, from: &str, to: &[&str], text: &str) -> String {
+        self.expect(&format!("MAIL FROM:<{from}>"), "250").await;
+        for to in to {
+            self.expect(&format!("RCPT TO:<{to}>"), "250").await;
+        }
+        self.expect("DATA", "354").await;
+        self.send(&format!("{text}\r\n.\r\n")).await;
+        self.reply().await
+    }
+}
