@@ -41,6 +41,13 @@ use crate::time::system_time;
 /// How long a body may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(15);
 
+/// Most of a refused body that is read and thrown away, and for how long: a sender that is cut off while it writes often
+/// does not see the answer.
+const MAX_DISCARDED_BYTES: usize = 4 << 20;
+const DISCARD_DEADLINE: Duration = Duration::from_secs(2);
+/// The longest that a slowed address waits.
+const MAX_SLOWED: Duration = Duration::from_secs(5);
+
 /// What the inbox says in the end.
 type Answer = Result<Outcome, Problem>;
 
@@ -51,7 +58,7 @@ impl Inner {
         self.metrics.received(match &answer {
             Ok(outcome) => *outcome,
             Err(problem) => match problem.status {
-                StatusCode::FORBIDDEN => Outcome::Refused,
+                StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Outcome::Refused,
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Outcome::PutOff,
                 _ => Outcome::Malformed,
             },
@@ -74,11 +81,12 @@ impl Inner {
                 "this relay has no public name yet: its operator has to set server.host",
             ));
         };
-        if let Standing::Banned(_) = self.deps.bans.standing(EngineKind::Fediverse, from) {
-            return Err(Problem::refused("this address is banned here for a time"));
+        match self.deps.bans.standing(EngineKind::Fediverse, from) {
+            Standing::Clear => {}
+            Standing::Slowed(wait) => tokio::time::sleep(wait.min(MAX_SLOWED)).await,
+            Standing::Banned(_) => return Err(Problem::refused("this address is banned here for a time")),
         }
         let (parts, body) = request.into_parts();
-        check_content_type(&parts.headers)?;
         let (body, _permit) = self.read_body(&parts.headers, body).await?;
         let headers = flatten(
             &parts.headers,
@@ -110,16 +118,21 @@ impl Inner {
             .get(CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok())
             .and_then(|text| text.parse::<u64>().ok());
-        if announced.is_some_and(|length| length > limit) {
-            return Err(Problem::too_large(limit));
+        let refusal = match check_content_type(headers) {
+            Err(problem) => Some(problem),
+            Ok(()) if announced.is_some_and(|length| length > limit) => Some(Problem::too_large(limit)),
+            Ok(()) => None,
+        };
+        if let Some(problem) = refusal {
+            discard(body).await;
+            return Err(problem);
         }
-        let full = || Problem::overloaded("this relay has too much in memory", Duration::from_secs(5));
         // Without a length the whole limit is set aside until the body is here.
-        let mut permit = self
-            .deps
-            .budget
-            .try_take(announced.unwrap_or(limit))
-            .ok_or_else(full)?;
+        let Some(mut permit) = self.deps.budget.try_take(announced.unwrap_or(limit)) else {
+            discard(body).await;
+            let wait = Duration::from_secs(5);
+            return Err(Problem::overloaded("this relay has too much in memory", wait));
+        };
         let limited = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
         let collected = tokio::time::timeout(BODY_DEADLINE, limited.collect())
             .await
@@ -210,7 +223,7 @@ impl Inner {
         self.deps
             .bans
             .offence(EngineKind::Fediverse, from, Offence::BadSignature);
-        Err(Problem::refused(
+        Err(Problem::unproven(
             "the HTTP signature does not verify with the actor's key",
         ))
     }
@@ -395,6 +408,19 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
         .ok_or_else(Problem::content_type)
 }
 
+async fn discard(mut body: Body) {
+    let read = async {
+        let mut seen = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            seen += frame.data_ref().map_or(0, Bytes::len);
+            if seen > MAX_DISCARDED_BYTES {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DISCARD_DEADLINE, read).await;
+}
+
 /// Headers as the signature sees them; several of one name are joined. HTTP/2 has the host in `:authority`.
 fn flatten(headers: &HeaderMap, authority: Option<&str>) -> BTreeMap<String, String> {
     let mut flat: BTreeMap<String, String> = BTreeMap::new();
@@ -413,15 +439,15 @@ fn flatten(headers: &HeaderMap, authority: Option<&str>) -> BTreeMap<String, Str
     flat
 }
 
-/// A body that is not what was signed, or a header that cannot be read, is malformed; all else is refused.
+/// What cannot be read is malformed; what does not prove anything is unproven, so that a sender with several signature
+/// schemes tries the next.
 fn signature_problem(error: SignatureError) -> Problem {
     match error {
         SignatureError::Malformed(_)
         | SignatureError::KeyId(_)
         | SignatureError::Date
-        | SignatureError::Digest
-        | SignatureError::DigestMismatch => Problem::malformed(error.to_string()),
-        _ => Problem::refused(error.to_string()),
+        | SignatureError::Digest => Problem::malformed(error.to_string()),
+        _ => Problem::unproven(error.to_string()),
     }
 }
 

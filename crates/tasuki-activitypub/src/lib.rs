@@ -34,6 +34,7 @@ pub use config::{FediConfig, Mode};
 pub use engine::{Addrs, Engine};
 pub use handle::{Handle, HandleError, Status, SubscriberStatus};
 pub use lanes::LaneStatus;
+pub use signer::RELAY_KEY;
 
 /// How the relay names itself to other servers.
 const USER_AGENT: &str = concat!("tasuki/", env!("CARGO_PKG_VERSION"));

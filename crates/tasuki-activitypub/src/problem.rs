@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 
 /// A refusal, in words that say what to do.
@@ -27,6 +27,20 @@ impl Problem {
     /// 400: what was sent cannot be understood; the same again will not help.
     pub(crate) fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// 401: the proof is missing or does not hold. Senders try again, which is right: their clock gets set, their new key
+    /// gets known, or their next signature scheme is ours.
+    pub(crate) fn unproven(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, detail)
+    }
+
+    /// 405.
+    pub(crate) fn method() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "this page does not take this method",
+        )
     }
 
     /// 403: understood and refused. Not 401, which would buy two days of retries.
@@ -90,6 +104,11 @@ impl IntoResponse for Problem {
         let mut response = (self.status, body.to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            // RFC 9110 15.5.2 wants it; draft-cavage-12 3.1.1 has the form.
+            let wanted = HeaderValue::from_static("Signature headers=\"(request-target) host date digest\"");
+            headers.insert(WWW_AUTHENTICATE, wanted);
+        }
         if let Some(wait) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
         }

@@ -71,6 +71,7 @@ fn router(inner: Arc<Inner>) -> Router {
         .route("/nodeinfo/2.0", get(nodeinfo_2_0))
         .route("/nodeinfo/2.1", get(nodeinfo_2_1))
         .route("/api/v1/instance", get(instance))
+        .method_not_allowed_fallback(async || Problem::method())
         .fallback(async || Problem::not_found("there is no such page here"))
         .with_state(inner)
 }

@@ -18,7 +18,7 @@ use tasuki_proto::activitypub::{cavage, date, media};
 use crate::time::system_time;
 
 /// The name of the key among the sealed secrets.
-const SECRET: &str = "fediverse.relay-key";
+pub const RELAY_KEY: &str = "fediverse.relay-key";
 
 /// Why nothing was signed.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ impl Signer {
     /// Takes the key from the sealed secrets, or makes it.
     pub(crate) async fn load(secrets: &Secrets, pool: CpuPool, clock: Clock) -> Result<Self, BoxError> {
         let der = secrets
-            .load_or_make(SECRET, || make_key().unwrap_or_default())
+            .load_or_make(RELAY_KEY, || make_key().unwrap_or_default())
             .await?;
         let key =
             RsaKeyPair::from_pkcs8(&der).map_err(|_| "the relay's stored key is not an RSA key in PKCS#8")?;

@@ -161,19 +161,40 @@ impl Acl {
         self.rules.load_full()
     }
 
+    /// The first rule about the admin API that matches decides. It belongs to no engine: a rule for one engine, and a rule
+    /// that does not name [`Action::Admin`], say nothing about it.
+    #[must_use]
+    pub fn decide_admin(&self, from: IpAddr, principal: &Principal) -> Answer {
+        let question = Question {
+            // Rules that name an engine are left out below, so any engine will do here.
+            engine: EngineKind::Mail,
+            action: Action::Admin,
+            from: Some(from),
+            principal: Some(principal),
+            domain: None,
+        };
+        let about_admin = |rule: &RuleSpec| rule.engine.is_none() && rule.action == Some(Action::Admin);
+        first_match(&self.rules.load(), |rule| {
+            about_admin(rule) && rule.matches(&question)
+        })
+    }
+
     /// The first rule that matches decides.
     #[must_use]
     pub fn decide(&self, question: &Question<'_>) -> Answer {
-        self.rules
-            .load()
-            .iter()
-            .find(|(_, rule)| rule.matches(question))
-            .map_or(Answer::Default, |(origin, rule)| Answer::Rule {
-                effect: rule.effect,
-                origin: origin.clone(),
-                reason: rule.reason.clone(),
-            })
+        first_match(&self.rules.load(), |rule| rule.matches(question))
     }
+}
+
+fn first_match(rules: &[(Origin, RuleSpec)], matches: impl Fn(&RuleSpec) -> bool) -> Answer {
+    rules
+        .iter()
+        .find(|(_, rule)| matches(rule))
+        .map_or(Answer::Default, |(origin, rule)| Answer::Rule {
+            effect: rule.effect,
+            origin: origin.clone(),
+            reason: rule.reason.clone(),
+        })
 }
 
 impl RuleSpec {

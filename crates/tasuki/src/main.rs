@@ -1,1 +1,20 @@
-fn main() {}
+//! `tasuki`: the gateway and its command line.
+//!
+//! `cli` reads the arguments; `app` puts the gateway together (read it first); `admin` is the API that the command
+//! line speaks; `demo` shows everything on one machine.
+
+mod admin;
+mod app;
+mod cli;
+mod config;
+mod data;
+mod demo;
+mod exit;
+mod first_start;
+mod log;
+mod place;
+mod reload;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

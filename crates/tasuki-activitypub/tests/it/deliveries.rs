@@ -38,7 +38,7 @@ async fn subscribe_litepub(relay: &RelayUnderTest) -> Instance {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signed_activity_is_forwarded_byte_for_byte_and_announced_to_the_others() {
-    let relay = RelayUnderTest::start(&Ground::memory().0, Setup::default()).await;
+    let relay = RelayUnderTest::start(&Ground::sqlite().await, Setup::default()).await;
     let all = instances(&relay, 3).await;
     let litepub = subscribe_litepub(&relay).await;
     let create = all[0].publish(&relay, 1, true).await;
@@ -146,7 +146,7 @@ async fn a_litepub_announce_is_looked_at_before_it_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hanging_host_does_not_delay_the_others() {
-    let relay = RelayUnderTest::start(&Ground::memory().0, Setup::default()).await;
+    let relay = RelayUnderTest::start(&Ground::sqlite().await, Setup::default()).await;
     let all = instances(&relay, 8).await;
     let (hanging, well) = all.split_at(4);
     for instance in hanging {
@@ -179,11 +179,7 @@ async fn a_hanging_host_does_not_delay_the_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_host_gets_every_activity_after_a_restart() {
-    let (ground, _) = Ground::memory();
-    everybody_gets_everything(ground).await;
-}
-
-async fn everybody_gets_everything(ground: Ground) {
+    let ground = Ground::sqlite().await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let relay = RelayUnderTest::start_on(&ground, Setup::default(), listener).await;
@@ -235,7 +231,7 @@ async fn everybody_gets_everything(ground: Ground) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_final_and_the_counters_add_up() {
-    let relay = RelayUnderTest::start(&Ground::memory().0, Setup::default()).await;
+    let relay = RelayUnderTest::start(&Ground::sqlite().await, Setup::default()).await;
     let all = instances(&relay, 3).await;
     all[1].set_mood(Mood::Answers(400));
     let create = all[0].publish(&relay, 1, true).await;
@@ -254,7 +250,7 @@ async fn a_refusal_is_final_and_the_counters_add_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delete_is_told_to_those_who_had_the_post_and_blanks_what_waits() {
-    let (ground, _) = Ground::memory();
+    let ground = Ground::sqlite().await;
     let relay = RelayUnderTest::start(&ground, Setup::default()).await;
     let all = instances(&relay, 3).await;
     all[1].set_mood(Mood::Answers(503));

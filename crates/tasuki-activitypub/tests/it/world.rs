@@ -70,6 +70,22 @@ impl Ground {
         };
         (ground, memory)
     }
+
+    /// The real store on SQLite.
+    pub(crate) async fn sqlite() -> Self {
+        let keys = Arc::new(tempfile::tempdir().unwrap());
+        let store = tasuki_store::open(tasuki_store::DEFAULT_URL, keys.path())
+            .await
+            .unwrap();
+        let (node, _) = store.join("test").await.unwrap();
+        assert_eq!(node, NodeId(1));
+        Self {
+            fedi: Arc::clone(&store) as _,
+            secrets: Arc::clone(&store) as _,
+            bans: store as _,
+            keys,
+        }
+    }
 }
 
 /// How a relay is started.
@@ -107,6 +123,8 @@ pub(crate) struct RelayUnderTest {
     engine: tokio::task::JoinHandle<Drained>,
     /// Its own, so that a test can take away all of it at once.
     runtime: Option<tokio::runtime::Runtime>,
+    /// Keeps the directory.
+    _ground: Ground,
 }
 
 impl Drop for RelayUnderTest {
@@ -129,6 +147,8 @@ impl RelayUnderTest {
         let clock = Clock::system();
         let events = EventBus::new(clock.clone());
         let bans = Bans::new(Arc::clone(&ground.bans), clock.clone(), events.clone());
+        // As in the gateway: the machine itself is never banned.
+        bans.set_exempt(["127.0.0.0/8".parse::<ipnet::IpNet>().unwrap()]);
         let pool = CpuPool::new(2, 1024).unwrap();
         let metrics = Metrics::new();
         let acl = Acl::new();
@@ -202,6 +222,7 @@ impl RelayUnderTest {
             engine: runtime.spawn(engine.run(shutdown.clone())),
             shutdown,
             runtime: Some(runtime),
+            _ground: ground.clone(),
         }
     }
 

@@ -1,0 +1,273 @@
+//! The engines' own listings and orders: the mail queue, subscribers, agents.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tasuki_activitypub::HandleError;
+use tasuki_core::EngineKind;
+use tasuki_core::accounts::{Grant, PrincipalKind};
+use tasuki_core::ids::MailId;
+use tasuki_core::store::accounts::Principal;
+use tasuki_core::store::mail::QueueFilter;
+use tasuki_core::store::tunnel::{Endpoint, EndpointKind};
+
+use super::Admin;
+use super::accounts::span;
+use super::auth::Caller;
+use super::problem::{Answer, Input, Params, Problem};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct QueuePage {
+    #[serde(default)]
+    sender: Option<String>,
+    #[serde(default)]
+    to: Option<String>,
+    #[serde(default)]
+    mail: Option<String>,
+    #[serde(default)]
+    after: Option<String>,
+    #[serde(default)]
+    limit: Option<usize>,
+}
+
+pub(super) async fn queue(
+    State(admin): State<Arc<Admin>>,
+    Params(page): Params<QueuePage>,
+) -> Answer<Json<Value>> {
+    let id = |text: &Option<String>| -> Answer<Option<MailId>> {
+        text.as_deref()
+            .map(|t| {
+                t.parse()
+                    .map_err(|e: tasuki_core::ids::BadMailId| Problem::bad(e.to_string()))
+            })
+            .transpose()
+    };
+    let filter = QueueFilter {
+        sender: page.sender.clone(),
+        recipient_domain: page.to.clone(),
+        mail: id(&page.mail)?,
+        after: id(&page.after)?,
+    };
+    let rows = admin
+        .store
+        .queue(&filter, page.limit.unwrap_or(100).clamp(1, 10_000))
+        .await?;
+    let counts = admin.store.queue_counts().await?;
+    let shown: Vec<Value> = rows
+        .iter()
+        .map(|row| {
+            json!({
+                "mail": row.mail,
+                "lane": row.lane,
+                "state": row.state,
+                "reverse_path": row.reverse_path,
+                "recipients": row.recipients,
+                "size_bytes": row.size_bytes,
+                "accepted_at": row.accepted_at.to_string(),
+                "attempts": row.attempts,
+                "next_try": row.next_try.map(|t| t.to_string()),
+                "last_error": row.last_error,
+            })
+        })
+        .collect();
+    Ok(Json(json!({
+        "queue": shown,
+        "mails": counts.mails,
+        "deferred": counts.deferred,
+        "oldest": counts.oldest.map(|t| t.to_string()),
+    })))
+}
+
+pub(super) async fn subscribers(State(admin): State<Arc<Admin>>) -> Answer<Json<Value>> {
+    let shown: Vec<Value> = fediverse(&admin)?
+        .subscribers()
+        .await?
+        .into_iter()
+        .map(|subscriber| {
+            let lane = subscriber.deliveries.as_ref();
+            json!({
+                "host": subscriber.host,
+                "actor": subscriber.actor,
+                "inbox": subscriber.inbox,
+                "style": subscriber.style,
+                "state": subscriber.state,
+                "software": subscriber.software,
+                "since": subscriber.since.to_string(),
+                "waiting": lane.map_or(0, |l| l.waiting),
+                "parked": lane.map_or(0, |l| l.parked),
+                "failures": lane.map_or(0, |l| l.failures),
+                "next_try": lane.and_then(|l| l.next_try).map(|t| t.to_string()),
+                "last_error": lane.and_then(|l| l.last_error.clone()),
+            })
+        })
+        .collect();
+    Ok(Json(json!({"subscribers": shown})))
+}
+
+pub(super) async fn remove_subscriber(
+    State(admin): State<Arc<Admin>>,
+    Path(host): Path<String>,
+    Caller(actor): Caller,
+) -> Answer<StatusCode> {
+    fediverse(&admin)?.remove(&host, &actor.who, &actor.from).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn approve_subscriber(
+    State(admin): State<Arc<Admin>>,
+    Path(host): Path<String>,
+    Caller(actor): Caller,
+) -> Answer<StatusCode> {
+    fediverse(&admin)?.approve(&host, &actor.who, &actor.from).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn fediverse(admin: &Admin) -> Answer<&tasuki_activitypub::Handle> {
+    admin
+        .engines
+        .fediverse
+        .as_ref()
+        .ok_or_else(|| switched_off(EngineKind::Fediverse))
+}
+
+impl From<HandleError> for Problem {
+    fn from(error: HandleError) -> Self {
+        match error {
+            HandleError::NotAHost(_) => Self::bad(error.to_string()),
+            HandleError::NotSubscribed(_) => Self::missing(error.to_string()),
+            HandleError::AlreadyActive(_) | HandleError::NoHost => Self::conflict(error.to_string()),
+            HandleError::Store(error) => error.into(),
+        }
+    }
+}
+
+pub(super) async fn agents(State(admin): State<Arc<Admin>>) -> Answer<Json<Value>> {
+    let live = admin
+        .engines
+        .tunnel
+        .as_ref()
+        .map(tasuki_tunnel::Handle::agents)
+        .unwrap_or_default();
+    let endpoints = admin.store.endpoints().await?;
+    let principals = admin.store.principals().await?;
+    let shown: Vec<Value> = principals
+        .iter()
+        .filter(|p| p.kind == PrincipalKind::Agent)
+        .map(|agent| {
+            let mut shown = shown_agent(agent, &endpoints);
+            match live.iter().find(|line| line.agent == agent.id) {
+                None => shown["connected"] = json!(false),
+                Some(line) => {
+                    shown["connected"] = json!(true);
+                    shown["from"] = json!(line.address);
+                    shown["connected_at"] = json!(line.since.to_string());
+                    shown["software"] = json!(line.software);
+                    shown["rtt_us"] = json!(line.rtt_us);
+                    shown["connections"] = json!(line.connections);
+                    shown["sent_bytes"] = json!(line.sent_bytes);
+                    shown["received_bytes"] = json!(line.received_bytes);
+                    shown["open"] = json!(line.endpoints);
+                }
+            }
+            shown
+        })
+        .collect();
+    Ok(Json(json!({"agents": shown})))
+}
+
+fn shown_agent(agent: &Principal, endpoints: &[Endpoint]) -> Value {
+    let owned: Vec<String> = endpoints
+        .iter()
+        .filter(|endpoint| endpoint.agent == agent.id)
+        .map(|endpoint| match &endpoint.kind {
+            EndpointKind::Tcp { port } => format!("tcp {port}"),
+            EndpointKind::Minecraft { name: Some(name) } => format!("minecraft {name}"),
+            EndpointKind::Minecraft { name: None } => "minecraft (default)".to_owned(),
+        })
+        .collect();
+    json!({
+        "name": agent.name,
+        "grants": agent.grants,
+        "disabled": agent.disabled,
+        "since": agent.created_at.to_string(),
+        "endpoints": owned,
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Enrolment {
+    name: String,
+    #[serde(default)]
+    grants: Vec<Grant>,
+    #[serde(default)]
+    valid_for: Option<String>,
+}
+
+pub(super) async fn enrol(
+    State(admin): State<Arc<Admin>>,
+    caller: Caller,
+    Input(input): Input<Enrolment>,
+) -> Answer<(StatusCode, Json<Value>)> {
+    let tunnel = admin
+        .engines
+        .tunnel
+        .as_ref()
+        .ok_or_else(|| switched_off(EngineKind::Tunnel))?;
+    if let Some(strange) = input.grants.iter().find(|g| !is_tunnel_grant(g)) {
+        return Err(Problem::bad(format!(
+            "{strange} is not for an agent; known: tunnel:name:DOMAIN, tunnel:default, tunnel:port:FROM-TO"
+        )));
+    }
+    let valid_for = span(input.valid_for.as_deref().unwrap_or("10m"))?;
+    let made = admin
+        .accounts
+        .create_agent_code(&input.name, input.grants, valid_for, &caller.0)
+        .await?;
+    let code = made.secret.expose();
+    let expires_at = admin.clock.wall().plus(valid_for);
+    let pin = tunnel.fingerprint().to_string();
+    let gateway = admin.tunnel_address();
+    let command = format!("tasuki-agent run --gateway {gateway} --pin {pin} --code {code}");
+    let answer = json!({
+        "name": made.principal.name,
+        "code": code,
+        "pin": pin,
+        "gateway": gateway,
+        "command": command,
+        "expires_at": expires_at.to_string(),
+    });
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+pub(super) async fn revoke_agent(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+    caller: Caller,
+) -> Answer<StatusCode> {
+    let agent = admin.of_kind(&name, PrincipalKind::Agent).await?;
+    admin.accounts.delete(&name, &caller.0).await?;
+    if let Some(tunnel) = &admin.engines.tunnel {
+        tunnel.revoke(agent.id);
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+const fn is_tunnel_grant(grant: &Grant) -> bool {
+    matches!(
+        grant,
+        Grant::ExposeName(_) | Grant::ExposeDefault | Grant::ExposePorts(..)
+    )
+}
+
+/// The engine was not chosen.
+pub(super) fn switched_off(engine: EngineKind) -> Problem {
+    Problem::conflict(format!(
+        "the {engine} engine is switched off here: add \"{engine}\" to `engines` in the configuration and restart"
+    ))
+}

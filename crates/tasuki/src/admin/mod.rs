@@ -1,0 +1,257 @@
+//! The admin API: HTTP with JSON on the control socket and on a TCP listener.
+//!
+//! Who may do what is decided in `auth` alone. Every change is written to the audit in its own transaction, with the
+//! caller's name: the peer's user id on the control socket, the token's owner elsewhere.
+
+mod access;
+mod accounts;
+mod auth;
+mod engines;
+mod listen;
+mod problem;
+mod secrets;
+mod system;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{delete, get, patch, post, put};
+use http::StatusCode;
+use serde_json::{Value, json};
+use tasuki_core::accounts::Accounts;
+use tasuki_core::acl::{Acl, Effect, Origin, RuleSpec};
+use tasuki_core::bans::{Bans, Exempt};
+use tasuki_core::budget::Budget;
+use tasuki_core::clock::{Clock, Timestamp};
+use tasuki_core::front::FrontDoor;
+use tasuki_core::health::Health;
+use tasuki_core::metrics::Metrics;
+use tasuki_core::seal::Secrets;
+use tasuki_core::shutdown::Shutdown;
+use tasuki_core::store::accounts::{Principal, StoredRule};
+use tasuki_core::store::{Store, StoreError};
+use tasuki_core::tls::Tls;
+use tasuki_core::{Applied, EngineKind};
+
+use self::problem::Problem;
+use crate::config::Config;
+use crate::exit::Fail;
+use crate::place::DataDir;
+use crate::reload::{Live, Reloader};
+
+pub(crate) use self::accounts::FIRST_ADMIN;
+pub(crate) use self::listen::{bind_socket, serve_socket, serve_tcp};
+pub(crate) use self::secrets::password as new_password;
+
+/// Bodies of requests are small documents.
+const MAX_BODY_BYTES: usize = 64 << 10;
+
+/// What is known of the running engines.
+pub(crate) struct Engines {
+    pub(crate) mail: Option<tasuki_smtp::Handle>,
+    pub(crate) fediverse: Option<tasuki_activitypub::Handle>,
+    pub(crate) tunnel: Option<tasuki_tunnel::Handle>,
+}
+
+/// What the handlers need.
+pub(crate) struct Admin {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) store_kind: &'static str,
+    pub(crate) accounts: Accounts,
+    pub(crate) acl: Acl,
+    pub(crate) bans: Bans,
+    pub(crate) budget: Budget,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
+    pub(crate) secrets: Secrets,
+    pub(crate) tls: Tls,
+    pub(crate) front: Option<FrontDoor>,
+    pub(crate) health: Health,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) data: DataDir,
+    pub(crate) started_at: Timestamp,
+    pub(crate) listeners: BTreeMap<String, SocketAddr>,
+    pub(crate) live: Arc<ArcSwap<Live>>,
+    pub(crate) reloader: Reloader,
+    pub(crate) engines: Engines,
+}
+
+/// All routes.
+pub(crate) fn router(admin: Arc<Admin>) -> Router {
+    Router::new()
+        .route("/healthz", get(system::healthz))
+        .route("/readyz", get(system::readyz))
+        .route("/metrics", get(system::metrics))
+        .route("/v1/status", get(system::status))
+        .route("/v1/reload", post(system::reload))
+        .route("/v1/users", get(accounts::users).post(accounts::add_user))
+        .route("/v1/users/{name}", delete(accounts::remove_user))
+        .route("/v1/users/{name}/password", put(accounts::set_password))
+        .route("/v1/principals/{name}", patch(accounts::change))
+        .route(
+            "/v1/services",
+            get(accounts::services).post(accounts::add_service),
+        )
+        .route("/v1/services/{name}", delete(accounts::remove_service))
+        .route("/v1/tokens", get(accounts::tokens).post(accounts::add_token))
+        .route("/v1/tokens/{id}", delete(accounts::remove_token))
+        .route("/v1/acl", get(access::rules).post(access::add_rule))
+        .route("/v1/acl/{id}", delete(access::remove_rule))
+        .route("/v1/acl/explain", post(access::explain))
+        .route("/v1/bans", get(access::bans).post(access::add_ban))
+        .route("/v1/bans/{ban}", delete(access::remove_ban))
+        .route("/v1/audit", get(access::audit))
+        .route("/v1/keys/relay/export", post(system::export_relay_key))
+        .route("/v1/mail/queue", get(engines::queue))
+        .route("/v1/fediverse/subscribers", get(engines::subscribers))
+        .route(
+            "/v1/fediverse/subscribers/{host}",
+            delete(engines::remove_subscriber),
+        )
+        .route(
+            "/v1/fediverse/subscribers/{host}/approve",
+            post(engines::approve_subscriber),
+        )
+        .route("/v1/tunnel/agents", get(engines::agents).post(engines::enrol))
+        .route("/v1/tunnel/agents/{name}", delete(engines::revoke_agent))
+        .fallback(|| async {
+            Problem::missing("there is no such resource; see `tasuki --help` for what can be asked")
+        })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this resource does not take this method",
+            )
+        })
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::clone(&admin),
+            auth::guard,
+        ))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(admin)
+}
+
+impl Admin {
+    /// Reads the configuration again; a mistake changes nothing.
+    pub(crate) async fn reload(&self) -> Result<Applied, Fail> {
+        let applied = self.reloader.reload(&self.live, &self.engines).await?;
+        self.compile_rules().await.map_err(|_| {
+            Fail::new(
+                crate::exit::UNAVAILABLE,
+                "the access rules that were added by command cannot be read from the store now; the file's are in force at the next reload",
+            )
+        })?;
+        Ok(applied)
+    }
+
+    /// Puts the file's access rules and the added ones in force.
+    pub(crate) async fn compile_rules(&self) -> Result<(), StoreError> {
+        let stored = self.store.rules().await?;
+        let live = self.live.load();
+        let rules = compiled(&live.config.acl, stored);
+        self.bans.set_exempt(exempt(&live.config, &rules));
+        self.acl.replace(rules);
+        Ok(())
+    }
+
+    fn forget_initial_password(&self) {
+        match std::fs::remove_file(self.data.initial_password()) {
+            Ok(()) => tracing::info!("the first password of admin was changed; its file is deleted"),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(%error, "data/initial-admin-password cannot be deleted; delete it by hand")
+            }
+        }
+    }
+
+    /// Why the gateway is not healthy, one sentence each.
+    fn reasons(&self) -> Vec<String> {
+        let stopping = self
+            .shutdown
+            .has_begun()
+            .then(|| "the gateway is stopping".to_owned());
+        let conditions = self.health.conditions().into_iter().map(|(_, c)| c.sentence);
+        stopping.into_iter().chain(conditions).collect()
+    }
+
+    /// What works, but perhaps not as it was meant.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.live.load().warnings();
+        warnings.extend(self.front.iter().flat_map(FrontDoor::warnings));
+        warnings
+    }
+
+    /// An engine's figures for `status`.
+    async fn figures(&self, engine: EngineKind) -> Value {
+        let unknown = |e: StoreError| json!({"problem": e.to_string()});
+        match engine {
+            EngineKind::Mail => self.store.queue_counts().await.map_or_else(unknown, |counts| {
+                json!({"mails": counts.mails, "deferred": counts.deferred, "oldest": counts.oldest.map(|t| t.to_string())})
+            }),
+            EngineKind::Fediverse => self.store.subscriptions().await.map_or_else(unknown, |s| json!({"subscribers": s.len()})),
+            EngineKind::Tunnel => {
+                let agents = self.engines.tunnel.as_ref().map(tasuki_tunnel::Handle::agents).unwrap_or_default();
+                json!({"agents": agents.len(), "connections": agents.iter().map(|a| a.connections).sum::<u32>()})
+            }
+        }
+    }
+
+    /// Where agents dial, as they must write it.
+    fn tunnel_address(&self) -> String {
+        crate::first_start::tunnel_address(&self.live.load().config, &self.listeners)
+    }
+
+    /// A command that sends a first mail as this service.
+    fn mail_example(&self, service: &Principal, password: &str) -> Option<String> {
+        crate::first_start::mail_command(
+            &self.live.load().config,
+            &self.listeners,
+            &self.data,
+            Some((service, password)),
+        )
+    }
+}
+
+/// The file's rules first, then the added ones.
+pub(crate) fn compiled(file: &[RuleSpec], stored: Vec<StoredRule>) -> Vec<(Origin, RuleSpec)> {
+    let file = file
+        .iter()
+        .enumerate()
+        .map(|(n, rule)| (Origin::File(n + 1), rule.clone()));
+    let stored = stored.into_iter().map(|s| (Origin::Store(s.id), s.rule));
+    file.chain(stored).collect()
+}
+
+/// Who is never banned: loopback anyway, trusted proxies, device networks, and whom a rule allows in.
+pub(crate) fn exempt(config: &Config, rules: &[(Origin, RuleSpec)]) -> Vec<Exempt> {
+    let mut nets: Vec<Exempt> = Vec::new();
+    let proxies = config
+        .server
+        .trusted_proxies
+        .iter()
+        .chain(&config.front.proxy_protocol_from);
+    nets.extend(proxies.map(|net| Exempt {
+        net: *net,
+        engine: None,
+        why: "the trusted proxies".to_owned(),
+    }));
+    nets.extend(config.mail.mynetworks.iter().map(|network| Exempt {
+        net: network.net,
+        engine: Some(EngineKind::Mail),
+        why: "mail.mynetworks".to_owned(),
+    }));
+    for (origin, rule) in rules.iter().filter(|(_, rule)| rule.effect == Effect::Allow) {
+        nets.extend(rule.from.iter().map(|net| Exempt {
+            net: *net,
+            engine: rule.engine,
+            why: access::origin_text(origin),
+        }));
+    }
+    nets
+}

@@ -1,0 +1,35 @@
+use http::Method;
+use tasuki_core::accounts::Role;
+
+use super::auth::{Demand, demand};
+
+#[test]
+fn what_is_not_named_demands_an_admin_and_reading_demands_a_viewer() {
+    for (method, path, wanted) in [
+        (Method::GET, "/healthz", Demand::Nothing),
+        (Method::GET, "/readyz", Demand::Nothing),
+        (Method::GET, "/metrics", Demand::LoopbackOr(Role::Viewer)),
+        (Method::GET, "/v1/status", Demand::Role(Role::Viewer)),
+        (Method::GET, "/v1/users", Demand::Role(Role::Viewer)),
+        (Method::GET, "/v1/audit", Demand::Role(Role::Operator)),
+        (Method::POST, "/v1/acl/explain", Demand::Role(Role::Viewer)),
+        (Method::POST, "/v1/bans", Demand::Role(Role::Operator)),
+        (Method::DELETE, "/v1/bans/{ban}", Demand::Role(Role::Operator)),
+        (Method::POST, "/v1/tunnel/agents", Demand::Role(Role::Operator)),
+        (
+            Method::DELETE,
+            "/v1/fediverse/subscribers/{host}",
+            Demand::Role(Role::Operator),
+        ),
+        (Method::POST, "/v1/acl", Demand::Role(Role::Admin)),
+        (Method::POST, "/v1/users", Demand::Role(Role::Admin)),
+        (Method::PATCH, "/v1/principals/{name}", Demand::Role(Role::Admin)),
+        (Method::POST, "/v1/tokens", Demand::Role(Role::Admin)),
+        (Method::POST, "/v1/reload", Demand::Role(Role::Admin)),
+        (Method::POST, "/v1/keys/relay/export", Demand::Role(Role::Admin)),
+        (Method::POST, "/v1/banshee", Demand::Role(Role::Admin)),
+        (Method::PUT, "/v2/anything", Demand::Role(Role::Admin)),
+    ] {
+        assert_eq!(demand(&method, path), wanted, "{method} {path}");
+    }
+}

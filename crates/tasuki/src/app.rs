@@ -1,0 +1,458 @@
+//! The composition root: what the gateway is made of, in the order in which it is put together.
+//!
+//! data directory -> store -> core -> front door -> engines, one runtime each -> admin -> work -> drain.
+
+mod engines;
+mod work;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tasuki_core::accept::Acceptor;
+use tasuki_core::accounts::Accounts;
+use tasuki_core::acl::Acl;
+use tasuki_core::bans::Bans;
+use tasuki_core::budget::Budget;
+use tasuki_core::clock::Clock;
+use tasuki_core::events::EventBus;
+use tasuki_core::front::{FrontDeps, FrontDoor};
+use tasuki_core::health::Health;
+use tasuki_core::ids::{Epoch, NodeId};
+use tasuki_core::limits::Limits;
+use tasuki_core::metrics::Metrics;
+use tasuki_core::pool::CpuPool;
+use tasuki_core::seal::Secrets;
+use tasuki_core::shutdown::Shutdown;
+use tasuki_core::store::Store;
+use tasuki_core::tls::Tls;
+use tasuki_core::{BuildError, EngineKind, Shared, Snapshot};
+
+use self::engines::Running;
+use crate::admin::{self, Admin};
+use crate::config::{Config, Loaded};
+use crate::data::{self, AddressFile, Lock};
+use crate::exit::{self, Fail, Outcome, chain};
+use crate::first_start::{self, FirstPassword};
+use crate::log::{self, LogHandle};
+use crate::place::DataDir;
+use crate::reload::{Live, Reloader};
+
+/// Jobs that the CPU pool holds at most, running ones included.
+const CPU_QUEUE: usize = 4096;
+
+/// `tasuki serve`: from the configuration to the end of the drain.
+pub(crate) fn serve(loaded: Loaded) -> Outcome {
+    let log = log::start(&loaded.config.log);
+    tasuki_core::tls::install_provider();
+    let data = loaded.data_dir();
+    if loaded.file.is_some() {
+        data::require_furnished(&data)?;
+    } else {
+        data::furnish(&data)?;
+    }
+    let lock = data::lock(&data)?;
+    let runtime = runtime("core")?;
+    let done = runtime.block_on(async {
+        let core = Core::open(loaded, data, lock).await?;
+        core.serve(log).await
+    });
+    // Whatever still hangs on a peer was given its grace.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    done
+}
+
+/// `tasuki init`: everything that `serve` needs, and nothing that listens.
+pub(crate) fn init(loaded: &Loaded) -> Outcome<FirstPassword> {
+    tasuki_core::tls::install_provider();
+    let data = loaded.data_dir();
+    data::furnish(&data)?;
+    let lock = data::lock(&data)?;
+    let runtime = runtime("core")?;
+    runtime.block_on(async {
+        let core = Core::open(loaded.clone(), data, lock).await?;
+        let first = core.ensure_admin().await?;
+        core.store.close().await;
+        Ok(first)
+    })
+}
+
+fn runtime(name: &str) -> Outcome<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .map_err(|e| Fail::io("cannot start the runtime", &e))
+}
+
+/// What the engines share.
+struct Core {
+    loaded: Loaded,
+    data: DataDir,
+    lock: Lock,
+    clock: Clock,
+    events: EventBus,
+    metrics: Metrics,
+    store: Arc<dyn Store>,
+    node: (NodeId, Epoch),
+    secrets: Secrets,
+    pool: CpuPool,
+    budget: Budget,
+    tls: Tls,
+    health: Health,
+    acl: Acl,
+    bans: Bans,
+    limits: Limits,
+    accounts: Accounts,
+}
+
+impl Core {
+    /// Opens the store and everything that stands on it. Listens nowhere.
+    async fn open(loaded: Loaded, data: DataDir, lock: Lock) -> Outcome<Self> {
+        let config = &loaded.config;
+        let clock = Clock::system();
+        let events = EventBus::new(clock.clone());
+        let store = tasuki_store::open(config.store_url(), data.path())
+            .await
+            .map_err(|e| {
+                Fail::new(
+                    exit::UNAVAILABLE,
+                    format!("the store cannot be opened: {}", chain(&e)),
+                )
+            })?;
+        let node = store
+            .join(&data::node_name(&data)?)
+            .await
+            .map_err(|e| store_failed(&e))?;
+        let threads = match config.server.cpu_threads {
+            0 => std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+            n => n,
+        };
+        let pool = CpuPool::new(threads, CPU_QUEUE).map_err(|e| Fail::io("cannot start the CPU pool", &e))?;
+        let host = config.server.host.as_ref().map(|h| h.as_str());
+        let tls = Tls::load(&config.tls, &data.keys(), host, clock.clone(), events.clone())
+            .map_err(|e| Fail::new(exit::CONFIG, chain(&e)))?;
+        let acl = Acl::new();
+        let stored = store.rules().await.map_err(|e| store_failed(&e))?;
+        let rules = admin::compiled(&config.acl, stored);
+        let bans = Bans::new(Arc::clone(&store) as _, clock.clone(), events.clone());
+        bans.set_exempt(admin::exempt(config, &rules));
+        acl.replace(rules);
+        let accounts = Accounts::new(
+            Arc::clone(&store) as _,
+            bans.clone(),
+            pool.clone(),
+            clock.clone(),
+            events.clone(),
+        );
+        Ok(Self {
+            secrets: Secrets::new(Arc::clone(&store) as _, data::seal_key(&data)?),
+            budget: Budget::new(config.memory.budget),
+            limits: Limits::new(clock.clone()),
+            metrics: Metrics::new(),
+            loaded,
+            data,
+            lock,
+            clock,
+            events,
+            store,
+            node,
+            pool,
+            tls,
+            health: Health::new(),
+            acl,
+            bans,
+            accounts,
+        })
+    }
+
+    fn config(&self) -> &Config {
+        &self.loaded.config
+    }
+
+    async fn ensure_admin(&self) -> Outcome<FirstPassword> {
+        first_start::ensure_admin(&self.accounts, &self.data).await
+    }
+
+    /// Instances know the relay by its name: with another one they would all be lost without a word.
+    async fn keep_host(&self) -> Outcome {
+        const FACT: &str = "server.host";
+        let server = &self.config().server;
+        let Some(host) = &server.host else { return Ok(()) };
+        let known = self.store.fact(FACT).await.map_err(|e| store_failed(&e))?;
+        if known.as_deref() == Some(host.as_str()) {
+            return Ok(());
+        }
+        let subscribers = self
+            .store
+            .subscriptions()
+            .await
+            .map_err(|e| store_failed(&e))?
+            .len();
+        if let Some(known) = known
+            && subscribers > 0
+            && !server.danger_change_host
+        {
+            return Err(Fail::new(
+                exit::CONFIG,
+                format!(
+                    "server.host is {host}, but {subscribers} instances have subscribed to {known} and would not find this \
+                     relay again. Write host = \"{known}\", or accept their loss with danger_change_host = true"
+                ),
+            ));
+        }
+        self.store
+            .put_fact(FACT, host.as_str())
+            .await
+            .map_err(|e| store_failed(&e))
+    }
+
+    /// The whole life of the gateway.
+    async fn serve(self, log: LogHandle) -> Outcome {
+        let mut signals = work::Signals::take()?;
+        self.keep_host().await?;
+        let first = self.ensure_admin().await?;
+        let shutdown = Shutdown::new(self.config().server.grace);
+        let front = self.front_door()?;
+        let shared = self.shared(front.as_ref());
+        if let Some(front) = &front {
+            // Only now is it known under which URL the door is reached.
+            front.apply(&Snapshot {
+                shared: Arc::clone(&shared),
+                engine: self.config().front.clone(),
+            });
+        }
+        let engines = engines::build(&self, &shared, front.as_ref()).await?;
+        let admin_door = self.admin_door()?;
+        let socket = admin::bind_socket(&self.data.socket()).map_err(|e| {
+            Fail::new(
+                exit::CANT_CREATE,
+                format!(
+                    "the control socket {} cannot be made: {e}",
+                    self.data.socket().display()
+                ),
+            )
+        })?;
+        let listeners = self.listeners(front.as_ref(), &engines, &admin_door);
+        let live = Arc::new(ArcSwap::from_pointee(Live::new(
+            self.loaded.clone(),
+            Arc::clone(&shared),
+        )));
+        let admin = Arc::new(self.admin(log, &front, &engines, &live, &listeners, &shutdown));
+
+        let router = admin::router(Arc::clone(&admin));
+        let admin_shutdown = shutdown.child();
+        let admin_tasks = [
+            tokio::spawn(admin::serve_socket(
+                socket,
+                router.clone(),
+                admin_shutdown.clone(),
+            )),
+            tokio::spawn(admin::serve_tcp(admin_door, router, admin_shutdown.clone())),
+        ];
+        let work = work::start(&self, &admin, &shutdown).await?;
+        let front_running = front.map(|front| tokio::spawn(front.run(shutdown.child())));
+        let running = engines.run(&shutdown);
+
+        for line in first_start::password_lines(&first)
+            .into_iter()
+            .chain(first_start::banner(
+                self.config(),
+                &listeners,
+                shared.public_url.as_deref(),
+                &self.data,
+            ))
+        {
+            crate::cli::output::line(line);
+        }
+        for warning in admin.warnings() {
+            tracing::warn!("{warning}");
+        }
+        // Last of all: whoever sees this file finds everything listening, and everything said.
+        let addresses = AddressFile::write(&self.data, &listeners)?;
+        signals.wait_for_the_end(&admin).await;
+
+        tracing::info!(grace = ?shutdown.grace(), "stopping: finishing what is under way");
+        shutdown.begin();
+        drop(addresses);
+        let drain = drain(running, front_running);
+        tokio::select! {
+            () = drain => {}
+            () = signals.end() => tracing::warn!("stopped at once by a second signal"),
+        }
+        let _ = tokio::time::timeout(
+            Duration::from_secs(2),
+            futures_util::future::join_all(admin_tasks),
+        )
+        .await;
+        admin_shutdown.drained().await;
+        work.end().await;
+        self.store.close().await;
+        let _ = std::fs::remove_file(self.data.socket());
+        tracing::info!("stopped");
+        drop(self.lock);
+        Ok(())
+    }
+
+    /// The public web ports, if anybody needs them.
+    fn front_door(&self) -> Outcome<Option<FrontDoor>> {
+        let config = self.config();
+        if !config.has(EngineKind::Fediverse) && !config.tls.acme.enabled {
+            return Ok(None);
+        }
+        let deps = FrontDeps {
+            tls: self.tls.clone(),
+            bans: self.bans.clone(),
+            metrics: self.metrics.core("front"),
+            shared: Arc::new(Shared {
+                host: config.server.host.clone(),
+                public_url: None,
+                trusted_proxies: config.server.trusted_proxies.clone(),
+            }),
+        };
+        FrontDoor::build(config.front.clone(), deps)
+            .map(Some)
+            .map_err(|e| not_built(&e))
+    }
+
+    fn shared(&self, front: Option<&FrontDoor>) -> Arc<Shared> {
+        let server = &self.config().server;
+        let public_url = match &server.danger_public_url {
+            Some(text) => {
+                let bound = front.and_then(|front| front.addrs().plain.first().copied());
+                Some(match (text.strip_suffix(":0"), bound) {
+                    (Some(before), Some(bound)) => format!("{before}:{}", bound.port()),
+                    _ => text.trim_end_matches('/').to_owned(),
+                })
+            }
+            None => server.host.as_ref().map(|host| format!("https://{host}")),
+        };
+        Arc::new(Shared {
+            host: server.host.clone(),
+            public_url,
+            trusted_proxies: server.trusted_proxies.clone(),
+        })
+    }
+
+    fn admin_door(&self) -> Outcome<Acceptor> {
+        let admin = &self.config().admin;
+        Acceptor::bind(admin.listen, admin.max_connections).map_err(|source| {
+            not_built(&BuildError::Bind {
+                key: "admin.listen",
+                addr: admin.listen,
+                source,
+            })
+        })
+    }
+
+    /// Every bound listener by its name.
+    fn listeners(
+        &self,
+        front: Option<&FrontDoor>,
+        engines: &engines::Built,
+        admin: &Acceptor,
+    ) -> BTreeMap<String, SocketAddr> {
+        let mut all = BTreeMap::new();
+        if let Some(front) = front {
+            let addrs = front.addrs();
+            name_all(&mut all, "front.http", &addrs.plain);
+            name_all(&mut all, "front.https", &addrs.tls);
+        }
+        engines.name_listeners(&mut all);
+        name_all(&mut all, "admin", &[admin.local_addr()]);
+        all
+    }
+
+    fn admin(
+        &self,
+        log: LogHandle,
+        front: &Option<FrontDoor>,
+        engines: &engines::Built,
+        live: &Arc<ArcSwap<Live>>,
+        listeners: &BTreeMap<String, SocketAddr>,
+        shutdown: &Shutdown,
+    ) -> Admin {
+        Admin {
+            store: Arc::clone(&self.store),
+            store_kind: if self.config().store_url().starts_with("sqlite") {
+                "sqlite"
+            } else {
+                "postgresql"
+            },
+            accounts: self.accounts.clone(),
+            acl: self.acl.clone(),
+            bans: self.bans.clone(),
+            budget: self.budget.clone(),
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+            secrets: self.secrets.clone(),
+            tls: self.tls.clone(),
+            front: front.clone(),
+            health: self.health.clone(),
+            shutdown: shutdown.clone(),
+            data: self.data.clone(),
+            started_at: self.clock.wall(),
+            listeners: listeners.clone(),
+            live: Arc::clone(live),
+            reloader: Reloader {
+                log,
+                budget: self.budget.clone(),
+                tls: self.tls.clone(),
+                front: front.clone(),
+                events: self.events.clone(),
+                turn: tokio::sync::Mutex::new(()),
+            },
+            engines: engines.handles(),
+        }
+    }
+}
+
+/// Names the first listener `name`, further ones `name.2`, `name.3`.
+fn name_all(all: &mut BTreeMap<String, SocketAddr>, name: &str, addrs: &[SocketAddr]) {
+    for (place, addr) in addrs.iter().enumerate() {
+        let name = match place {
+            0 => name.to_owned(),
+            n => format!("{name}.{}", n + 1),
+        };
+        all.insert(name, *addr);
+    }
+}
+
+async fn drain(
+    engines: Vec<Running>,
+    front: Option<tokio::task::JoinHandle<tasuki_core::shutdown::Drained>>,
+) {
+    let front = async {
+        if let Some(front) = front {
+            let _ = front.await;
+        }
+    };
+    let engines = futures_util::future::join_all(engines.into_iter().map(Running::drained));
+    tokio::join!(front, engines);
+}
+
+fn store_failed(error: &tasuki_core::store::StoreError) -> Fail {
+    Fail::new(exit::UNAVAILABLE, format!("the store: {}", chain(error)))
+}
+
+/// A part that could not be built, with the exit code that tells why.
+fn not_built(error: &BuildError) -> Fail {
+    let code = match error {
+        BuildError::Bind { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            exit::NO_PERMISSION
+        }
+        BuildError::Bind { .. } => exit::UNAVAILABLE,
+        BuildError::Config { .. } => exit::USAGE,
+        BuildError::Other { .. } => exit::SOFTWARE,
+    };
+    let mut message = chain(error);
+    if code == exit::NO_PERMISSION {
+        message.push_str(
+            ". Ports below 1024 need a privilege: give it with `setcap cap_net_bind_service=+ep`, or start by the systemd unit",
+        );
+    }
+    Fail::new(code, message)
+}

@@ -1,0 +1,115 @@
+//! `tasuki tunnel`: agents at home.
+
+use http::Method;
+use serde_json::json;
+
+use super::{Context, JsonFlag, confirmed, output, segment};
+use crate::exit::{self, Fail, Outcome};
+
+#[derive(clap::Subcommand, Debug)]
+pub(super) enum Command {
+    /// List agents: who is connected, since when, with which names and ports
+    Agents(JsonFlag),
+    /// Make a one-time code for an agent and print the command to run at home
+    #[command(after_help = "Examples:
+  tasuki tunnel enroll home --default                   the one Minecraft server; friends type the gateway's address
+  tasuki tunnel enroll home --name mc.example.org       one of several, by host name
+  tasuki tunnel enroll home --port 30000-30010          any TCP service on these ports
+
+For a name that exists the code replaces the agent's key at its next start.")]
+    Enroll {
+        /// The agent's name
+        name: String,
+        /// A host name it may expose on the Minecraft port (may be repeated)
+        #[arg(long = "name", value_name = "HOST")]
+        names: Vec<String>,
+        /// A TCP port or range it may expose (may be repeated)
+        #[arg(long = "port", value_name = "RANGE")]
+        ports: Vec<String>,
+        /// It may be the default server of the Minecraft port
+        #[arg(long)]
+        default: bool,
+        /// How long the code holds
+        #[arg(long, value_name = "TIME", default_value = "10m")]
+        valid_for: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove an agent: its key and its names are given up
+    Revoke {
+        /// Which
+        name: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+pub(super) fn run(command: Command, context: &Context) -> Outcome {
+    let gateway = context.gateway()?;
+    match command {
+        Command::Agents(flag) => {
+            let answer = gateway.read("/v1/tunnel/agents")?;
+            let columns = [
+                ("NAME", "name"),
+                ("CONNECTED", "connected"),
+                ("FROM", "from"),
+                ("SINCE", "connected_at"),
+                ("ENDPOINTS", "endpoints"),
+                ("GRANTS", "grants"),
+            ];
+            output::listing(
+                &answer,
+                "agents",
+                &columns,
+                flag.json,
+                "no agents yet: tasuki tunnel enroll NAME --default",
+            )
+        }
+        Command::Enroll {
+            name,
+            names,
+            ports,
+            default,
+            valid_for,
+            json,
+        } => {
+            let mut grants: Vec<String> = names.iter().map(|n| format!("tunnel:name:{n}")).collect();
+            grants.extend(ports.iter().map(|p| format!("tunnel:port:{p}")));
+            // Somebody who asks for nothing in particular has one server at home and friends who type an address.
+            if default || grants.is_empty() {
+                grants.push("tunnel:default".to_owned());
+            }
+            let body = json!({"name": name, "grants": grants, "valid_for": valid_for});
+            let made = gateway.call(Method::POST, "/v1/tunnel/agents", Some(body))?;
+            if json {
+                return output::json(&made);
+            }
+            output::line(format!(
+                "agent {name} may enrol until {}. At home, run:",
+                output::cell(&made, "expires_at")
+            ));
+            output::line("");
+            output::line(format!("  {}", output::cell(&made, "command")));
+            output::line("");
+            output::line("The code works once.");
+            Ok(())
+        }
+        Command::Revoke { name, yes } => {
+            if !yes && !confirmed(&format!("Remove the agent {name} with its names and ports?")) {
+                return Err(Fail::new(
+                    exit::USAGE,
+                    "nothing removed: say --yes to remove without being asked",
+                ));
+            }
+            gateway.call(
+                Method::DELETE,
+                &format!("/v1/tunnel/agents/{}", segment(&name)),
+                None,
+            )?;
+            output::line(format!("agent {name} removed"));
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Commands against a running gateway: round trips, listings, exit codes.
+
+use tempfile::TempDir;
+
+use crate::gateway::{Gateway, Place, run};
+
+#[test]
+fn mistakes_in_arguments_and_configuration_end_with_64() {
+    let directory = TempDir::new().unwrap();
+    for arguments in [
+        &["fly"][..],
+        &["ban", "add"],
+        &["audit", "--limit", "0"],
+        &["serve", "--fast"],
+    ] {
+        assert_eq!(run(directory.path(), arguments).code, 64, "{arguments:?}");
+    }
+    let place = Place::new("");
+    place.write("[server]\nhost = \"relay.test\"\ndatta = \"x\"\n");
+    for command in ["check", "serve", "status"] {
+        let said = place.run(&[command, "--config", place.config().to_str().unwrap()]);
+        assert_eq!(said.code, 64, "{command}: {}", said.err);
+        let named = format!("{}:3: server.datta", place.config().display());
+        assert!(said.err.contains(&named), "{}", said.err);
+    }
+}
+
+#[test]
+fn without_a_gateway_commands_end_with_69_and_name_the_socket() {
+    let directory = TempDir::new().unwrap();
+    for arguments in [
+        &["status"][..],
+        &["user", "list"],
+        &["mail", "queue"],
+        &["reload"],
+    ] {
+        let said = run(directory.path(), arguments);
+        assert_eq!(said.code, 69, "{arguments:?}: {}", said.err);
+        for word in ["./data/control.sock", "tasuki serve"] {
+            assert!(said.err.contains(word), "{word} in {}", said.err);
+        }
+    }
+}
+
+#[test]
+fn people_services_and_tokens_come_and_go_and_their_secrets_are_shown_once() {
+    let gateway = Gateway::start("");
+    let said = gateway.ok(&[
+        "user",
+        "add",
+        "hanako",
+        "--role",
+        "operator",
+        "--grant",
+        "mail:send:a.test",
+    ]);
+    assert!(said.out.contains("password: "), "{}", said.out);
+    assert_eq!(gateway.run(&["user", "add", "hanako"]).code, 65);
+    assert_eq!(gateway.run(&["user", "add", "Not A Name"]).code, 64);
+    assert_eq!(
+        gateway.run(&["user", "add", "taro", "--grant", "mail:fly"]).code,
+        64
+    );
+    gateway.ok(&["user", "grant", "hanako", "fedi:publish", "--role", "viewer"]);
+    gateway.ok(&["user", "revoke", "hanako", "mail:send:a.test"]);
+    assert_eq!(
+        gateway
+            .run(&["user", "revoke", "hanako", "mail:send:a.test"])
+            .code,
+        65
+    );
+    gateway.ok(&["user", "disable", "hanako"]);
+    let users = gateway.ok(&["user", "list", "--json"]).json();
+    let hanako = users["users"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|u| u["name"] == "hanako")
+        .unwrap()
+        .clone();
+    assert_eq!(hanako["role"], "viewer");
+    assert_eq!(hanako["grants"], serde_json::json!(["fedi:publish"]));
+    assert_eq!(hanako["disabled"], true);
+    assert_eq!(
+        gateway.run(&["user", "remove", "hanako"]).code,
+        64,
+        "without --yes and without a terminal"
+    );
+    gateway.ok(&["user", "remove", "hanako", "--yes"]);
+    assert_eq!(gateway.run(&["user", "remove", "hanako", "--yes"]).code, 65);
+
+    let made = gateway
+        .ok(&["service", "add", "shop", "--send-as", "shop.test", "--json"])
+        .json();
+    let password = made["password"].as_str().unwrap();
+    assert!(password.len() >= 26, "{made}");
+    assert!(made["example"].as_str().unwrap().contains(password), "{made}");
+    assert_eq!(gateway.run(&["service", "add", "idle"]).code, 64);
+    let listed = gateway.ok(&["service", "list"]);
+    assert!(listed.out.contains("mail:send:shop.test") && !listed.out.contains(password));
+    gateway.ok(&["service", "remove", "shop", "--yes"]);
+
+    let token = gateway
+        .ok(&["token", "new", "probe", "--role", "viewer", "--json"])
+        .json();
+    assert_eq!(gateway.run(&["token", "new", "nobody"]).code, 65);
+    let listed = gateway.ok(&["token", "list", "--json"]);
+    assert!(!listed.out.contains(token["token"].as_str().unwrap()));
+    let id = listed.json()["tokens"][0]["id"].to_string();
+    gateway.ok(&["token", "revoke", &id]);
+    assert!(gateway.ok(&["token", "list"]).out.contains("no tokens"));
+    assert!(
+        !gateway.ok(&["service", "list"]).out.contains("probe"),
+        "it was made for the token alone"
+    );
+}
+
+#[test]
+fn the_last_admin_cannot_be_removed_and_the_first_password_is_forgotten_when_it_is_changed() {
+    let gateway = Gateway::start("");
+    for arguments in [
+        &["user", "remove", "admin", "--yes"][..],
+        &["user", "disable", "admin"],
+        &["user", "grant", "admin", "--role", "viewer"],
+    ] {
+        let said = gateway.run(arguments);
+        assert_eq!(said.code, 65, "{arguments:?}: {}", said.err);
+    }
+    let file = gateway.place.path().join("data/initial-admin-password");
+    assert!(file.exists());
+    gateway.ok(&["user", "passwd", "admin"]);
+    assert!(!file.exists());
+}
+
+#[test]
+fn rules_are_explained_with_their_origin_and_reason() {
+    let gateway =
+        Gateway::start("[[acl]]\neffect = \"allow\"\nfrom = [\"192.0.2.0/24\"]\nreason = \"the office\"\n");
+    gateway.ok(&[
+        "acl",
+        "add",
+        "deny",
+        "--engine",
+        "mail",
+        "--from",
+        "203.0.113.7",
+        "--reason",
+        "spam",
+    ]);
+    let explain = |from: &str| {
+        gateway
+            .ok(&[
+                "acl", "explain", "--engine", "mail", "--action", "relay", "--from", from,
+            ])
+            .out
+    };
+    assert!(explain("192.0.2.9").contains("allowed by rule 1 of the configuration file (the office)"));
+    assert!(explain("203.0.113.7").contains("denied by added rule"));
+    assert!(explain("198.51.100.1").contains("no rule matches"));
+    let listed = gateway.ok(&["acl", "list", "--json"]).json();
+    let rules = listed["rules"].as_array().unwrap();
+    assert_eq!(rules.len(), 2);
+    assert_eq!(
+        rules[0]["id"],
+        serde_json::Value::Null,
+        "the file's rules come first"
+    );
+    gateway.ok(&["acl", "remove", &rules[1]["id"].to_string()]);
+    assert!(explain("203.0.113.7").contains("no rule matches"));
+    assert_eq!(gateway.run(&["acl", "remove", "999"]).code, 65);
+    assert_eq!(gateway.run(&["acl", "add", "perhaps"]).code, 64);
+    assert_eq!(
+        gateway.run(&["acl", "add", "deny", "--from", "somewhere"]).code,
+        64
+    );
+}
+
+#[test]
+fn bans_hold_until_they_are_ended_and_never_hit_loopback() {
+    let gateway = Gateway::start("");
+    gateway.ok(&[
+        "ban",
+        "add",
+        "198.51.100.7",
+        "--engine",
+        "mail",
+        "--for",
+        "1h",
+        "--reason",
+        "spray",
+    ]);
+    let bans = gateway.ok(&["ban", "list", "--json"]).json();
+    assert_eq!(bans["bans"][0]["net"], "198.51.100.7/32");
+    assert_eq!(bans["bans"][0]["engine"], "mail");
+    let explained = gateway.ok(&[
+        "acl",
+        "explain",
+        "--engine",
+        "mail",
+        "--action",
+        "connect",
+        "--from",
+        "198.51.100.7",
+    ]);
+    assert!(explained.out.contains("banned there: spray"), "{}", explained.out);
+    assert_ne!(gateway.run(&["ban", "add", "127.0.0.1"]).code, 0);
+    assert_eq!(gateway.run(&["ban", "add", "not-an-address"]).code, 64);
+    gateway.ok(&["ban", "remove", "198.51.100.7"]);
+    assert!(gateway.ok(&["ban", "list"]).out.contains("nobody is banned"));
+    assert_eq!(gateway.run(&["ban", "remove", "198.51.100.7"]).code, 65);
+}
+
+#[test]
+fn the_audit_names_who_did_what_and_a_key_export_is_in_it() {
+    let gateway = Gateway::start("");
+    gateway.ok(&["user", "add", "hanako"]);
+    assert_eq!(
+        gateway.run(&["key", "export"]).code,
+        64,
+        "without --yes and without a terminal"
+    );
+    let pem = gateway.ok(&["key", "export", "--yes"]).out;
+    assert!(pem.starts_with("-----BEGIN PRIVATE KEY-----\n"), "no PEM");
+    let audit = gateway.ok(&["audit", "--json"]).json();
+    let entries = audit["entries"].as_array().unwrap();
+    let me = format!("uid:{}", rustix::process::getuid().as_raw());
+    for (action, object) in [("user.add", "hanako"), ("key.export", "relay")] {
+        let found = entries
+            .iter()
+            .find(|e| e["action"] == action && e["object"] == object);
+        let found = found.unwrap_or_else(|| panic!("{action} {object} in {audit}"));
+        assert_eq!(found["who"], me.as_str());
+        assert_eq!(found["from"], "control.sock");
+    }
+    assert!(
+        entries
+            .iter()
+            .any(|e| e["who"] == "gateway" && e["object"] == "admin"),
+        "{audit}"
+    );
+}
+
+#[test]
+fn an_agent_is_enrolled_with_a_command_that_can_be_pasted() {
+    let gateway = Gateway::start("");
+    let made = gateway
+        .ok(&[
+            "tunnel",
+            "enroll",
+            "home",
+            "--name",
+            "mc.test",
+            "--port",
+            "30000-30010",
+            "--json",
+        ])
+        .json();
+    let command = made["command"].as_str().unwrap();
+    for part in ["tasuki-agent run --gateway 127.0.0.1:", "--pin ", "--code "] {
+        assert!(command.contains(part), "{part} in {command}");
+    }
+    let agents = gateway.ok(&["tunnel", "agents", "--json"]).json();
+    assert_eq!(agents["agents"][0]["name"], "home");
+    assert_eq!(agents["agents"][0]["connected"], false);
+    assert_eq!(
+        agents["agents"][0]["grants"],
+        serde_json::json!(["tunnel:name:mc.test", "tunnel:port:30000-30010"])
+    );
+    assert_eq!(gateway.run(&["tunnel", "enroll", "home", "--port", "0"]).code, 64);
+    assert_eq!(gateway.run(&["tunnel", "enroll", "admin"]).code, 65);
+    gateway.ok(&["tunnel", "revoke", "home", "--yes"]);
+    assert!(gateway.ok(&["tunnel", "agents"]).out.contains("no agents"));
+}
+
+#[test]
+fn status_is_for_people_for_programs_and_for_monitoring() {
+    let gateway = Gateway::start("");
+    let status = gateway.ok(&["status", "--json"]).json();
+    assert_eq!(status["pid"], gateway.pid());
+    assert_eq!(status["host"], "relay.test");
+    assert!(status["listeners"]["tunnel.quic"].is_string(), "{status}");
+    assert!(gateway.ok(&["status"]).out.contains("healthy     yes"));
+    let check = gateway.ok(&["status", "--check"]);
+    assert_eq!(check.out, "");
+    assert!(gateway.ok(&["mail", "queue"]).out.contains("the queue is empty"));
+    assert!(gateway.ok(&["fedi", "subscribers"]).out.contains("no instance"));
+}

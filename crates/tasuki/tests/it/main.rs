@@ -1,0 +1,10 @@
+//! The real program, spawned: the command line, the admin API, the life of the process, the demo.
+#![allow(clippy::unwrap_used)]
+// Deadlines around processes that have no clock of ours.
+#![allow(clippy::disallowed_methods)]
+
+mod admin_api;
+mod commands;
+mod demo;
+mod gateway;
+mod life;
