@@ -191,6 +191,11 @@ impl Accounts {
                 };
                 inner.successes.keep(key, version, success);
                 inner.bans.proved(from);
+                if credential.kind == CredentialKind::Password {
+                    inner.events.emit(What::PasswordUsed {
+                        name: principal.name.clone(),
+                    });
+                }
                 Ok(principal)
             }
             Err(refusal) => {

@@ -85,6 +85,8 @@ pub enum What {
         from: IpAddr,
         reason: &'static str,
     },
+    /// A person's own password was checked and is right (not each time: successes are remembered for a while).
+    PasswordUsed { name: String },
     /// An address was banned.
     Banned {
         net: ipnet::IpNet,
