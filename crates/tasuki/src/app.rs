@@ -3,6 +3,7 @@
 //! data directory -> store -> core -> front door -> engines, one runtime each -> admin -> work -> drain.
 
 mod engines;
+mod look;
 mod work;
 
 use std::collections::BTreeMap;

@@ -165,8 +165,10 @@ fn write(event: &Event) {
         What::LoginRefused { name, from, reason } => {
             tracing::debug!(engine, name, peer.addr = %from, reason, "login refused");
         }
+        What::PasswordUsed { name } => tracing::debug!(engine, name, "password used"),
         What::Banned { net, reason, until } => tracing::info!(engine, %net, reason, %until, "address banned"),
-        What::RouteDown { route, reason } => tracing::warn!(engine, route, reason, "route down"),
+        // The engine has warned already.
+        What::RouteDown { route, reason } => tracing::debug!(engine, route, reason, "route down"),
         What::RouteUp { route } => tracing::info!(engine, route, "route up again"),
         What::CertificateReplaced { names, days_left } => {
             tracing::info!(engine, names = names.join(" "), days_left, "certificate replaced");

@@ -65,7 +65,8 @@ pub(super) async fn queue(
                 "mail": row.mail,
                 "lane": row.lane,
                 "state": row.state,
-                "reverse_path": row.reverse_path,
+                // The null reverse-path of reports is written as on the wire (RFC 5321 4.5.5).
+                "reverse_path": Some(row.reverse_path.to_string()).filter(|path| !path.is_empty()).unwrap_or_else(|| "<>".to_owned()),
                 "recipients": row.recipients,
                 "size_bytes": row.size_bytes,
                 "accepted_at": row.accepted_at.to_string(),

@@ -160,9 +160,10 @@ impl Admin {
         Ok(())
     }
 
-    fn forget_initial_password(&self) {
+    /// The first password was used or changed: its file has done its work.
+    pub(crate) fn forget_initial_password(&self) {
         match std::fs::remove_file(self.data.initial_password()) {
-            Ok(()) => tracing::info!("the first password of admin was changed; its file is deleted"),
+            Ok(()) => tracing::info!("the first password of admin was used or changed; its file is deleted"),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
                 tracing::warn!(%error, "data/initial-admin-password cannot be deleted; delete it by hand")

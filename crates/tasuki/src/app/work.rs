@@ -9,7 +9,7 @@ use tasuki_core::shutdown::Shutdown;
 use tasuki_core::store::StoreError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::Core;
+use super::{Core, look};
 use crate::admin::Admin;
 use crate::exit::{Fail, Outcome, chain};
 
@@ -45,6 +45,7 @@ pub(super) async fn start(core: &Core, admin: &Arc<Admin>, shutdown: &Shutdown) 
         shutdown.clone(),
     ));
     own.spawn(refresh(Arc::clone(admin), own.clone()));
+    own.spawn(look::watch(Arc::clone(admin), core.events.clone(), own.clone()));
     let watched = Watched {
         data_dir: core.data.path().to_owned(),
         store: Arc::clone(&core.store) as _,

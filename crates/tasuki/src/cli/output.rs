@@ -75,7 +75,8 @@ pub(crate) fn table(head: Vec<String>, rows: Vec<Vec<String>>) {
 
 /// The value at `path` in a row, as a person reads it.
 pub(crate) fn cell(row: &Value, path: &str) -> String {
-    let value = path.split('/').try_fold(row, |v, key| v.get(key));
+    let mut keys = path.split('/').filter(|key| !key.is_empty());
+    let value = keys.try_fold(row, |v, key| v.get(key));
     shown(value.unwrap_or(&Value::Null))
 }
 

@@ -280,13 +280,10 @@ impl Loaded {
         Self::read(self.file.as_deref(), self.data_option.as_deref())
     }
 
-    /// The data directory.
+    /// The data directory, as an absolute path: it is printed in commands that are pasted elsewhere.
     pub(crate) fn data_dir(&self) -> DataDir {
-        DataDir::new(
-            self.data_option
-                .clone()
-                .unwrap_or_else(|| self.config.server.data.clone()),
-        )
+        let path = self.data_option.as_ref().unwrap_or(&self.config.server.data);
+        DataDir::new(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
     }
 
     /// What works, but perhaps not as it was meant.
