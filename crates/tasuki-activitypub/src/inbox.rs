@@ -162,7 +162,7 @@ impl Inner {
             ));
         }
         // Before any key is fetched: strangers cannot make the relay ask around for more than a Follow.
-        if let Some(outcome) = self.answer_without_proof(activity, from)? {
+        if let Some(outcome) = self.answer_without_proof(activity, from).await? {
             return Ok(outcome);
         }
         let known = match self.keys.find(&candidate.key_id, from).await {
@@ -193,7 +193,11 @@ impl Inner {
 
     /// What needs no proof: a stranger's publication is refused, and a stranger's farewell is taken and forgotten, since its
     /// server would try again for days. A Follow is answered in its own form, also with a no.
-    fn answer_without_proof(&self, activity: &Activity, from: IpAddr) -> Result<Option<Outcome>, Problem> {
+    async fn answer_without_proof(
+        &self,
+        activity: &Activity,
+        from: IpAddr,
+    ) -> Result<Option<Outcome>, Problem> {
         let host = activity.actor.authority();
         let is_farewell = matches!(
             activity.kind,
@@ -202,9 +206,11 @@ impl Inner {
         if activity.kind == Kind::Follow || (is_farewell && self.subscribers.table().host(host).is_some()) {
             return Ok(None);
         }
-        match self.may_publish(host, from) {
+        match self.may_publish(host, from).await {
             Ok(()) => Ok(None),
-            Err(_) if is_farewell => Ok(Some(Outcome::Dropped("unknown_signer"))),
+            Err(problem) if is_farewell && problem.status == StatusCode::FORBIDDEN => {
+                Ok(Some(Outcome::Dropped("unknown_signer")))
+            }
             Err(problem) => Err(problem),
         }
     }
@@ -328,18 +334,32 @@ impl Inner {
 
     /// Something for everybody.
     async fn publication(&self, relay: &Relay, activity: &Activity, body: Bytes, from: IpAddr) -> Answer {
-        match self.may_publish(activity.actor.authority(), from) {
+        match self.may_publish(activity.actor.authority(), from).await {
             Ok(()) => self.publish(relay, activity, body).await.map_err(store_problem),
             // 202, or its server tries again for days.
-            Err(_) if activity.kind == Kind::Delete => Ok(Outcome::Dropped("not_subscribed")),
+            Err(problem) if activity.kind == Kind::Delete && problem.status == StatusCode::FORBIDDEN => {
+                Ok(Outcome::Dropped("not_subscribed"))
+            }
             Err(problem) => Err(problem),
         }
     }
 
-    fn may_publish(&self, host: &Authority, from: IpAddr) -> Result<(), Problem> {
+    async fn may_publish(&self, host: &Authority, from: IpAddr) -> Result<(), Problem> {
         let table = self.subscribers.table();
+        let subscribed = table.is_active(host);
+        // Only who is not subscribed needs to be somebody.
+        let principal = match subscribed {
+            true => None,
+            false => self
+                .deps
+                .accounts
+                .by_name(host.host())
+                .await
+                .map_err(store_problem)?,
+        };
         let wish = Wish::Publish {
-            subscribed: table.is_active(host),
+            subscribed,
+            principal: principal.as_deref(),
         };
         match decide(&self.deps.acl, self.config.load().mode, host, Some(from), wish) {
             Verdict::Yes => Ok(()),
@@ -361,7 +381,7 @@ impl Inner {
 
     /// A LitePub server publishes by announcing; the relay looks at the post itself before it tells anybody.
     async fn litepub_announce(&self, relay: &Relay, activity: &Activity, from: IpAddr) -> Answer {
-        self.may_publish(activity.actor.authority(), from)?;
+        self.may_publish(activity.actor.authority(), from).await?;
         let Some(object) = activity.object.as_ref().and_then(Object::id) else {
             return Err(Problem::malformed("the Announce names no object"));
         };

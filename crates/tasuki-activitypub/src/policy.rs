@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use tasuki_core::EngineKind;
 use tasuki_core::acl::{Acl, Action, Answer, Question};
+use tasuki_core::store::accounts::Principal;
 use tasuki_proto::activitypub::ids::Authority;
 use tasuki_proto::activitypub::subscription::Admission;
 use tasuki_proto::names::Domain;
@@ -14,12 +15,16 @@ use tasuki_proto::names::Domain;
 use crate::config::Mode;
 
 /// What a host wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wish<'a> {
     /// To join, or to go on receiving.
     Subscribe,
-    /// To have something sent to everybody; `subscribed` is what the store says of it.
-    Publish { subscribed: bool },
+    /// To have something sent to everybody; `subscribed` is what the store says of it, `principal` who the host is among
+    /// the accounts (an instance may hold the grant `fedi:publish`).
+    Publish {
+        subscribed: bool,
+        principal: Option<&'a Principal>,
+    },
 }
 
 /// What is answered.
@@ -44,7 +49,13 @@ impl Verdict {
 }
 
 /// Decides about `host`, asking from address `from`.
-pub(crate) fn decide(acl: &Acl, mode: Mode, host: &Authority, from: Option<IpAddr>, wish: Wish) -> Verdict {
+pub(crate) fn decide(
+    acl: &Acl,
+    mode: Mode,
+    host: &Authority,
+    from: Option<IpAddr>,
+    wish: Wish<'_>,
+) -> Verdict {
     let domain = Domain::parse(host.host()).ok();
     let answer = acl.decide(&Question {
         engine: EngineKind::Fediverse,
@@ -53,7 +64,10 @@ pub(crate) fn decide(acl: &Acl, mode: Mode, host: &Authority, from: Option<IpAdd
             Wish::Publish { .. } => Action::Publish,
         },
         from,
-        principal: None,
+        principal: match wish {
+            Wish::Subscribe => None,
+            Wish::Publish { principal, .. } => principal,
+        },
         domain: domain.as_ref(),
     });
     match (answer, wish) {
@@ -62,8 +76,14 @@ pub(crate) fn decide(acl: &Acl, mode: Mode, host: &Authority, from: Option<IpAdd
             Verdict::No(format!("{host} is refused by a rule of this relay"))
         }
         (Answer::Rule { .. }, _) => Verdict::Yes,
-        (Answer::Default, Wish::Publish { subscribed: true }) => Verdict::Yes,
-        (Answer::Default, Wish::Publish { subscribed: false }) => Verdict::No(format!(
+        (Answer::Default, Wish::Publish { subscribed: true, .. }) => Verdict::Yes,
+        (
+            Answer::Default,
+            Wish::Publish {
+                principal: Some(p), ..
+            },
+        ) if p.may_publish() => Verdict::Yes,
+        (Answer::Default, Wish::Publish { .. }) => Verdict::No(format!(
             "{host} is not subscribed to this relay: subscribe first, then publish"
         )),
         (Answer::Default, Wish::Subscribe) => match mode {
@@ -78,7 +98,11 @@ pub(crate) fn decide(acl: &Acl, mode: Mode, host: &Authority, from: Option<IpAdd
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use tasuki_core::accounts::{Grant, PrincipalKind, Role};
     use tasuki_core::acl::{Acl, Effect, Origin, RuleSpec};
+    use tasuki_core::clock::Timestamp;
+    use tasuki_core::ids::PrincipalId;
+    use tasuki_core::store::accounts::Principal;
     use tasuki_proto::activitypub::ids::Authority;
     use tasuki_proto::names::Domain;
 
@@ -103,8 +127,25 @@ mod tests {
         let acl = Acl::new();
         let host = Authority::parse("a.example.org").unwrap();
         let ask = |acl: &Acl, mode, wish| decide(acl, mode, &host, None, wish);
-        let stranger = Wish::Publish { subscribed: false };
-        let subscriber = Wish::Publish { subscribed: true };
+        let publish = |subscribed| Wish::Publish {
+            subscribed,
+            principal: None,
+        };
+        let (stranger, subscriber) = (publish(false), publish(true));
+        let known = Principal {
+            id: PrincipalId(1),
+            name: "a.example.org".into(),
+            kind: PrincipalKind::Instance,
+            role: Role::default(),
+            grants: vec![Grant::Publish],
+            disabled: false,
+            created_at: Timestamp(0),
+        };
+        let granted = Wish::Publish {
+            subscribed: false,
+            principal: Some(&known),
+        };
+        assert_eq!(ask(&acl, Mode::Open, granted), Verdict::Yes);
         assert!(matches!(ask(&acl, Mode::Open, stranger), Verdict::No(_)));
         assert_eq!(ask(&acl, Mode::Open, subscriber), Verdict::Yes);
         assert_eq!(ask(&acl, Mode::Open, Wish::Subscribe), Verdict::Yes);
