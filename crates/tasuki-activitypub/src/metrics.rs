@@ -106,7 +106,7 @@ impl Metrics {
             ),
             blanked: branch.register(
                 "deliveries_blanked",
-                "Deliveries that a Delete of their object made needless",
+                "Deliveries with nothing left to send: a Delete blanked them, or the host takes no Deletes",
                 Counter::default(),
             ),
             subscribers: branch.register("subscribers", "Hosts that receive", Gauge::default()),

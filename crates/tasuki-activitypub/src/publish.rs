@@ -48,6 +48,12 @@ impl Audience {
         }
         audience
     }
+
+    /// The store adds all hosts that got the object to a Delete. Of these, the ones that only take announces get nothing:
+    /// they are marked for an Announce that there is none of.
+    fn widen_for_delete(&mut self, receivers: &Receivers) {
+        self.announce_to |= &receivers.announce;
+    }
 }
 
 impl Inner {
@@ -115,13 +121,16 @@ impl Inner {
         }
         let receivers = self.subscribers.receivers(self.config.load().mode);
         let mut audience = Audience::of(decision, &receivers);
+        if kind == EntryKind::Delete {
+            audience.widen_for_delete(&receivers);
+        }
         self.leave_out_origins(&mut audience, activity.actor.authority(), object.authority());
         // The store adds to a Delete all hosts that once got the object.
         if audience.all.is_empty() && kind != EntryKind::Delete {
             return Ok(Outcome::Dropped("no_receivers"));
         }
         let at = self.deps.clock.wall();
-        let announce = (!audience.announce_to.is_empty()).then(|| {
+        let announce = (kind != EntryKind::Delete && !audience.announce_to.is_empty()).then(|| {
             let document = relay.announce(&unique(), object.as_str(), system_time(at));
             Bytes::from(document.to_string())
         });

@@ -45,7 +45,7 @@ impl Ready {
         }
     }
 
-    /// What a host gets; `None` when a Delete blanked it.
+    /// What a host gets; `None` when a Delete blanked it, or the host takes announces and there is none.
     pub(crate) fn payload_for(&self, host: u32) -> Option<&Payload> {
         if self.entry.announce_to.contains(host) {
             self.announce.as_ref()
