@@ -45,6 +45,8 @@ const BODY_DEADLINE: Duration = Duration::from_secs(15);
 /// does not see the answer.
 const MAX_DISCARDED_BYTES: usize = 4 << 20;
 const DISCARD_DEADLINE: Duration = Duration::from_secs(2);
+/// A sender that pauses this long reads what is said to it.
+const DISCARD_PAUSE: Duration = Duration::from_millis(50);
 /// The longest that a slowed address waits.
 const MAX_SLOWED: Duration = Duration::from_secs(5);
 
@@ -431,7 +433,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
 async fn discard(mut body: Body) {
     let read = async {
         let mut seen = 0;
-        while let Some(Ok(frame)) = body.frame().await {
+        while let Ok(Some(Ok(frame))) = tokio::time::timeout(DISCARD_PAUSE, body.frame()).await {
             seen += frame.data_ref().map_or(0, Bytes::len);
             if seen > MAX_DISCARDED_BYTES {
                 return;
