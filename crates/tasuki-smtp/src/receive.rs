@@ -285,9 +285,19 @@ impl Incoming {
             size_bytes,
             recipients,
         });
+        // Half of the budget is for mail that comes in; what waits for a slow next hop must not shut the door.
+        let budget = &context.deps.budget;
+        let crowded = budget.used_bytes() > budget.limit_bytes() / 2;
         for job in jobs {
             context.accepted(&job);
-            dispatch(context, job).await;
+            if crowded {
+                let now = context.deps.clock.wall();
+                context
+                    .put_off(job, now, "more mail than fits in memory waits")
+                    .await;
+            } else {
+                dispatch(context, job).await;
+            }
         }
         Reply::with_text(250, (2, 0, 0), format!("queued as {}", self.id))
     }

@@ -36,6 +36,8 @@ use crate::{
 /// How long a handshake, and a write of replies, may take.
 const HANDSHAKE: Duration = Duration::from_secs(30);
 const WRITE: Duration = Duration::from_secs(60);
+/// How long the end of TLS may take.
+const HANG_UP: Duration = Duration::from_secs(5);
 
 const SENDER_OK: Reply = Reply::new(250, (2, 1, 0), "sender ok");
 const RECIPIENT_OK: Reply = Reply::new(250, (2, 1, 5), "recipient ok");
@@ -157,8 +159,14 @@ impl Shell {
 
     async fn say(&mut self, reply: &Reply) {
         reply.write(&mut self.out);
-        let _ = self.flush().await;
-        let _ = self.socket.shutdown().await;
+        self.hang_up().await;
+    }
+
+    /// Writes what waits and closes; a peer that does not read is not waited for long.
+    async fn hang_up(&mut self) {
+        if self.flush().await.is_ok() {
+            let _ = timeout(HANG_UP, self.socket.shutdown()).await;
+        }
     }
 
     async fn flush(&mut self) -> std::io::Result<()> {
@@ -193,8 +201,7 @@ impl Shell {
         let mut session = Session::new(config, self.role == Role::Submissions, now);
         match self.converse(&mut session).await {
             Ok(why) => {
-                let _ = self.flush().await;
-                let _ = self.socket.shutdown().await;
+                self.hang_up().await;
                 End::Closed(why)
             }
             Err(end) => end,

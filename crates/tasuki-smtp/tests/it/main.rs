@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod deliver;
+mod dns;
 mod faulty;
 mod session;
 mod sink;
