@@ -56,6 +56,13 @@ struct Reign {
     tasks: TaskTracker,
 }
 
+impl Drop for Reign {
+    /// However it ends, also in the middle of taking up: no lane works on without its owner.
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
 /// Why a reign ended.
 enum Ending {
     Shutdown,
@@ -83,7 +90,10 @@ impl Fanout {
                         return;
                     }
                 }
-                Err(error) => tracing::warn!(error = %error, "the store does not let deliveries begin"),
+                Err(error) => {
+                    self.lanes.clear();
+                    tracing::warn!(error = %error, "the store does not let deliveries begin");
+                }
             }
             pause(&shutdown, CHECKPOINT).await;
         }

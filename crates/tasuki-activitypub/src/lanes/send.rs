@@ -145,7 +145,12 @@ impl Sender {
         &self,
         request: Request<Full<Bytes>>,
     ) -> Result<(StatusCode, Option<Duration>, String), BoxError> {
-        let response = self.client.request(request).await?;
+        let response = match self.client.request(request.clone()).await {
+            // The host closed a kept connection while the request was on its way: nobody's failure, and a host that did
+            // take it knows the activity by its id.
+            Err(error) if was_closed(&error) => self.client.request(request).await?,
+            other => other?,
+        };
         let status = response.status();
         let retry_after = self.retry_after(&response);
         // Reading to the end gives the connection back; an endless answer costs it.
@@ -225,6 +230,17 @@ fn not_sent(error: BoxError) -> Failure {
         cause = one.source();
     }
     Failure::route(error)
+}
+
+fn was_closed(error: &hyper_util::client::legacy::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(one) = cause {
+        if let Some(hyper) = one.downcast_ref::<hyper::Error>() {
+            return hyper.is_incomplete_message() || hyper.is_canceled() || hyper.is_closed();
+        }
+        cause = one.source();
+    }
+    false
 }
 
 fn printable(body: &[u8]) -> String {

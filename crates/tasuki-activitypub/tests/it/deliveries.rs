@@ -204,12 +204,7 @@ async fn every_host_gets_every_activity_after_a_restart() {
     all[1].set_mood(Mood::Takes);
     all[2].set_mood(Mood::Takes);
     for reader in &all[1..] {
-        until("every activity", || {
-            let received = reader.received();
-            ids.iter()
-                .all(|id| received.iter().any(|got| got.json["id"] == *id))
-        })
-        .await;
+        reader.wait_for_all(&ids).await;
     }
     relay.stop().await;
 

@@ -1,6 +1,6 @@
 //! A relay in this process and small instances around it, all on loopback.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -310,6 +310,7 @@ struct Server {
 #[derive(Clone)]
 pub(crate) struct Instance {
     server: Arc<Server>,
+    client: reqwest::Client,
     pub(crate) base: String,
 }
 
@@ -332,7 +333,11 @@ impl Instance {
             .route("/{*path}", get(document))
             .with_state(Arc::clone(&server));
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { server, base }
+        Self {
+            server,
+            client: client(),
+            base,
+        }
     }
 
     pub(crate) fn set_mood(&self, mood: Mood) {
@@ -384,6 +389,31 @@ impl Instance {
             .unwrap_or_else(|_| panic!("{}: {what} did not arrive; got {:?}", self.base, self.received()))
     }
 
+    /// Waits until all activities of these ids have arrived.
+    pub(crate) async fn wait_for_all(&self, ids: &[Value]) {
+        let mut missing: HashSet<&str> = ids.iter().filter_map(Value::as_str).collect();
+        let mut seen = 0;
+        let look = async {
+            loop {
+                let arrived = self.server.arrived.notified();
+                {
+                    let received = self.server.received.lock().unwrap();
+                    for one in &received[seen..] {
+                        missing.remove(one.json["id"].as_str().unwrap_or_default());
+                    }
+                    seen = received.len();
+                }
+                if missing.is_empty() {
+                    return;
+                }
+                arrived.await;
+            }
+        };
+        if tokio::time::timeout(2 * PATIENCE, look).await.is_err() {
+            panic!("{}: {} of {} did not arrive", self.base, missing.len(), ids.len());
+        }
+    }
+
     /// POSTs to the relay as `actor`, signed with the key of this world.
     pub(crate) async fn post(&self, relay: &RelayUnderTest, actor: &str, document: &Value) -> StatusCode {
         let body = document.to_string();
@@ -397,7 +427,7 @@ impl Instance {
     }
 
     pub(crate) async fn send(&self, relay: &RelayUnderTest, letter: Letter) -> (StatusCode, Value) {
-        let mut request = client().post(relay.url(&letter.path)).body(letter.body);
+        let mut request = self.client.post(relay.url(&letter.path)).body(letter.body);
         for (name, value) in letter.headers {
             request = request.header(name, value);
         }
