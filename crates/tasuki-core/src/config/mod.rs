@@ -4,7 +4,10 @@
 //! `#[serde(default, deny_unknown_fields)]`, so a misspelt key is an error.
 
 pub mod duration;
+mod read;
 pub mod size;
+
+pub use read::{error_at, parse};
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]

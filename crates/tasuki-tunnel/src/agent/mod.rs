@@ -1,1 +1,280 @@
-//! The agent's end.
+//! The home side: dials out, proves its key, declares endpoints, joins every stream with a local server.
+//!
+//! [`Agent::run`] goes on by itself: a lost session is dialled again with growing, jittered waits. It ends when the
+//! shutdown begins, or when the gateway refuses in a way that only a person can change ([`Final`]).
+//!
+//! **Invariant:** the agent dials only the targets in its own configuration. What a gateway asks for beyond that is
+//! refused on the stream, and nothing on the home network is touched.
+
+mod flow;
+mod session;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use tasuki_core::shutdown::Shutdown;
+use tasuki_proto::backoff::Backoff;
+use tasuki_proto::names::Domain;
+use tasuki_proto::tunnel::{CloseCode, Declared, EndpointId, EndpointKind, EndpointState};
+use tokio_util::task::TaskTracker;
+
+use crate::pool::Pool;
+use crate::quic;
+use crate::splice::Patience;
+use crate::tls::{BadKey, Fingerprint, Identity};
+
+/// Waits between attempts; the last one repeats.
+const RETRY: [Duration; 7] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(15),
+];
+/// A session that lasted this long was a good one: the next wait is short again.
+const GOOD_SESSION: Duration = Duration::from_secs(30);
+
+/// What an agent needs to know.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// `HOST:PORT` of the gateway's tunnel (UDP).
+    pub gateway: String,
+    /// The gateway's key.
+    pub pin: Fingerprint,
+    /// Sends packets in batches (UDP GSO).
+    pub gso: bool,
+    /// Socket buffers asked of the kernel, in bytes for each direction.
+    pub socket_buffer: usize,
+    /// Visitors' connections at once.
+    pub max_connections: u32,
+    /// How long a local server may take to accept.
+    pub connect_timeout: Duration,
+    /// A connection that takes no bytes for this long is cut.
+    pub stall_timeout: Duration,
+    /// What is served.
+    pub endpoints: Vec<LocalEndpoint>,
+}
+
+/// One local server and the door it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalEndpoint {
+    /// The agent's own name for it, stable over restarts: the gateway keeps name or port under it.
+    pub label: String,
+    /// The door.
+    pub door: LocalDoor,
+    /// `HOST:PORT` of the local server.
+    pub target: String,
+    /// Sends the visitor's address to the local server by PROXY protocol version 2.
+    pub proxy_protocol: bool,
+}
+
+/// The door that an endpoint asks for at the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LocalDoor {
+    /// A TCP port; 0 lets the gateway choose one of the granted ports.
+    Tcp(u16),
+    /// A name on the shared Minecraft port; without one, the default route.
+    Minecraft(Option<Domain>),
+}
+
+/// An agent's private key with its public fingerprint.
+pub struct AgentKey(Identity);
+
+impl AgentKey {
+    /// A new key as PKCS #8, to be kept where only the agent can read it.
+    #[must_use]
+    pub fn generate() -> Vec<u8> {
+        Identity::generate()
+    }
+
+    /// Reads a kept key.
+    ///
+    /// # Errors
+    /// The bytes are not a key.
+    pub fn from_pkcs8(der: &[u8]) -> Result<Self, BadKey> {
+        Identity::from_pkcs8(der).map(Self)
+    }
+
+    /// The fingerprint under which the gateway knows this agent.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.0.fingerprint()
+    }
+}
+
+/// What happens, for whoever shows it to a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Dialling begins.
+    Connecting,
+    /// The gateway accepted; `enrolled` says that the code was spent just now.
+    Connected {
+        /// This agent's name at the gateway.
+        agent: String,
+        /// The gateway's program.
+        software: String,
+        /// The key is enrolled from now on.
+        enrolled: bool,
+    },
+    /// How an endpoint stands at the gateway.
+    Endpoint {
+        /// Its label.
+        label: String,
+        /// Open or refused.
+        state: EndpointState,
+    },
+    /// The session is over or was not reached; dialled again after the wait.
+    Lost {
+        /// Why, for a person.
+        reason: String,
+        /// The wait.
+        retry_in: Duration,
+    },
+    /// The gateway stops; running connections may end within this time.
+    GoingAway {
+        /// Seconds.
+        grace_s: u32,
+    },
+}
+
+/// Why trying again cannot help.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Final {
+    /// The gateway refuses this agent.
+    #[error("the gateway refuses this agent: {text}")]
+    Refused {
+        /// The kind of refusal.
+        code: CloseCode,
+        /// The gateway's words.
+        text: String,
+    },
+    /// What answered holds another key than the pinned one.
+    #[error(
+        "the gateway shows another key than the pinned one; ask its operator for a new command if it was set up anew"
+    )]
+    WrongKey,
+    /// TLS cannot be set up on this machine.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+}
+
+/// What all parts of an agent share.
+struct Inner {
+    config: AgentConfig,
+    endpoints_by_id: HashMap<EndpointId, LocalEndpoint>,
+    pool: Pool,
+    patience: Patience,
+    flows: AtomicU32,
+    tasks: TaskTracker,
+}
+
+impl Inner {
+    fn declared(&self) -> Vec<Declared> {
+        let mut declared: Vec<Declared> = self
+            .endpoints_by_id
+            .iter()
+            .map(|(id, endpoint)| {
+                let (kind, name, port) = match &endpoint.door {
+                    LocalDoor::Tcp(port) => (EndpointKind::Tcp, None, Some(*port)),
+                    LocalDoor::Minecraft(name) => (
+                        EndpointKind::Minecraft,
+                        name.as_ref().map(ToString::to_string),
+                        None,
+                    ),
+                };
+                Declared {
+                    id: *id,
+                    label: endpoint.label.clone(),
+                    kind,
+                    name,
+                    port,
+                }
+            })
+            .collect();
+        declared.sort_by_key(|endpoint| endpoint.id);
+        declared
+    }
+}
+
+/// An agent that is ready to run.
+pub struct Agent {
+    inner: Arc<Inner>,
+    key: AgentKey,
+    code: Option<String>,
+}
+
+impl Agent {
+    /// An agent with this key; `code` enrols the key on first contact.
+    #[must_use]
+    pub fn new(config: AgentConfig, key: AgentKey, code: Option<String>) -> Self {
+        let endpoints_by_id = (1..)
+            .map(EndpointId)
+            .zip(config.endpoints.iter().cloned())
+            .collect();
+        let inner = Inner {
+            patience: Patience::new(
+                config.stall_timeout,
+                quic::AGENT_STREAM_WINDOW,
+                quic::SESSION_WINDOW,
+            ),
+            endpoints_by_id,
+            config,
+            pool: Pool::default(),
+            flows: AtomicU32::new(0),
+            tasks: TaskTracker::new(),
+        };
+        Self {
+            inner: Arc::new(inner),
+            key,
+            code,
+        }
+    }
+
+    /// Serves until the shutdown begins (then `Ok`) or the gateway refuses for good.
+    ///
+    /// # Errors
+    /// See [`Final`].
+    pub async fn run(mut self, shutdown: Shutdown, tell: impl Fn(Notice)) -> Result<(), Final> {
+        let backoff = Backoff::try_new(RETRY, 20).expect("the table has delays above zero");
+        let mut failures = 0_u32;
+        loop {
+            tell(Notice::Connecting);
+            let ended = session::hold(&self.inner, &self.key.0, self.code.as_deref(), &shutdown, &tell).await;
+            let session::Ended {
+                lasted,
+                enrolled,
+                why,
+            } = ended;
+            if enrolled {
+                self.code = None;
+            }
+            let reason = match why {
+                session::Why::Shutdown => return self.close(Ok(())).await,
+                session::Why::Final(reason) => return self.close(Err(reason)).await,
+                session::Why::Lost(reason) => reason,
+            };
+            failures = if lasted >= GOOD_SESSION {
+                1
+            } else {
+                failures.saturating_add(1)
+            };
+            let retry_in = backoff.delay(failures, rand::random());
+            tell(Notice::Lost { reason, retry_in });
+            tokio::select! {
+                () = tokio::time::sleep(retry_in) => {}
+                () = shutdown.begun() => return self.close(Ok(())).await,
+            }
+        }
+    }
+
+    /// Waits for the connections' tasks: without a session they end at once.
+    async fn close(self, result: Result<(), Final>) -> Result<(), Final> {
+        self.inner.tasks.close();
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.inner.tasks.wait()).await;
+        result
+    }
+}

@@ -1,0 +1,163 @@
+//! The agent's own directory: its key, and the gateway it belongs to.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use tasuki_tunnel::Fingerprint;
+use tasuki_tunnel::agent::{AgentConfig, AgentKey};
+
+use crate::{CONFIG, Fail, IO};
+
+/// The directory.
+pub(crate) struct Home(PathBuf);
+
+/// The gateway as remembered.
+pub(crate) struct Remembered {
+    pub(crate) gateway: String,
+    pub(crate) pin: Fingerprint,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GatewayFile {
+    gateway: String,
+    pin: String,
+}
+
+impl Home {
+    /// The directory that was named by argument or file, or the usual one; made if it is not there.
+    pub(crate) fn at(argument: Option<PathBuf>, file: Option<PathBuf>) -> Result<Self, Fail> {
+        let path = argument
+            .or(file)
+            .or_else(usual)
+            .ok_or_else(|| Fail::new(CONFIG, "no place to keep the agent's key: say --dir DIR"))?;
+        make_private(&path).map_err(|error| at(&path, &error))?;
+        Ok(Self(path))
+    }
+
+    /// The agent's key, made at the first start.
+    pub(crate) fn key(&self) -> Result<AgentKey, Fail> {
+        let path = self.0.join("agent.key");
+        let der = match fs::read(&path) {
+            Ok(der) => der,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let der = AgentKey::generate();
+                write_private(&path, &der).map_err(|error| at(&path, &error))?;
+                der
+            }
+            Err(error) => return Err(at(&path, &error)),
+        };
+        AgentKey::from_pkcs8(&der).map_err(|error| {
+            let text = format!(
+                "{}: {error}; move it away to enrol anew with a code",
+                path.display()
+            );
+            Fail::new(IO, text)
+        })
+    }
+
+    /// The gateway of the last run.
+    pub(crate) fn remembered(&self) -> Result<Option<Remembered>, Fail> {
+        let path = self.0.join("gateway.toml");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(at(&path, &error)),
+        };
+        let damaged = |problem: String| Fail::new(CONFIG, format!("{}: {problem}", path.display()));
+        let file: GatewayFile = tasuki_core::config::parse(&path.display().to_string(), &text)
+            .map_err(|error| Fail::new(CONFIG, error.to_string()))?;
+        let pin = file
+            .pin
+            .parse()
+            .map_err(|error| damaged(format!("pin: {error}")))?;
+        Ok(Some(Remembered {
+            gateway: file.gateway,
+            pin,
+        }))
+    }
+
+    /// Keeps the gateway for the next run.
+    pub(crate) fn remember(&self, config: &AgentConfig) -> Result<(), Fail> {
+        let path = self.0.join("gateway.toml");
+        // The address was checked to be HOST:PORT; a quote cannot be in it without an error at its next reading.
+        let text = format!("gateway = {:?}\npin = \"{}\"\n", config.gateway, config.pin);
+        if fs::read_to_string(&path).is_ok_and(|known| known == text) {
+            return Ok(());
+        }
+        write_private(&path, text.as_bytes()).map_err(|error| at(&path, &error))
+    }
+}
+
+fn at(path: &Path, error: &io::Error) -> Fail {
+    Fail::new(IO, format!("{}: {error}", path.display()))
+}
+
+fn usual() -> Option<PathBuf> {
+    let from = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    from("STATE_DIRECTORY")
+        .or_else(|| from("XDG_STATE_HOME").map(|dir| dir.join("tasuki-agent")))
+        .or_else(|| from("HOME").map(|home| home.join(".local/state/tasuki-agent")))
+        .or_else(|| from("LOCALAPPDATA").map(|dir| dir.join("tasuki-agent")))
+}
+
+fn make_private(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+/// Writes a whole file that only its owner can read, or none.
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write as _;
+    let temporary = path.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_key_is_made_once_and_only_its_owner_can_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(Some(dir.path().join("a/b")), None).ok().unwrap();
+        let first = home.key().ok().unwrap().fingerprint();
+        assert_eq!(home.key().ok().unwrap().fingerprint(), first);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
+            assert_eq!((mode("a/b"), mode("a/b/agent.key")), (0o700, 0o600));
+        }
+    }
+
+    #[test]
+    fn a_damaged_key_is_an_error_that_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("agent.key"), b"no key").unwrap();
+        let fail = Home::at(Some(dir.path().into()), None)
+            .ok()
+            .unwrap()
+            .key()
+            .err()
+            .unwrap();
+        assert!(fail.text.contains("enrol anew"), "{}", fail.text);
+    }
+}

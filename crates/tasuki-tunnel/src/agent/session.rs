@@ -1,0 +1,277 @@
+//! One session with the gateway, from the first packet to its end.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt};
+use tasuki_core::shutdown::Shutdown;
+use tasuki_proto::tunnel::{
+    CloseCode, EnrolCode, FromAgent, FromGateway, Hello, SERVER_NAME, VERSION, encode_frame,
+};
+use tokio::time::Instant;
+
+use super::{Final, Inner, Notice, flow};
+use crate::gateway::session::{read_frame, software};
+use crate::quic;
+use crate::tls::{self, Identity};
+
+/// Name lookup, handshake and the gateway's first word together.
+const GREETING: Duration = Duration::from_secs(15);
+/// How long the last packets may take when the session ends.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How a session ended.
+pub(super) struct Ended {
+    pub(super) lasted: Duration,
+    /// The code was spent in it, or the key was known: no code is needed any more.
+    pub(super) enrolled: bool,
+    pub(super) why: Why,
+}
+
+pub(super) enum Why {
+    Shutdown,
+    Final(Final),
+    Lost(String),
+}
+
+/// Dials, greets and serves one session.
+pub(super) async fn hold(
+    inner: &Arc<Inner>,
+    identity: &Identity,
+    code: Option<&str>,
+    shutdown: &Shutdown,
+    tell: &impl Fn(Notice),
+) -> Ended {
+    let not_reached = |why| Ended {
+        lasted: Duration::ZERO,
+        enrolled: false,
+        why,
+    };
+    let greeting = tokio::time::timeout(GREETING, greet(inner, identity, code));
+    let greeted = tokio::select! {
+        greeted = greeting => greeted,
+        () = shutdown.begun() => return not_reached(Why::Shutdown),
+    };
+    let mut session = match greeted {
+        Ok(Ok(session)) => session,
+        Ok(Err(why)) => return not_reached(why),
+        Err(_) => return not_reached(Why::Lost("the gateway does not answer".into())),
+    };
+    let began = Instant::now();
+    let why = session.serve(inner, shutdown, tell).await;
+    session.end().await;
+    Ended {
+        lasted: began.elapsed(),
+        enrolled: true,
+        why,
+    }
+}
+
+struct Session {
+    endpoint: Endpoint,
+    connection: Connection,
+    send: SendStream,
+    receive: RecvStream,
+    input: BytesMut,
+    /// Streams the gateway may have open; raised while they fill.
+    allowed: u32,
+    notice: Option<Notice>,
+}
+
+async fn resolve(gateway: &str) -> Result<Vec<SocketAddr>, Why> {
+    match tokio::net::lookup_host(gateway).await {
+        Ok(found) => Ok(found.collect()),
+        Err(error) => Err(Why::Lost(format!("{gateway} cannot be looked up: {error}"))),
+    }
+}
+
+/// Dials every address of the gateway until one answers, then says who we are.
+async fn greet(inner: &Arc<Inner>, identity: &Identity, code: Option<&str>) -> Result<Session, Why> {
+    let addresses = resolve(&inner.config.gateway).await?;
+    let mut last = Why::Lost(format!("{} has no address", inner.config.gateway));
+    for address in addresses.into_iter().take(4) {
+        match dial(inner, identity, address).await {
+            Ok((endpoint, connection)) => return introduce(inner, endpoint, connection, code).await,
+            Err(why @ Why::Final(_)) => return Err(why),
+            Err(why) => last = why,
+        }
+    }
+    Err(last)
+}
+
+async fn dial(
+    inner: &Inner,
+    identity: &Identity,
+    address: SocketAddr,
+) -> Result<(Endpoint, Connection), Why> {
+    let own: SocketAddr = if address.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
+    };
+    let tls_error = |error: String| Why::Final(Final::Tls(error));
+    let (socket, _) = quic::bind_udp(own, inner.config.socket_buffer)
+        .map_err(|error| Why::Lost(format!("no UDP socket: {error}")))?;
+    let endpoint =
+        quic::endpoint(socket, None).map_err(|error| Why::Lost(format!("no UDP socket: {error}")))?;
+    let (client, mismatch) =
+        tls::client_config(identity, inner.config.pin).map_err(|error| tls_error(error.to_string()))?;
+    let crypto = QuicClientConfig::try_from(client).map_err(|error| tls_error(error.to_string()))?;
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(quic::agent_transport(inner.config.gso)));
+    let connecting = endpoint
+        .connect_with(config, address, SERVER_NAME)
+        .map_err(|error| Why::Lost(error.to_string()))?;
+    match connecting.await {
+        Ok(connection) => Ok((endpoint, connection)),
+        Err(_) if mismatch.load(Ordering::Relaxed) => Err(Why::Final(Final::WrongKey)),
+        Err(error) => Err(why_ended(&error)),
+    }
+}
+
+async fn introduce(
+    inner: &Inner,
+    endpoint: Endpoint,
+    connection: Connection,
+    code: Option<&str>,
+) -> Result<Session, Why> {
+    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| why_ended(&error))?;
+    // Control frames wait behind no bulk transfer.
+    let _ = send.set_priority(10);
+    let hello = FromAgent::Hello(Hello {
+        version: VERSION,
+        software: software(),
+        code: code.map(|code| EnrolCode(code.to_owned())),
+    });
+    let declare = FromAgent::Declare {
+        endpoints: inner.declared(),
+    };
+    let mut input = BytesMut::new();
+    write(&mut send, &hello).await?;
+    let accepted = match read_frame::<FromGateway>(&mut receive, &mut input).await {
+        Ok(Some(FromGateway::Accepted(accepted))) => accepted,
+        Ok(Some(FromGateway::Refused { code, text })) => return Err(refused(u64::from(code), text)),
+        Ok(Some(_)) => return Err(Why::Lost("the gateway's first word is none we know".into())),
+        Ok(None) => return Err(why_ended(&connection.closed().await)),
+        Err(error) => return Err(Why::Lost(error.to_string())),
+    };
+    write(&mut send, &declare).await?;
+    Ok(Session {
+        endpoint,
+        connection,
+        send,
+        receive,
+        input,
+        allowed: quic::FIRST_FLOWS,
+        notice: Some(Notice::Connected {
+            agent: accepted.agent,
+            software: accepted.software,
+            enrolled: accepted.enrolled,
+        }),
+    })
+}
+
+async fn write(send: &mut SendStream, frame: &FromAgent) -> Result<(), Why> {
+    let bytes = encode_frame(frame).map_err(|error| Why::Lost(error.to_string()))?;
+    send.write_all(&bytes)
+        .await
+        .map_err(|error| Why::Lost(error.to_string()))
+}
+
+fn refused(code: u64, text: String) -> Why {
+    match CloseCode::from_code(code) {
+        Some(code) if code.is_final() => Why::Final(Final::Refused { code, text }),
+        _ if text.is_empty() => Why::Lost("the gateway refused the session".into()),
+        _ => Why::Lost(text),
+    }
+}
+
+fn why_ended(error: &ConnectionError) -> Why {
+    match error {
+        ConnectionError::ApplicationClosed(close) => {
+            let text: String = String::from_utf8_lossy(&close.reason)
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(500)
+                .collect();
+            refused(close.error_code.into_inner(), text)
+        }
+        ConnectionError::TimedOut => Why::Lost("the gateway does not answer any more".into()),
+        other => Why::Lost(other.to_string()),
+    }
+}
+
+impl Session {
+    async fn serve(&mut self, inner: &Arc<Inner>, shutdown: &Shutdown, tell: &impl Fn(Notice)) -> Why {
+        if let Some(notice) = self.notice.take() {
+            tell(notice);
+        }
+        loop {
+            tokio::select! {
+                frame = read_frame::<FromGateway>(&mut self.receive, &mut self.input) => match frame {
+                    Ok(Some(frame)) => if let Some(why) = heed(inner, frame, tell) { return why },
+                    Ok(None) => return why_ended(&self.connection.closed().await),
+                    Err(error) => return Why::Lost(error.to_string()),
+                },
+                stream = self.connection.accept_bi() => match stream {
+                    Ok((send, receive)) => {
+                        inner.tasks.spawn(flow::serve(Arc::clone(inner), send, receive));
+                        self.allow_more(inner);
+                    }
+                    Err(error) => return why_ended(&error),
+                },
+                () = shutdown.begun() => {
+                    let _ = write(&mut self.send, &FromAgent::Goodbye).await;
+                    return Why::Shutdown;
+                }
+            }
+        }
+    }
+
+    /// Lets the gateway open more streams when three of four are in use: each allowed one costs memory at once.
+    fn allow_more(&mut self, inner: &Inner) {
+        let open = inner.flows.load(Ordering::Relaxed);
+        let max = inner.config.max_connections.saturating_add(16);
+        if self.allowed < max && open >= self.allowed / 4 * 3 {
+            self.allowed = self.allowed.saturating_mul(2).min(max);
+            self.connection
+                .set_max_concurrent_bi_streams(VarInt::from_u32(self.allowed));
+        }
+    }
+
+    /// Says goodbye to the gateway; what still runs is cut, and both ends of it see a reset.
+    async fn end(self) {
+        self.connection.close(
+            VarInt::from_u32(CloseCode::Done.code()),
+            b"the agent ends the session",
+        );
+        // A gateway that does not listen any more is not waited for.
+        let _ = tokio::time::timeout(FAREWELL, self.endpoint.wait_idle()).await;
+    }
+}
+
+fn heed(inner: &Inner, frame: FromGateway, tell: &impl Fn(Notice)) -> Option<Why> {
+    match frame {
+        FromGateway::Endpoints { endpoints } => {
+            for status in endpoints {
+                if let Some(endpoint) = inner.endpoints_by_id.get(&status.id) {
+                    tell(Notice::Endpoint {
+                        label: endpoint.label.clone(),
+                        state: status.state,
+                    });
+                }
+            }
+            None
+        }
+        FromGateway::GoAway { grace_s } => {
+            tell(Notice::GoingAway { grace_s });
+            None
+        }
+        FromGateway::Refused { code, text } => Some(refused(u64::from(code), text)),
+        FromGateway::Accepted(_) | FromGateway::Unknown => None,
+    }
+}
