@@ -115,6 +115,8 @@ fn binaries_need_engines_engines_need_core_and_core_needs_proto() {
         (
             "tasuki",
             &[
+                // The gateway's program can act as the agent too.
+                "tasuki-agent",
                 "tasuki-smtp",
                 "tasuki-activitypub",
                 "tasuki-tunnel",

@@ -96,6 +96,13 @@ enum Command {
     /// The tunnel engine
     #[command(subcommand)]
     Tunnel(tunnel::Command),
+    /// Run the agent from this program: the same as `tasuki-agent`, where only this one is at hand
+    #[command(disable_help_flag = true)]
+    Agent {
+        /// Arguments of `tasuki-agent`, for example --help
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<std::ffi::OsString>,
+    },
 }
 
 /// Reads the arguments and does what they say.
@@ -125,6 +132,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Mail(command) => mail::run(command, &context),
         Command::Fedi(command) => fedi::run(command, &context),
         Command::Tunnel(command) => tunnel::run(command, &context),
+        Command::Agent { args } => return tasuki_agent::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
