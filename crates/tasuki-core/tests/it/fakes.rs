@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -22,6 +22,7 @@ pub(crate) struct FakeStore {
     data: Mutex<Data>,
     version: AtomicI64,
     fails: AtomicBool,
+    credentials_read: AtomicU64,
     pub(crate) changed: Notify,
 }
 
@@ -49,6 +50,11 @@ impl FakeStore {
             return Err(StoreError::Unavailable("told to fail".into()));
         }
         Ok(self.data.lock().unwrap())
+    }
+
+    /// How often somebody's credentials were read.
+    pub(crate) fn credentials_read(&self) -> u64 {
+        self.credentials_read.load(Ordering::SeqCst)
     }
 
     fn change(&self, audit: AuditEntry) -> StoreResult<MutexGuard<'_, Data>> {
@@ -139,6 +145,7 @@ impl AccountStore for FakeStore {
         Ok(self.change(audit)?.add_credential(of, new))
     }
     async fn credentials(&self, of: PrincipalId) -> StoreResult<Vec<Credential>> {
+        self.credentials_read.fetch_add(1, Ordering::SeqCst);
         let data = self.data()?;
         Ok(data
             .credentials
