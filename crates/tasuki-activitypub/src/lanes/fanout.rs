@@ -70,7 +70,7 @@ enum Ending {
 }
 
 impl Fanout {
-    /// Owns and works until the shutdown; returns how many attempts were finished in the drain.
+    /// Owns and works until the shutdown; what is under way then is finished.
     pub(crate) async fn run(self, shutdown: Shutdown) {
         while !shutdown.has_begun() {
             let claimed = self.store.claim_fanout(self.node, HOLD).await;

@@ -16,7 +16,7 @@ use http_signature_normalization::verify::ParsedHeader;
 use sha2::{Digest as _, Sha256};
 
 use super::date;
-use super::ids::{IdError, KeyId};
+use super::ids::{Authority, IdError, KeyId};
 
 /// Longest `Signature` header read, in bytes: a keyId, a list of headers, and an RSA-8192 signature.
 const MAX_HEADER_BYTES: usize = 8192;
@@ -242,7 +242,10 @@ pub fn check_post(
         }
     }
     let host = request.headers.get("host").ok_or(SignatureError::HeaderMissing)?;
-    if !host.eq_ignore_ascii_case(own_host) {
+    // Some clients write the default port too; the signature holds over what they wrote.
+    let is_own = host.eq_ignore_ascii_case(own_host)
+        || Authority::parse(host).is_ok_and(|host| host.as_str() == own_host);
+    if !is_own {
         return Err(SignatureError::WrongHost);
     }
     let valid_until = check_time(&header, request.headers, now)?;

@@ -222,7 +222,8 @@ fn a_broken_handshake_is_told_from_a_broken_conversation() {
     run.server("220 x\r\n");
     run.server("250-x\r\n250 STARTTLS\r\n");
     run.server("220 go\r\n");
-    run.client.handle_error(run.now, "the certificate is nonsense".into());
+    run.client
+        .handle_error(run.now, "the certificate is nonsense".into());
     run.turn();
     assert_eq!(run.closed_by().stage, Stage::StartTls);
 }
