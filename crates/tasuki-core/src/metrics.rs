@@ -11,6 +11,11 @@ use prometheus_client::registry::{Metric, Registry};
 
 use crate::engine::EngineKind;
 
+mod house;
+mod process;
+
+pub use house::House;
+
 /// The whole registry; clones share it.
 #[derive(Clone, Default)]
 pub struct Metrics(Arc<Mutex<Registry>>);

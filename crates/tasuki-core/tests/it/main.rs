@@ -7,5 +7,6 @@ mod acme;
 mod bans;
 mod fakes;
 mod front;
+mod metrics;
 mod support;
 mod tls;
