@@ -23,7 +23,7 @@ use tasuki_core::front::{FrontDeps, FrontDoor};
 use tasuki_core::health::Health;
 use tasuki_core::ids::{Epoch, NodeId};
 use tasuki_core::limits::Limits;
-use tasuki_core::metrics::Metrics;
+use tasuki_core::metrics::{House, Metrics};
 use tasuki_core::pool::CpuPool;
 use tasuki_core::seal::Secrets;
 use tasuki_core::shutdown::Shutdown;
@@ -48,6 +48,9 @@ const CPU_QUEUE: usize = 4096;
 pub(crate) fn serve(loaded: Loaded) -> Outcome {
     let log = log::start(&loaded.config.log);
     tasuki_core::tls::install_provider();
+    if let Err(error) = tasuki_core::accept::raise_open_files_limit() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let data = loaded.data_dir();
     if loaded.file.is_some() {
         data::require_furnished(&data)?;
@@ -227,6 +230,15 @@ impl Core {
             });
         }
         let engines = engines::build(&self, &shared, front.as_ref()).await?;
+        self.metrics.register_house(House {
+            data_dir: self.data.path().to_owned(),
+            store: Arc::clone(&self.store) as _,
+            budget: self.budget.clone(),
+            tls: self.tls.clone(),
+            health: self.health.clone(),
+            clock: self.clock.clone(),
+            runtimes: engines.runtimes(),
+        });
         let admin_door = self.admin_door()?;
         let socket = admin::bind_socket(&self.data.socket()).map_err(|e| {
             Fail::new(

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tasuki_core::front::{FrontDoor, Route};
 use tasuki_core::shutdown::{Drained, Shutdown};
 use tasuki_core::{BuildError, Deps, EngineKind, Shared};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::{Core, name_all, not_built};
 use crate::admin::Engines;
@@ -135,6 +135,22 @@ impl Built {
             fediverse: self.fediverse.as_ref().map(|(engine, _)| engine.handle()),
             tunnel: self.tunnel.as_ref().map(|(engine, _)| engine.handle()),
         }
+    }
+
+    /// The core's runtime, which this is called on, and the engines' own, for their figures.
+    pub(super) fn runtimes(&self) -> Vec<(&'static str, Handle)> {
+        let mail = self.mail.as_ref().map(|(_, own)| (EngineKind::Mail, own));
+        let fediverse = self
+            .fediverse
+            .as_ref()
+            .map(|(_, own)| (EngineKind::Fediverse, own));
+        let tunnel = self.tunnel.as_ref().map(|(_, own)| (EngineKind::Tunnel, own));
+        let engines = [mail, fediverse, tunnel].into_iter().flatten();
+        let engines =
+            engines.filter_map(|(engine, own)| Some((engine.name(), own.0.as_ref()?.handle().clone())));
+        std::iter::once(("core", Handle::current()))
+            .chain(engines)
+            .collect()
     }
 
     /// Adds the engines' listeners to the list.
