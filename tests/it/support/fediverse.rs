@@ -12,7 +12,8 @@ pub(crate) struct Instance {
     pub(crate) base: String,
     address: SocketAddr,
     host: String,
-    running: Running,
+    /// Ends the process when the test is over.
+    _running: Running,
 }
 
 impl Instance {
@@ -29,7 +30,7 @@ impl Instance {
             base: about["base"].as_str().unwrap().to_owned(),
             address: host.parse().unwrap(),
             host,
-            running,
+            _running: running,
         }
     }
 
@@ -105,9 +106,5 @@ impl Instance {
             }
             std::panic::resume_unwind(error)
         })
-    }
-
-    pub(crate) fn process(&self) -> u32 {
-        self.running.id()
     }
 }

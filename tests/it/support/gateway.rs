@@ -236,19 +236,6 @@ impl Gateway {
         assert!(panicked.is_none(), "{panicked:?}");
     }
 
-    /// The value of a metric, all its labels added up.
-    pub(crate) fn metric(&self, name: &str) -> f64 {
-        let answer = http::get(self.address("admin"), "localhost", "/metrics", "");
-        let text = answer.text();
-        let values = text.lines().filter(|line| {
-            line.strip_prefix(name)
-                .is_some_and(|rest| rest.starts_with([' ', '{']))
-        });
-        values
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
-    }
-
     pub(crate) fn id(&self) -> u32 {
         self.running.as_ref().unwrap().id()
     }

@@ -87,17 +87,6 @@ impl Sink {
             .map(str::to_owned)
             .collect()
     }
-
-    /// How often each message arrived whole.
-    pub(crate) fn copies(&self) -> BTreeMap<String, usize> {
-        let mut copies = BTreeMap::new();
-        for message in self.messages() {
-            if let Some(id) = message.whole_id() {
-                *copies.entry(id.to_owned()).or_default() += 1;
-            }
-        }
-        copies
-    }
 }
 
 fn read_messages(folder: &Path) -> Vec<Message> {
