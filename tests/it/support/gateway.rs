@@ -52,11 +52,6 @@ impl Gateway {
     }
 
     #[track_caller]
-    pub(crate) fn start_on(store: &str, config: &str) -> Self {
-        Self::build(NAME, &[config, &format!("[store]\nurl = \"{store}\"\n")])
-    }
-
-    #[track_caller]
     pub(crate) fn start_as(name: &str, config: &str) -> Self {
         Self::build(name, &[config])
     }

@@ -1,6 +1,6 @@
 //! Next hops for mail, and what they got: Postfix and its `smtp-sink`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
