@@ -79,7 +79,7 @@ fn swaks_smtplib_and_smtp_source_send_and_smtp_sink_gets_every_byte() {
     });
 }
 
-/// STARTTLS and implicit TLS, AUTH PLAIN and LOGIN, 8-bit text and a UTF-8 address, and what arrives.
+/// STARTTLS and implicit TLS, AUTH PLAIN and LOGIN, 8-bit text, and what arrives.
 fn main_path(gateway: &Gateway, sink: &Sink, password: &str) {
     let login = ["--auth-user", "shop", "--auth-password", password];
     for (listener, tls, method) in [
@@ -99,7 +99,6 @@ fn main_path(gateway: &Gateway, sink: &Sink, password: &str) {
     for (listener, tls, sender, name) in [
         ("mail.submission", "starttls", "orders@shop.test", "starttls-"),
         ("mail.submissions", "implicit", "orders@shop.test", "implicit-"),
-        ("mail.submission", "starttls", "注文@shop.test", "utf8-"),
     ] {
         let port = gateway.address(listener).port().to_string();
         reports.push(mail::send(
@@ -130,7 +129,7 @@ fn main_path(gateway: &Gateway, sink: &Sink, password: &str) {
     for report in &reports {
         assert_eq!(report.accepted.len(), 3, "{report:?}");
     }
-    let messages = eventually("all nine messages of smtplib and three of swaks arrive", || {
+    let messages = eventually("all six messages of smtplib and three of swaks arrive", || {
         let messages = sink.messages();
         let ours = messages
             .iter()
@@ -140,7 +139,7 @@ fn main_path(gateway: &Gateway, sink: &Sink, password: &str) {
             .iter()
             .filter(|message| message.body().contains("swaks says hello"))
             .count();
-        (ours == 9 && swaks == 3).then_some(messages)
+        (ours == 6 && swaks == 3).then_some(messages)
     });
     for message in messages.iter().filter(|message| message.whole_id().is_some()) {
         let id = message.whole_id().unwrap();
@@ -197,7 +196,7 @@ fn a_real_postfix_is_the_next_hop() {
                 .iter()
                 .filter(|message| message.whole_id().is_some())
                 .count();
-            (whole == 20).then_some(())
+            (whole == 21).then_some(())
         },
     );
 }
@@ -264,7 +263,11 @@ fn mail_refused_for_good_comes_back_as_a_delivery_status_notification() {
             .filter(|message| message.text.contains("\n--"))
     });
     assert_eq!(message.header("X-Mail-Args"), Some("<>"));
-    assert_eq!(message.header("X-Rcpt-Args"), Some("<orders@shop.test>"));
+    // RFC 3461 6.2: nobody wants a notification about a notification.
+    assert_eq!(
+        message.header("X-Rcpt-Args"),
+        Some("<orders@shop.test> NOTIFY=NEVER")
+    );
     let kind = message.text.replace("\n\t", " ").replace("\n ", " ");
     assert!(
         kind.contains("multipart/report") && kind.contains("report-type=delivery-status"),

@@ -195,7 +195,10 @@ fn proto_has_no_io_clock_or_randomness() {
     for chance in ["rand", "getrandom", "aws-lc-rs"] {
         assert!(!direct.contains(chance), "tasuki-proto depends on {chance}");
     }
-    for file in sources(&root().join("crates/tasuki-proto/src")) {
+    let product = sources(&root().join("crates/tasuki-proto/src"))
+        .into_iter()
+        .filter(|file| !file.ends_with("tests.rs"));
+    for file in product {
         let text = std::fs::read_to_string(&file).unwrap();
         for word in [
             "std::fs",
