@@ -8,6 +8,8 @@
 
 mod flow;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;

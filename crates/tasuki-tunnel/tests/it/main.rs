@@ -1,0 +1,7 @@
+//! Gateway and agent in one process, over real sockets, with the SQLite store in a temporary directory.
+#![allow(clippy::unwrap_used)]
+
+mod admission;
+mod flows;
+mod players;
+mod world;

@@ -1,0 +1,292 @@
+//! A running gateway, agents that dial it, and small local servers.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tasuki_core::accounts::{Accounts, Grant};
+use tasuki_core::acl::Acl;
+use tasuki_core::bans::Bans;
+use tasuki_core::budget::Budget;
+use tasuki_core::clock::Clock;
+use tasuki_core::events::EventBus;
+use tasuki_core::health::Health;
+use tasuki_core::limits::Limits;
+use tasuki_core::metrics::Metrics;
+use tasuki_core::pool::CpuPool;
+use tasuki_core::seal::Secrets;
+use tasuki_core::shutdown::{Drained, Shutdown};
+use tasuki_core::store::TunnelStore;
+use tasuki_core::store::audit::Actor;
+use tasuki_core::tls::{Tls, TlsConfig};
+use tasuki_core::{Deps, EngineKind, Shared};
+use tasuki_proto::tunnel::EndpointState;
+use tasuki_tunnel::agent::{Agent, AgentConfig, AgentKey, Final, LocalDoor, LocalEndpoint, Notice};
+use tasuki_tunnel::{Engine, Fingerprint, Handle, TunnelConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Fails a test that hangs.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(Duration::from_secs(20), future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} took too long"),
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) quic: SocketAddr,
+    pub(crate) players: SocketAddr,
+    pub(crate) pin: Fingerprint,
+    pub(crate) handle: Handle,
+    pub(crate) metrics: Metrics,
+    accounts: Accounts,
+    shutdown: Shutdown,
+    task: JoinHandle<Drained>,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut TunnelConfig)) -> Self {
+        tasuki_core::tls::install_provider();
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::adjustable();
+        let events = EventBus::new(clock.clone());
+        let store = tasuki_store::open(tasuki_store::DEFAULT_URL, dir.path())
+            .await
+            .unwrap();
+        let node = store.join("test").await.unwrap();
+        let bans = Bans::new(Arc::clone(&store) as _, clock.clone(), events.clone());
+        let pool = CpuPool::new(1, 16).unwrap();
+        let tls = Tls::load(
+            &TlsConfig::default(),
+            dir.path(),
+            None,
+            clock.clone(),
+            events.clone(),
+        )
+        .unwrap();
+        let accounts = Accounts::new(
+            Arc::clone(&store) as _,
+            bans.clone(),
+            pool.clone(),
+            clock.clone(),
+            events.clone(),
+        );
+        let metrics = Metrics::new();
+        let deps: Deps<dyn TunnelStore> = Deps {
+            store: Arc::clone(&store) as _,
+            node,
+            accounts: accounts.clone(),
+            acl: Acl::new(),
+            limits: Limits::new(clock.clone()),
+            bans,
+            budget: Budget::new(64 << 20),
+            pool,
+            clock,
+            events,
+            metrics: metrics.engine(EngineKind::Tunnel),
+            health: Health::new(),
+            secrets: Secrets::new(store, [7; 32]),
+            tls,
+            shared: Arc::new(Shared::default()),
+        };
+        let mut config = TunnelConfig::default();
+        config.quic.listen = "127.0.0.1:0".parse().unwrap();
+        config.minecraft.listen = "127.0.0.1:0".parse().unwrap();
+        change(&mut config);
+        let engine = Engine::build(config, deps).await.unwrap();
+        let (addrs, pin, handle) = (engine.addrs(), engine.fingerprint(), engine.handle());
+        let shutdown = Shutdown::new(Duration::from_secs(2));
+        let task = tokio::spawn(engine.run(shutdown.clone()));
+        let players = addrs.minecraft.unwrap();
+        Self {
+            quic: addrs.quic,
+            players,
+            pin,
+            handle,
+            metrics,
+            accounts,
+            shutdown,
+            task,
+            _dir: dir,
+        }
+    }
+
+    pub(crate) async fn code(&self, name: &str, grants: &[&str]) -> String {
+        let grants: Vec<Grant> = grants.iter().map(|grant| grant.parse().unwrap()).collect();
+        let actor = Actor::gateway("test");
+        let made = self
+            .accounts
+            .create_agent_code(name, grants, Duration::from_secs(600), &actor)
+            .await
+            .unwrap();
+        made.secret.expose().to_owned()
+    }
+
+    pub(crate) fn config(&self, endpoints: Vec<LocalEndpoint>) -> AgentConfig {
+        AgentConfig {
+            gateway: self.quic.to_string(),
+            pin: self.pin,
+            gso: true,
+            socket_buffer: 1 << 20,
+            max_connections: 1000,
+            connect_timeout: Duration::from_secs(2),
+            stall_timeout: Duration::from_secs(30),
+            endpoints,
+        }
+    }
+
+    /// An agent with these grants that serves these endpoints.
+    pub(crate) async fn agent(&self, grants: &[&str], endpoints: Vec<LocalEndpoint>) -> Running {
+        let code = self.code("home", grants).await;
+        Running::start(self.config(endpoints), new_key(), Some(code))
+    }
+
+    /// Begins the shutdown and waits for its end.
+    pub(crate) async fn stop(self) -> Drained {
+        self.shutdown.begin();
+        soon("the drain", self.task).await.unwrap()
+    }
+}
+
+pub(crate) fn new_key() -> AgentKey {
+    AgentKey::from_pkcs8(&AgentKey::generate()).unwrap()
+}
+
+pub(crate) struct Running {
+    notices: mpsc::UnboundedReceiver<Notice>,
+    task: JoinHandle<Result<(), Final>>,
+    shutdown: Shutdown,
+}
+
+impl Running {
+    pub(crate) fn start(config: AgentConfig, key: AgentKey, code: Option<String>) -> Self {
+        let (sender, notices) = mpsc::unbounded_channel();
+        let shutdown = Shutdown::new(Duration::from_secs(2));
+        let agent = Agent::new(config, key, code);
+        let signal = shutdown.clone();
+        let task = tokio::spawn(async move {
+            // Nobody reads the notices of an agent whose test is over.
+            agent.run(signal, move |notice| drop(sender.send(notice))).await
+        });
+        Self {
+            notices,
+            task,
+            shutdown,
+        }
+    }
+
+    /// The next notice that `choose` takes.
+    pub(crate) async fn notice<T>(&mut self, what: &str, mut choose: impl FnMut(Notice) -> Option<T>) -> T {
+        soon(what, async {
+            loop {
+                let notice = self.notices.recv().await.expect("the agent ended");
+                if let Some(chosen) = choose(notice) {
+                    return chosen;
+                }
+            }
+        })
+        .await
+    }
+
+    /// How its next endpoint stands.
+    pub(crate) async fn endpoint(&mut self) -> EndpointState {
+        self.notice("an endpoint", |notice| match notice {
+            Notice::Endpoint { state, .. } => Some(state),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The address of its next TCP port.
+    pub(crate) async fn open_port(&mut self) -> SocketAddr {
+        match self.endpoint().await {
+            EndpointState::Open { port: Some(port), .. } => ([127, 0, 0, 1], port).into(),
+            other => panic!("not open: {other:?}"),
+        }
+    }
+
+    /// How it ended by itself.
+    pub(crate) async fn ended(self) -> Result<(), Final> {
+        soon("the agent's end", self.task).await.unwrap()
+    }
+
+    pub(crate) async fn stop(self) {
+        self.shutdown.begin();
+        self.ended().await.unwrap();
+    }
+}
+
+pub(crate) const ANY_PORT: &str = "tunnel:port:20000-29999";
+
+pub(crate) fn tcp_to(target: SocketAddr) -> LocalEndpoint {
+    LocalEndpoint {
+        label: "tcp".into(),
+        door: LocalDoor::Tcp(0),
+        target: target.to_string(),
+        proxy_protocol: false,
+    }
+}
+
+pub(crate) fn minecraft_to(name: Option<&str>, target: SocketAddr) -> LocalEndpoint {
+    LocalEndpoint {
+        label: "mc".into(),
+        door: LocalDoor::Minecraft(name.map(|name| name.parse().unwrap())),
+        target: target.to_string(),
+        proxy_protocol: false,
+    }
+}
+
+pub(crate) async fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    (listener, addr)
+}
+
+/// A local server that sends everything back, and ends its direction when the visitor ends the other.
+pub(crate) async fn echo() -> SocketAddr {
+    let (listener, addr) = listener().await;
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = socket.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+            });
+        }
+    });
+    addr
+}
+
+/// Where nobody listens.
+pub(crate) async fn nowhere() -> SocketAddr {
+    listener().await.1
+}
+
+/// Sends `bytes`, ends the direction, and returns everything that comes back.
+pub(crate) async fn exchange(to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    soon("an exchange", async {
+        let mut socket = TcpStream::connect(to).await.unwrap();
+        let (mut read, mut write) = socket.split();
+        let mut back = Vec::new();
+        let (sent, received) = tokio::join!(
+            async {
+                write.write_all(bytes).await?;
+                write.shutdown().await
+            },
+            read.read_to_end(&mut back)
+        );
+        sent.unwrap();
+        received.unwrap();
+        back
+    })
+    .await
+}
