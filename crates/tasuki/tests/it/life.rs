@@ -165,3 +165,42 @@ fn serve_says_what_to_do_first_and_the_log_can_be_json() {
     let line = log.lines().find(|line| line.starts_with('{')).unwrap();
     assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
 }
+
+#[test]
+fn another_host_is_refused_once_an_instance_has_subscribed() {
+    let (_, place) = Gateway::start("").stop();
+    let other = format!("[server]\nhost = \"other.test\"\n{LISTENERS}");
+    subscribe_an_instance(place.path());
+    place.write(&other);
+    let said = place.run(&["serve"]);
+    assert_eq!(said.code, 78, "{}", said.err);
+    for word in ["relay.test", "other.test", "danger_change_host"] {
+        assert!(said.err.contains(word), "{word} in {}", said.err);
+    }
+    place.write(&other.replace("[server]", "[server]\ndanger_change_host = true"));
+    Gateway::serve(place).ok(&["status"]);
+}
+
+/// As if an instance had followed the relay while the gateway ran.
+fn subscribe_an_instance(place: &std::path::Path) {
+    use tasuki_core::clock::Clock;
+    use tasuki_core::store::fedi::{NewSubscription, SubscriptionState, SubscriptionStyle};
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let store = tasuki_store::open(tasuki_store::DEFAULT_URL, &place.join("data"))
+            .await
+            .unwrap();
+        let subscription = NewSubscription {
+            host: "instance.test".to_owned(),
+            actor: "https://instance.test/actor".to_owned(),
+            inbox: "https://instance.test/inbox".to_owned(),
+            style: SubscriptionStyle::Mastodon,
+            state: SubscriptionState::Active,
+            follow_id: "https://instance.test/follow".to_owned(),
+            software: None,
+            at: Clock::system().wall(),
+        };
+        store.subscribe(subscription, Vec::new(), None).await.unwrap();
+        store.close().await;
+    });
+}
