@@ -189,6 +189,27 @@ fn a_real_postfix_is_the_next_hop() {
         gateway.directory(),
     );
     assert_eq!(report.accepted.len(), 20, "{report:?}");
+    // An address in UTF-8 goes only to a next hop that takes such (RFC 6531); smtp-sink does not.
+    let report = mail::send(
+        &[
+            "--port",
+            &port,
+            "--tls",
+            "starttls",
+            "--user",
+            "shop",
+            "--password",
+            &password,
+            "--sender",
+            "注文@shop.test",
+            "--recipient",
+            "box@next.test",
+            "--name",
+            "utf8-",
+        ],
+        gateway.directory(),
+    );
+    assert_eq!(report.accepted.len(), 1, "{report:?}");
     eventually(
         &format!("Postfix has all of them; its log:\n{}", postfix.log()),
         || {
