@@ -48,7 +48,10 @@ fn certificate(directory: &Path) -> Certificate {
 
 /// A gateway with the README's name behind a proxy on this machine.
 fn gateway_behind_a_proxy() -> Gateway {
-    let gateway = Gateway::start_as(NAME, &readme::trusted_proxies());
+    let gateway = Gateway::start_as(
+        NAME,
+        &(readme::trusted_proxies() + "[fediverse]\ndanger_allow_private_addresses = true\n"),
+    );
     gateway.assert_healthy();
     gateway
 }
