@@ -528,10 +528,6 @@ struct Done {
     changed: Vec<StoreResult<()>>,
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "tokio's own timer, not a time that anybody sees"
-)]
 fn ride_until() -> Instant {
     Instant::now() + RIDE
 }
