@@ -8,6 +8,7 @@ mod bodies;
 mod error;
 mod head;
 mod migrate;
+mod postgres;
 mod sqlite;
 mod words;
 
@@ -81,6 +82,9 @@ impl OpenError {
 pub async fn open(url: &str, data_dir: &Path) -> Result<Arc<dyn Store>, OpenError> {
     if let Some(file) = sqlite_file(url)? {
         return Ok(Arc::new(sqlite::Db::open(&data_dir.join(file), data_dir).await?));
+    }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(Arc::new(postgres::Db::open(url).await?));
     }
     Err(OpenError::Url(format!(
         "a store is sqlite:PATH or postgres://USER@HOST/DATABASE, not {:?}",

@@ -1,6 +1,6 @@
 //! Migrations: only forward, run at the start, one transaction each.
 
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::{Connection as _, PgConnection, SqliteConnection};
 
 use crate::OpenError;
 
@@ -21,6 +21,12 @@ macro_rules! migrations {
 }
 
 const SQLITE: &[Migration] = migrations!("sqlite":
+    1 "0001_gateway",
+    2 "0002_mail",
+    3 "0003_fediverse",
+);
+
+const POSTGRES: &[Migration] = migrations!("postgres":
     1 "0001_gateway",
     2 "0002_mail",
     3 "0003_fediverse",
@@ -67,4 +73,37 @@ pub(crate) async fn sqlite(conn: &mut SqliteConnection) -> Result<(), OpenError>
         transaction.commit().await.map_err(failed)?;
     }
     Ok(())
+}
+
+/// Brings a PostgreSQL database up to date; gateways that start together wait for each other.
+pub(crate) async fn postgres(conn: &mut PgConnection) -> Result<(), OpenError> {
+    let failed = |name: &'static str| move |source| OpenError::Migration { name, source };
+    let table = failed("the table of migrations");
+    let mut transaction = conn.begin().await.map_err(table)?;
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtext('tasuki migrations'))")
+        .execute(&mut *transaction)
+        .await
+        .map_err(table)?;
+    sqlx::query(TABLE)
+        .execute(&mut *transaction)
+        .await
+        .map_err(table)?;
+    let done: Vec<i64> = sqlx::query_scalar("SELECT version FROM migrations")
+        .fetch_all(&mut *transaction)
+        .await
+        .map_err(table)?;
+    for migration in pending(POSTGRES, &done)? {
+        let failed = failed(migration.name);
+        sqlx::raw_sql(migration.sql)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+        sqlx::query("INSERT INTO migrations (version, name) VALUES ($1, $2)")
+            .bind(migration.version)
+            .bind(migration.name)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed)?;
+    }
+    transaction.commit().await.map_err(table)
 }

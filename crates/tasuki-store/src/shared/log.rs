@@ -13,7 +13,7 @@ use tasuki_core::ids::{HostNo, LogSeq};
 use tasuki_core::store::fedi::{Appended, CutReport, Entry, EntryKind, HostProgress, NewEntry};
 use tasuki_core::store::{StoreError, StoreResult};
 
-use super::{Conn, DbRow, progress, store_now};
+use super::{Conn, DbRow, lock_log, progress, store_now};
 use crate::error::store_error;
 use crate::words::{from_word, word};
 
@@ -43,6 +43,7 @@ fn bitmap_of(bytes: &[u8]) -> StoreResult<RoaringBitmap> {
 
 /// Appends an entry unless the same was appended before.
 pub(super) async fn append(conn: &mut Conn, entry: &NewEntry) -> StoreResult<Appended> {
+    lock_log(conn).await?;
     let fresh =
         sqlx::query("INSERT INTO appended (dedupe, at) VALUES ($1, $2) ON CONFLICT (dedupe) DO NOTHING")
             .bind(hash(&entry.dedupe))
@@ -117,7 +118,7 @@ async fn note_who_got(
 async fn blank(conn: &mut Conn, object: &[u8]) -> StoreResult<()> {
     sqlx::query("UPDATE log SET body = $2, announce = NULL, size = 0 WHERE object_hash = $1 AND kind = $3")
         .bind(object)
-        .bind(Vec::new())
+        .bind(Vec::<u8>::new())
         .bind(word(&EntryKind::Activity))
         .execute(conn)
         .await

@@ -57,10 +57,12 @@ pub(super) async fn load(conn: &mut Conn) -> StoreResult<Progress> {
         .fetch_one(&mut *conn)
         .await
         .map_err(store_error)?;
+    let all_up_to = all_up_to(conn).await?;
     Ok(Progress {
-        all_up_to: all_up_to(conn).await?,
+        all_up_to,
         behind: behind(conn).await?,
-        newest: newest.map(LogSeq),
+        // A log that was cut to nothing ends where everybody is.
+        newest: newest.map(LogSeq).max(all_up_to),
     })
 }
 
@@ -121,7 +123,7 @@ pub(super) async fn claim(conn: &mut Conn, node: NodeId, hold: Duration) -> Stor
     let now = store_now(conn).await?;
     let until = Timestamp(now).plus(hold).0;
     let (owner, epoch, hold_until): (Option<i64>, i64, i64) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "SELECT owner, epoch, hold_until FROM fanout WHERE id = 1 {FOR_UPDATE}"
+        "SELECT owner, epoch, hold_until FROM fanout WHERE id = 1{FOR_UPDATE}"
     )))
     .fetch_one(&mut *conn)
     .await

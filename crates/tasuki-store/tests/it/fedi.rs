@@ -1,0 +1,166 @@
+//! The log, its audiences and progress.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use roaring::RoaringBitmap;
+use tasuki_core::clock::Timestamp;
+use tasuki_core::ids::{HostNo, LogSeq};
+use tasuki_core::store::fedi::{
+    Appended, EntryKind, HostProgress, NewEntry, NewSubscription, SubscriptionState, SubscriptionStyle,
+};
+use tasuki_core::store::{Store, StoreError};
+
+use super::support::{benches, entry};
+
+fn activity(kind: EntryKind, object: &str, dedupe: &str, audience: &[u32]) -> NewEntry {
+    NewEntry {
+        kind,
+        object: object.into(),
+        dedupe: dedupe.into(),
+        body: Bytes::from_static(b"0123456789"),
+        announce: None,
+        audience: audience.iter().copied().collect(),
+        announce_to: RoaringBitmap::new(),
+        at: Timestamp(1_000),
+    }
+}
+
+async fn append(store: &dyn Store, object: &str, audience: &[u32]) -> LogSeq {
+    match store
+        .append(activity(EntryKind::Activity, object, object, audience))
+        .await
+        .unwrap()
+    {
+        Appended::Stored(seq) => seq,
+        Appended::Duplicate => panic!("{object} is a duplicate"),
+    }
+}
+
+fn behind(host: u32, up_to: LogSeq) -> HostProgress {
+    HostProgress {
+        host: HostNo(host),
+        up_to,
+        also: Vec::new(),
+        parked: Vec::new(),
+        failures: 1,
+        next_try: Some(Timestamp(5)),
+        last_error: Some("503".into()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_is_appended_once_also_after_a_restart() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        append(&*store, "o", &[1]).await;
+        store.close().await;
+        let store = bench.open().await;
+        let again = store
+            .append(activity(EntryKind::Activity, "o", "o", &[1]))
+            .await
+            .unwrap();
+        assert_eq!(again, Appended::Duplicate);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_blanks_what_waits_and_goes_to_all_who_got_the_object() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let seq = append(&*store, "o", &[1, 2]).await;
+        let other = append(&*store, "p", &[1]).await;
+        store
+            .append(activity(EntryKind::Delete, "o", "delete o", &[3]))
+            .await
+            .unwrap();
+        let entries = store.entries(None, 9, u64::MAX).await.unwrap();
+        assert_eq!((entries[0].seq, entries[1].seq), (seq, other));
+        assert!(entries[0].body.is_empty() && !entries[1].body.is_empty() && !entries[2].body.is_empty());
+        assert_eq!(entries[2].audience, RoaringBitmap::from_iter([1, 2, 3]));
+        assert_eq!(store.entries(Some(seq), 9, 5).await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_owner_of_the_fan_out_moves_progress() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let (a, _) = store.join("a").await.unwrap();
+        let (b, _) = store.join("b").await.unwrap();
+        let seq = append(&*store, "o", &[1]).await;
+        let hold = Duration::from_secs(3600);
+        let epoch = store.claim_fanout(a, hold).await.unwrap().unwrap();
+        assert_eq!(store.claim_fanout(a, hold).await.unwrap(), Some(epoch));
+        assert_eq!(store.claim_fanout(b, hold).await.unwrap(), None);
+        let rows = [behind(1, LogSeq(0))];
+        store.checkpoint(a, epoch, Some(seq), &rows, &[]).await.unwrap();
+        let progress = store.progress().await.unwrap();
+        assert_eq!(
+            (progress.all_up_to, progress.behind.as_slice()),
+            (Some(seq), rows.as_slice())
+        );
+        store.checkpoint(a, epoch, None, &[], &[HostNo(1)]).await.unwrap();
+        assert!(store.progress().await.unwrap().behind.is_empty());
+        store.release_fanout(a, epoch).await.unwrap();
+        let stale = store.checkpoint(a, epoch, Some(seq), &[], &[]).await;
+        assert!(matches!(stale, Err(StoreError::StaleEpoch)), "{stale:?}");
+        assert!(store.claim_fanout(b, hold).await.unwrap().is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_says_what_hosts_lose_and_the_log_still_knows_its_end() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let (node, _) = store.join("a").await.unwrap();
+        let first = append(&*store, "o", &[1, 2]).await;
+        let second = append(&*store, "p", &[1, 2]).await;
+        let epoch = store
+            .claim_fanout(node, Duration::from_secs(9))
+            .await
+            .unwrap()
+            .unwrap();
+        store
+            .checkpoint(node, epoch, Some(second), &[behind(2, first)], &[])
+            .await
+            .unwrap();
+        let kept = store.cut(Timestamp(0), u64::MAX).await.unwrap();
+        assert_eq!((kept.removed, kept.lost.len()), (1, 0));
+        let lossy = store.cut(Timestamp(0), 9).await.unwrap();
+        assert_eq!((lossy.removed, lossy.lost), (1, vec![(HostNo(2), 1)]));
+        assert_eq!(store.progress().await.unwrap().newest, Some(second));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_and_its_answer_are_one_change() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let new = NewSubscription {
+            host: "a.example".into(),
+            actor: "https://a.example/actor".into(),
+            inbox: "https://a.example/inbox".into(),
+            style: SubscriptionStyle::Mastodon,
+            state: SubscriptionState::Active,
+            follow_id: "https://a.example/follow".into(),
+            software: None,
+            at: Timestamp(1),
+        };
+        let answer = activity(EntryKind::Control, "accept", "accept 1", &[]);
+        let made = store
+            .subscribe(new, vec![answer], Some(entry("fedi.subscribe")))
+            .await
+            .unwrap();
+        let entries = store.entries(None, 9, u64::MAX).await.unwrap();
+        assert_eq!(entries[0].audience, RoaringBitmap::from_iter([made.host_no.0]));
+        let gone = store.unsubscribe("a.example", None, None).await.unwrap();
+        assert_eq!(gone.host_no, made.host_no);
+        assert_eq!(
+            store.host_no("a.example", &made.inbox).await.unwrap(),
+            made.host_no
+        );
+        let again = store.unsubscribe("a.example", None, None).await;
+        assert!(matches!(again, Err(StoreError::NotFound(_))), "{again:?}");
+    }
+}

@@ -1,0 +1,190 @@
+//! Identity, audit, bans, endpoints, nodes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tasuki_core::accounts::{PrincipalKind, Role};
+use tasuki_core::clock::Timestamp;
+use tasuki_core::store::StoreError;
+use tasuki_core::store::accounts::{CredentialKind, NewCredential, NewPrincipal};
+use tasuki_core::store::bans::NewBan;
+use tasuki_core::store::tunnel::EndpointKind;
+
+use super::support::{benches, entry};
+
+fn agent(name: &str) -> NewPrincipal {
+    NewPrincipal {
+        name: name.into(),
+        kind: PrincipalKind::Agent,
+        role: Role::None,
+        grants: vec!["tunnel:port:1-9".parse().unwrap()],
+        credentials: vec![NewCredential {
+            kind: CredentialKind::EnrolCode,
+            hash: format!("code of {name}"),
+            label: "first".into(),
+            created_at: Timestamp(1),
+            expires_at: Some(Timestamp(100)),
+        }],
+        created_at: Timestamp(1),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_name_is_a_conflict_and_leaves_no_line_in_the_audit() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let before = store.accounts_version().await.unwrap();
+        let made = store
+            .create_principal(agent("home"), entry("agent.add"))
+            .await
+            .unwrap();
+        assert!(store.accounts_version().await.unwrap() > before);
+        let again = store.create_principal(agent("home"), entry("agent.add")).await;
+        assert!(matches!(again, Err(StoreError::Conflict(_))), "{again:?}");
+        assert_eq!(store.audit(None, 10).await.unwrap(), [entry("agent.add")]);
+        assert_eq!(store.principal_by_name("home").await.unwrap(), Some(made));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_that_many_redeem_at_once_is_spent_once() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        store
+            .create_principal(agent("home"), entry("agent.add"))
+            .await
+            .unwrap();
+        let tries = (0..12).map(|i| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                let key = format!("key {i}");
+                store
+                    .redeem_code("code of home", &key, Timestamp(50), entry("agent.enrol"))
+                    .await
+                    .is_ok()
+            })
+        });
+        let won = futures_util::future::join_all(tries).await;
+        assert_eq!(won.into_iter().filter(|r| *r.as_ref().unwrap()).count(), 1);
+        assert_eq!(store.audit(None, 10).await.unwrap().len(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_code_is_refused() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        store
+            .create_principal(agent("home"), entry("agent.add"))
+            .await
+            .unwrap();
+        let late = store
+            .redeem_code("code of home", "key", Timestamp(100), entry("agent.enrol"))
+            .await;
+        assert!(matches!(late, Err(StoreError::NotFound(_))), "{late:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_released_name_is_kept_for_its_agent_for_30_days() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let one = store.create_principal(agent("one"), entry("a")).await.unwrap().id;
+        let two = store.create_principal(agent("two"), entry("a")).await.unwrap().id;
+        let kind = EndpointKind::Minecraft {
+            name: Some("mc.example.org".parse().unwrap()),
+        };
+        let endpoint = store
+            .claim_endpoint(one, "game", kind.clone(), Timestamp(0), entry("e"))
+            .await
+            .unwrap();
+        let taken = store
+            .claim_endpoint(two, "game", kind.clone(), Timestamp(1), entry("e"))
+            .await;
+        assert!(matches!(taken, Err(StoreError::Conflict(_))), "{taken:?}");
+        store
+            .release_endpoint(endpoint.id, Timestamp(2), entry("e"))
+            .await
+            .unwrap();
+        let buried = store
+            .claim_endpoint(two, "game", kind.clone(), Timestamp(3), entry("e"))
+            .await;
+        assert!(matches!(buried, Err(StoreError::Conflict(_))), "{buried:?}");
+        let month = Timestamp(2).plus(Duration::from_secs(30 * 24 * 3600));
+        store
+            .claim_endpoint(two, "game", kind, month, entry("e"))
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bans_are_replaced_ended_and_counted() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let net = "192.0.2.7/32".parse().unwrap();
+        let new = |since| NewBan {
+            net,
+            engine: None,
+            reason: "probes".into(),
+            by: "gateway".into(),
+            since: Timestamp(since),
+            until: None,
+        };
+        assert_eq!(store.add_ban(new(10), entry("ban.add")).await.unwrap().repeats, 0);
+        let second = store.add_ban(new(20), entry("ban.add")).await.unwrap();
+        assert_eq!(second.repeats, 1);
+        assert_eq!(
+            store.bans(Timestamp(30)).await.unwrap(),
+            std::slice::from_ref(&second)
+        );
+        store.remove_ban(second.id, entry("ban.remove")).await.unwrap();
+        let again = store.remove_ban(second.id, entry("ban.remove")).await;
+        assert!(matches!(again, Err(StoreError::NotFound(_))), "{again:?}");
+        assert_eq!(store.ban_repeats(net, Timestamp(30)).await.unwrap(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_secret_wins_and_stays_after_a_restart() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        assert_eq!(store.put_secret_if_absent("k", vec![1]).await.unwrap(), [1]);
+        assert_eq!(store.put_secret_if_absent("k", vec![2]).await.unwrap(), [1]);
+        store.close().await;
+        assert_eq!(bench.open().await.secret("k").await.unwrap(), Some(vec![1]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_of_the_same_name_ends_the_life_of_the_first() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let (node, old) = store.join("gw").await.unwrap();
+        let (same, new) = store.join("gw").await.unwrap();
+        assert_eq!(node, same);
+        let beat = |epoch| store.heartbeat(node, epoch, Duration::from_secs(9));
+        assert!(matches!(beat(old).await, Err(StoreError::StaleEpoch)));
+        beat(new).await.unwrap();
+        let stale = store
+            .enqueue(
+                node,
+                old,
+                vec![super::support::mail(&["a.example"], super::support::small())],
+            )
+            .await;
+        assert!(matches!(stale, Err(StoreError::StaleEpoch)), "{stale:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_error_shows_the_password() {
+    let dir = tempfile::TempDir::new().unwrap();
+    for url in [
+        "postgres://u:secret-word@127.0.0.1:1/db",
+        "postgres://u:secret-word@[bad/db",
+    ] {
+        let error = tasuki_store::open(url, dir.path()).await.err().unwrap();
+        assert!(!format!("{error} {error:?}").contains("secret-word"), "{error:?}");
+    }
+}

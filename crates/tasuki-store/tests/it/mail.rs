@@ -1,0 +1,279 @@
+//! Mail: accepted, held, settled, deferred, adopted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tasuki_core::clock::Timestamp;
+use tasuki_core::ids::{DeliverySeq, Epoch, MailId, NodeId};
+use tasuki_core::store::mail::{Hold, Outcome, QueueFilter, Settled, Settlement};
+use tasuki_core::store::{Store, StoreError};
+
+use super::support::{benches, lane, mail, read, recipient, small, write};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn outcome(mail: MailId, seq: u16, hold: Hold, settlement: Settlement) -> Outcome {
+    Outcome {
+        mail,
+        delivery: DeliverySeq(seq),
+        hold,
+        settlement,
+        follow_up: Vec::new(),
+    }
+}
+
+fn deferred(to: &str, due: i64) -> Settlement {
+    Settlement::Deferred {
+        lane: lane(to),
+        recipients: vec![recipient(&format!("bob@{to}"))],
+        attempts: 1,
+        due: Timestamp(due),
+        last_error: "450 later".into(),
+        delay_reported: false,
+    }
+}
+
+async fn joined(store: &dyn Store) -> (NodeId, Epoch) {
+    store.join("gw").await.unwrap()
+}
+
+async fn listed(store: &dyn Store) -> usize {
+    store.queue(&QueueFilter::default(), 100).await.unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_callers_share_commits() {
+    for bench in benches().await.into_iter().filter(|b| b.is_sqlite()) {
+        let store = bench.open().await;
+        let (node, epoch) = joined(&*store).await;
+        let before = store.stats();
+        let calls = (0..50).map(|_| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                store
+                    .enqueue(node, epoch, vec![mail(&["a.example"], small())])
+                    .await
+            })
+        });
+        for call in futures_util::future::join_all(calls).await {
+            call.unwrap().unwrap();
+        }
+        let commits = store.stats().commits - before.commits;
+        assert!(commits <= 25, "{commits} commits for 50 callers");
+        assert_eq!(store.queue_counts().await.unwrap().mails, 50);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_bad_mail_fails_alone() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let (node, epoch) = joined(&*store).await;
+        let taken = mail(&["a.example"], small());
+        store.enqueue(node, epoch, vec![taken.clone()]).await.unwrap();
+        let calls = (0..20).map(|i| {
+            let new = if i == 7 {
+                taken.clone()
+            } else {
+                mail(&["a.example"], small())
+            };
+            store.enqueue(node, epoch, vec![new])
+        });
+        let results = futures_util::future::join_all(calls).await;
+        let refused: Vec<_> = results
+            .iter()
+            .enumerate()
+            .filter(|(_, r)| r.is_err())
+            .map(|(i, _)| i)
+            .collect();
+        assert_eq!(refused, [7]);
+        assert!(matches!(results[7], Err(StoreError::Conflict(_))));
+        assert_eq!(listed(&*store).await, 20);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_is_gone_with_the_last_of_its_lanes() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let (node, epoch) = joined(&*store).await;
+        let (one, three) = (
+            mail(&["a.example"], small()),
+            mail(&["a.example", "b.example", "c.example"], small()),
+        );
+        let ids = store.enqueue(node, epoch, vec![one, three]).await.unwrap();
+        let fresh = Hold::Fresh(epoch);
+        let done = |mail, seq| outcome(mail, seq, fresh, Settlement::Finished);
+        let settled = store
+            .settle(node, vec![done(ids[0], 0), done(ids[1], 1), done(ids[1], 0)])
+            .await
+            .unwrap();
+        assert_eq!(settled, [Settled::Done; 3]);
+        let rows = store.queue(&QueueFilter::default(), 10).await.unwrap();
+        assert_eq!(rows.len(), 1);
+        assert_eq!(rows[0].lane, lane("c.example"));
+        store.settle(node, vec![done(ids[1], 2)]).await.unwrap();
+        assert_eq!(listed(&*store).await, 0);
+        assert_eq!(store.queue_counts().await.unwrap().mails, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deferred_mail_comes_back_in_due_order_to_the_owner_of_its_lane_only() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let (node, epoch) = joined(&*store).await;
+        let mails: Vec<_> = (0..3).map(|_| mail(&["a.example"], small())).collect();
+        let ids = store.enqueue(node, epoch, mails).await.unwrap();
+        let outcomes = ids
+            .iter()
+            .zip([300, 100, 200])
+            .map(|(id, due)| outcome(*id, 0, Hold::Fresh(epoch), deferred("a.example", due)))
+            .collect();
+        store.settle(node, outcomes).await.unwrap();
+        assert_eq!(store.next_due(node).await.unwrap(), Some(Timestamp(100)));
+        assert!(
+            store
+                .claim_lanes(node, Timestamp(99), HOUR, 9, &[])
+                .await
+                .unwrap()
+                .is_empty()
+        );
+        let lanes = store
+            .claim_lanes(node, Timestamp(250), HOUR, 9, &[])
+            .await
+            .unwrap();
+        let owned = &lanes[0];
+        let due = async |flying: &[(MailId, DeliverySeq)]| {
+            store
+                .due(owned.id, owned.epoch, Timestamp(250), 9, flying)
+                .await
+                .unwrap()
+        };
+        let held: Vec<_> = due(&[]).await.iter().map(|h| h.mail).collect();
+        assert_eq!(held, [ids[1], ids[2]]);
+        assert_eq!(due(&[(ids[1], DeliverySeq(0))]).await.len(), 1);
+        let hold = Hold::Lane(owned.id, owned.epoch);
+        store
+            .settle(node, vec![outcome(ids[1], 0, hold, Settlement::Finished)])
+            .await
+            .unwrap();
+        assert_eq!(due(&[]).await.len(), 1, "a settled delivery never comes back");
+        assert_eq!(store.queue_counts().await.unwrap().deferred, 2);
+
+        store.release_lanes(&[(owned.id, owned.epoch)]).await.unwrap();
+        let late = store
+            .settle(node, vec![outcome(ids[2], 0, hold, Settlement::Finished)])
+            .await
+            .unwrap();
+        assert_eq!(late, [Settled::LaneLost]);
+        let stale = store.due(owned.id, owned.epoch, Timestamp(900), 9, &[]).await;
+        assert!(matches!(stale, Err(StoreError::StaleEpoch)), "{stale:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follow_up_is_stored_with_its_outcome_or_not_at_all() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let (node, epoch) = joined(&*store).await;
+        let ids = store
+            .enqueue(node, epoch, vec![mail(&["a.example"], small())])
+            .await
+            .unwrap();
+        let dsn = mail(&["example.org"], small());
+        let mut bounced = outcome(ids[0], 0, Hold::Fresh(epoch), Settlement::Finished);
+        bounced.follow_up = vec![dsn.clone(), dsn.clone()];
+        assert!(store.settle(node, vec![bounced.clone()]).await.is_err());
+        assert_eq!(
+            store.queue(&QueueFilter::default(), 9).await.unwrap()[0].mail,
+            ids[0]
+        );
+        bounced.follow_up = vec![dsn.clone()];
+        assert_eq!(store.settle(node, vec![bounced]).await.unwrap(), [Settled::Done]);
+        let rows = store.queue(&QueueFilter::default(), 9).await.unwrap();
+        assert_eq!(rows.iter().map(|r| r.mail).collect::<Vec<_>>(), [dsn.id]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fresh_mail_and_its_body_outlive_the_process() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let (node, epoch) = joined(&*store).await;
+        let mut mails = Vec::new();
+        let sizes = [0, 100, 20_000, 100_000, 700_000];
+        let text = |len: usize| (0..len).map(|i| (i % 251) as u8).collect::<Vec<u8>>();
+        for len in sizes {
+            let body = write(&*store, &text(len)).await;
+            mails.push(mail(&["a.example", "b.example"], body));
+        }
+        let ids = store.enqueue(node, epoch, mails).await.unwrap();
+        let one = outcome(ids[0], 0, Hold::Fresh(epoch), Settlement::Finished);
+        store.settle(node, vec![one]).await.unwrap();
+        store.close().await;
+
+        let store = bench.open().await;
+        let (node, epoch) = joined(&*store).await;
+        let held = store.adopt(node, epoch, 100).await.unwrap();
+        assert_eq!(held.len(), sizes.len() * 2 - 1);
+        for held in &held {
+            let place = ids.iter().position(|id| *id == held.mail).unwrap();
+            assert_eq!(read(&*store, &held.body).await, text(sizes[place]));
+        }
+        assert!(store.adopt(node, epoch, 100).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_node_loses_its_mail_and_cannot_settle_it_any_more() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let dead = store.join("dead").await.unwrap();
+        let heir = store.join("heir").await.unwrap();
+        let ids = store
+            .enqueue(dead.0, dead.1, vec![mail(&["a.example"], small())])
+            .await
+            .unwrap();
+        assert!(store.adopt(heir.0, heir.1, 9).await.unwrap().is_empty());
+        store.heartbeat(dead.0, dead.1, Duration::ZERO).await.unwrap();
+        let held = store.adopt(heir.0, heir.1, 9).await.unwrap();
+        assert_eq!(held.len(), 1);
+        let late = outcome(ids[0], 0, Hold::Fresh(dead.1), Settlement::Finished);
+        assert_eq!(
+            store.settle(dead.0, vec![late]).await.unwrap(),
+            [Settled::LaneLost]
+        );
+        let own = outcome(ids[0], 0, held[0].hold, Settlement::Finished);
+        assert_eq!(store.settle(heir.0, vec![own]).await.unwrap(), [Settled::Done]);
+        assert_eq!(listed(&*store).await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_whose_segment_was_not_written_is_dropped_at_the_start() {
+    for bench in benches().await.into_iter().filter(|b| b.is_sqlite()) {
+        let store = bench.open().await;
+        let (node, epoch) = joined(&*store).await;
+        let body = write(&*store, &[7; 100_000]).await;
+        store
+            .enqueue(
+                node,
+                epoch,
+                vec![mail(&["a.example"], body), mail(&["a.example"], small())],
+            )
+            .await
+            .unwrap();
+        store.close().await;
+        for file in std::fs::read_dir(bench.dir().join("segments")).unwrap() {
+            let file = std::fs::OpenOptions::new()
+                .write(true)
+                .open(file.unwrap().path())
+                .unwrap();
+            file.set_len(99_999).unwrap();
+        }
+        let store = bench.open().await;
+        assert_eq!(listed(&*store).await, 1);
+        assert_eq!(store.queue_counts().await.unwrap().mails, 1);
+    }
+}

@@ -1,0 +1,9 @@
+//! One contract suite; every test runs on SQLite and on PostgreSQL.
+
+#![allow(clippy::unwrap_used)]
+
+mod fedi;
+mod gateway;
+mod mail;
+mod postgres;
+mod support;
