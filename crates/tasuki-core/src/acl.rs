@@ -14,6 +14,9 @@ use crate::engine::EngineKind;
 use crate::ids::RuleId;
 use crate::store::accounts::Principal;
 
+#[cfg(test)]
+mod tests;
+
 /// What a rule does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

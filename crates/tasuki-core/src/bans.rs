@@ -206,9 +206,14 @@ impl Bans {
         Ok(())
     }
 
-    /// Replaces the networks that are never banned.
+    /// Replaces the networks that are never banned. A network of all addresses (`0.0.0.0/0`, `::/0`) is left out: a rule
+    /// that lets everybody in is a policy, not a word for an address, and would switch the bans off.
     pub fn set_exempt(&self, nets: impl IntoIterator<Item = impl Into<Exempt>>) {
-        let nets = nets.into_iter().map(Into::into).collect();
+        let nets = nets
+            .into_iter()
+            .map(Into::into)
+            .filter(|exempt: &Exempt| exempt.net.prefix_len() > 0)
+            .collect();
         self.inner.exempt.store(Arc::new(nets));
     }
 

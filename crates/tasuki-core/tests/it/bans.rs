@@ -191,6 +191,16 @@ fn loopback_and_exempt_networks_are_never_banned() {
 }
 
 #[test]
+fn a_rule_that_lets_everybody_in_does_not_switch_the_bans_off() {
+    let house = house();
+    house
+        .bans
+        .set_exempt(["0.0.0.0/0", "::/0"].map(|net| net.parse::<ipnet::IpNet>().unwrap()));
+    house.repeat(Mail, "203.0.113.9", Offence::RelayProbe, 5);
+    assert!(house.is_banned(Mail, "203.0.113.9"));
+}
+
+#[test]
 fn a_proven_address_is_slowed_more_and_more_and_never_banned() {
     let house = house();
     house.bans.proved(ip("203.0.113.9"));

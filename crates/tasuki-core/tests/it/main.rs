@@ -8,5 +8,6 @@ mod bans;
 mod fakes;
 mod front;
 mod metrics;
+mod secrets;
 mod support;
 mod tls;
