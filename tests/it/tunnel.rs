@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::support::agent::Agent;
 use crate::support::gateway::Gateway;
-use crate::support::process::{self, Lines, Running, node, python, tool};
-use crate::support::{client, eventually, free_port, loopback, wait_for_listener};
+use crate::support::process::{self, Lines, Running, node, python};
+use crate::support::{client, eventually, free_port, loopback};
 
 /// A Minecraft server that nobody here wrote.
 struct MinecraftServer {
@@ -138,41 +138,6 @@ fn a_player_reads_why_when_the_home_is_away_or_its_server_is_down() {
         (away["kicked"].is_string() && away["kicked"] != down["kicked"]).then_some(())
     });
     gateway.assert_healthy();
-}
-
-#[test]
-fn iperf3_runs_both_ways_through_a_tcp_endpoint() {
-    let gateway = Gateway::start("");
-    let server = loopback(free_port());
-    let mut command = tool("iperf3");
-    command.args(["-s", "-B", "127.0.0.1", "-p", &server.port().to_string()]);
-    let _server = Running::start("iperf3", &mut command, &gateway.directory().join("iperf3.log"));
-    wait_for_listener("iperf3", server);
-    let port = free_port();
-    let range = port.to_string();
-    let mut agent = Agent::enrol(&gateway, "home", &["--port", &range], &Agent::tcp(port, server));
-    eventually("the agent is connected", || agent.connected(&gateway));
-    wait_for_listener("the TCP endpoint", loopback(port));
-    for more in [&[][..], &["-R"], &["-P", "4"]] {
-        let mut command = tool("iperf3");
-        command
-            .args(["-c", "127.0.0.1", "-p", &range, "-n", "64M", "-J"])
-            .args(more);
-        // A server that is still busy with the run before answers with a report that has no sums.
-        let report: Value = eventually("iperf3 is free for the next run", || {
-            let output = process::output(&mut command);
-            let report: Value = serde_json::from_slice(&output.stdout).ok()?;
-            let is_whole = report["end"]["sum_received"]["bytes"].is_u64();
-            (output.status.success() && is_whole).then_some(report)
-        });
-        let bytes = |side: &str| report["end"][side]["bytes"].as_u64().unwrap();
-        // The receiver stops counting when the sender says that it has sent all; the last bytes are under way then.
-        let (sent, received) = (bytes("sum_sent"), bytes("sum_received"));
-        assert!(
-            sent >= 64 << 20 && received >= 48 << 20,
-            "{more:?}: {sent} bytes sent, {received} received"
-        );
-    }
 }
 
 #[test]
