@@ -1,0 +1,119 @@
+//! The next hop of the mail cases: takes everything, keeps nothing, counts distinct Message-IDs.
+//!
+//! Prints `{"smtp":PORT,"count":PORT}`. Whoever connects to the count port reads `DISTINCT TOTAL` and a line end.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use anyhow::Result;
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+#[derive(Default)]
+struct Seen {
+    ids: HashSet<Box<[u8]>>,
+    total: u64,
+}
+
+pub(crate) fn run() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let (smtp, count) = (
+            TcpListener::bind("127.0.0.1:0").await?,
+            TcpListener::bind("127.0.0.1:0").await?,
+        );
+        println!(
+            "{{\"smtp\":{},\"count\":{}}}",
+            smtp.local_addr()?.port(),
+            count.local_addr()?.port()
+        );
+        let seen = Rc::new(RefCell::new(Seen::default()));
+        loop {
+            tokio::select! {
+                accepted = smtp.accept() => {
+                    let (stream, _) = accepted?;
+                    tokio::task::spawn_local(session(stream, Rc::clone(&seen)));
+                }
+                accepted = count.accept() => {
+                    let (mut stream, _) = accepted?;
+                    let line = format!("{} {}\n", seen.borrow().ids.len(), seen.borrow().total);
+                    let _ = stream.write_all(line.as_bytes()).await;
+                }
+            }
+        }
+    })
+}
+
+async fn session(mut stream: TcpStream, seen: Rc<RefCell<Seen>>) -> Result<()> {
+    stream.set_nodelay(true)?;
+    stream.write_all(b"220 sink.test ESMTP\r\n").await?;
+    let mut input = BytesMut::with_capacity(64 * 1024);
+    let mut in_data = false;
+    loop {
+        let mut replies: Vec<u8> = Vec::new();
+        loop {
+            if in_data {
+                let Some(end) = end_of_data(&input) else { break };
+                let mail = input.split_to(end);
+                note(&mail, &seen);
+                in_data = false;
+                replies.extend_from_slice(b"250 2.0.0 taken\r\n");
+            } else {
+                let Some(end) = input.windows(2).position(|w| w == b"\r\n") else {
+                    break;
+                };
+                let line = input.split_to(end + 2);
+                match line.get(..4).map(<[u8]>::to_ascii_uppercase).as_deref() {
+                    Some(b"EHLO") => {
+                        replies.extend_from_slice(b"250-sink.test\r\n250-PIPELINING\r\n250-SIZE 104857600\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250 SMTPUTF8\r\n");
+                    }
+                    Some(b"DATA") => {
+                        in_data = true;
+                        replies.extend_from_slice(b"354 go on\r\n");
+                    }
+                    Some(b"QUIT") => {
+                        replies.extend_from_slice(b"221 2.0.0 bye\r\n");
+                        stream.write_all(&replies).await?;
+                        return Ok(());
+                    }
+                    _ => replies.extend_from_slice(b"250 2.0.0 ok\r\n"),
+                }
+            }
+        }
+        if !replies.is_empty() {
+            stream.write_all(&replies).await?;
+        }
+        input.reserve(64 * 1024);
+        if stream.read_buf(&mut input).await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Where the mail and its final dot end.
+fn end_of_data(input: &[u8]) -> Option<usize> {
+    if input.starts_with(b".\r\n") {
+        return Some(3);
+    }
+    // Only the tail can be new, but bodies here are small and the search is a memchr-like scan.
+    input.windows(5).rposition(|w| w == b"\r\n.\r\n").map(|at| at + 5)
+}
+
+fn note(mail: &[u8], seen: &RefCell<Seen>) {
+    let mut seen = seen.borrow_mut();
+    seen.total += 1;
+    let header_end = mail
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .unwrap_or(mail.len());
+    for line in mail[..header_end].split(|b| *b == b'\n') {
+        if line.len() > 11 && line[..11].eq_ignore_ascii_case(b"message-id:") {
+            seen.ids.insert(line[11..].trim_ascii().into());
+            return;
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! A run: peers in turns, round after round, medians at the end.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use crate::report::{Line, median, print_table};
+use crate::{fediverse, mail, tunnel};
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum EngineName {
+    Mail,
+    Fediverse,
+    Tunnel,
+}
+
+#[derive(Args)]
+pub(crate) struct Plan {
+    /// The engine to measure.
+    #[arg(value_enum)]
+    engine: EngineName,
+    /// 3 rounds with less load in place of 5.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// One JSON array in place of the table.
+    #[arg(long)]
+    json: bool,
+    /// Only these cases (may be repeated).
+    #[arg(long = "case")]
+    cases: Vec<String>,
+    /// Only these peers (may be repeated).
+    #[arg(long = "peer")]
+    peers: Vec<String>,
+    /// Where `tasuki` and `tasuki-agent` are.
+    #[arg(long, default_value = "target/release")]
+    pub(crate) programs: PathBuf,
+    /// Where `scripts/bench` put the peers.
+    #[arg(long, default_value = ".tools/bench")]
+    pub(crate) tools: PathBuf,
+}
+
+impl Plan {
+    /// How many rounds.
+    fn rounds(&self) -> usize {
+        if self.quick { 3 } else { 5 }
+    }
+
+    /// A program of ours, as an absolute path.
+    pub(crate) fn program(&self, name: &str) -> Result<PathBuf> {
+        let path = self.programs.join(name);
+        path.canonicalize()
+            .with_context(|| format!("{} is missing; scripts/bench builds it", path.display()))
+    }
+
+    /// A peer's program, as an absolute path.
+    pub(crate) fn tool(&self, name: &str) -> Result<PathBuf> {
+        let path = self.tools.join(name);
+        path.canonicalize()
+            .with_context(|| format!("{} is missing; scripts/bench installs it", path.display()))
+    }
+}
+
+/// What an engine's module offers.
+pub(crate) struct Suite {
+    pub(crate) cases: &'static [&'static str],
+    pub(crate) peers: fn(case: &str) -> &'static [&'static str],
+    pub(crate) measure: fn(plan: &Plan, case: &str, peer: &str) -> Result<Line>,
+}
+
+pub(crate) fn run(plan: &Plan) -> Result<()> {
+    let suite = match plan.engine {
+        EngineName::Mail => &mail::SUITE,
+        EngineName::Fediverse => &fediverse::SUITE,
+        EngineName::Tunnel => &tunnel::SUITE,
+    };
+    let wanted = |list: &[String], name: &str| list.is_empty() || list.iter().any(|l| l == name);
+    let mut lines = Vec::new();
+    for case in suite.cases.iter().filter(|c| wanted(&plan.cases, c)) {
+        let peers: Vec<&str> = (suite.peers)(case)
+            .iter()
+            .copied()
+            .filter(|p| wanted(&plan.peers, p))
+            .collect();
+        let mut taken: Vec<Vec<Line>> = vec![Vec::new(); peers.len()];
+        // In turns: what the machine does meanwhile meets every peer alike.
+        for round in 0..plan.rounds() {
+            for (peer, rounds) in peers.iter().zip(&mut taken) {
+                eprintln!("{case}: {peer}, round {} of {}", round + 1, plan.rounds());
+                rounds.push((suite.measure)(plan, case, peer).with_context(|| format!("{case}: {peer}"))?);
+            }
+        }
+        lines.extend(taken.iter().map(|rounds| median(rounds)));
+    }
+    if plan.json {
+        println!("{}", serde_json::to_string_pretty(&lines)?);
+    } else {
+        print_table(&lines);
+    }
+    Ok(())
+}

@@ -1,0 +1,283 @@
+//! Tunnels: a TCP port of the gateway joined to a local server, each tunnel with its two processes.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::process::{PeakMemory, Running, cpu_seconds, free_port, resident_kib, wait_for_port};
+use crate::report::Line;
+use crate::rounds::{Plan, Suite};
+
+pub(crate) const SUITE: Suite = Suite {
+    cases: &[
+        "bulk1_up",
+        "bulk1_down",
+        "bulk8_up",
+        "bulk8_down",
+        "rtt_idle",
+        "rtt_loaded",
+        "conn16",
+        "conn64",
+        "idle5000",
+    ],
+    peers: |_| &["tasuki", "quinn", "rathole-tcp", "rathole-noise", "direct"],
+    measure,
+};
+
+/// A tunnel under test: the visitors' address, and whose CPU and memory count.
+struct Tunnel {
+    visitors: SocketAddr,
+    parts: Vec<Running>,
+}
+
+fn measure(plan: &Plan, case: &str, peer: &str) -> Result<Line> {
+    let directory = tempfile::Builder::new()
+        .prefix("bench-tunnel-")
+        .tempdir_in(std::env::current_dir()?.join("target"))?;
+    let log = directory.path().join("log");
+    let mut server = Running::part(&["tcp-server".into()], &log)?;
+    let local: u16 = server.line()?.parse()?;
+    let tunnel = match peer {
+        "tasuki" => tasuki(plan, directory.path(), &log, local)?,
+        "quinn" => quinn_copy(directory.path(), &log, local)?,
+        "rathole-tcp" | "rathole-noise" => {
+            rathole(plan, directory.path(), &log, local, peer == "rathole-noise")?
+        }
+        "direct" => Tunnel {
+            visitors: ([127, 0, 0, 1], local).into(),
+            parts: Vec::new(),
+        },
+        other => bail!("unknown peer {other}"),
+    };
+    let seconds = if plan.quick { "2" } else { "4" };
+    let line = Line {
+        engine: "tunnel",
+        case: case.to_owned(),
+        peer: peer.to_owned(),
+        ..Line::default()
+    };
+    let load = |mode: &str, connections: usize| {
+        Running::part(
+            &[
+                "tcp-load",
+                mode,
+                "--addr",
+                &tunnel.visitors.to_string(),
+                "--connections",
+                &connections.to_string(),
+                "--seconds",
+                seconds,
+            ]
+            .map(str::to_owned),
+            &log,
+        )
+    };
+    let roots: Vec<u32> = tunnel.parts.iter().map(Running::pid).collect();
+    let figures = match case {
+        "bulk1_up" => bulk(load("up", 1)?, &roots, line)?,
+        "bulk1_down" => bulk(load("down", 1)?, &roots, line)?,
+        "bulk8_up" => bulk(load("up", 8)?, &roots, line)?,
+        "bulk8_down" => bulk(load("down", 8)?, &roots, line)?,
+        "rtt_idle" => rtt(load("rtt", 1)?, line)?,
+        "rtt_loaded" => rtt(load("rtt-loaded", 1)?, line)?,
+        "conn16" => connects(load("connect", 16)?, &roots, line)?,
+        "conn64" => connects(load("connect", 64)?, &roots, line)?,
+        "idle5000" => idle(load("hold", 5000)?, &roots, line, 5000)?,
+        other => bail!("unknown case {other}"),
+    };
+    Ok(figures)
+}
+
+/// Waits for the load's `begin` and `end`, with the CPU seconds between them.
+fn between(load: &mut Running, roots: &[u32]) -> Result<f64> {
+    while load.line()? != "begin" {}
+    let before = cpu_seconds(roots);
+    while load.line()? != "end" {}
+    Ok(cpu_seconds(roots) - before)
+}
+
+fn number(json: &Value, key: &str) -> Result<f64> {
+    json[key].as_f64().with_context(|| format!("{key} in {json}"))
+}
+
+fn bulk(mut load: Running, roots: &[u32], line: Line) -> Result<Line> {
+    let peak = PeakMemory::watch(roots.to_vec());
+    let cpu = between(&mut load, roots)?;
+    let figure: Value = serde_json::from_str(&load.result()?)?;
+    let (bytes, seconds) = (number(&figure, "bytes")?, number(&figure, "seconds")?);
+    Ok(Line {
+        gbit_s: Some(bytes * 8.0 / seconds / 1e9),
+        cpu_s_per_gib: (!roots.is_empty()).then(|| cpu / (bytes / f64::from(1 << 30))),
+        peak_rss_mib: (!roots.is_empty()).then(|| peak.finish()),
+        ..line
+    })
+}
+
+fn rtt(load: Running, line: Line) -> Result<Line> {
+    let figure: Value = serde_json::from_str(&load.result()?)?;
+    Ok(Line {
+        p50_us: Some(number(&figure, "p50_us")?),
+        p99_us: Some(number(&figure, "p99_us")?),
+        ..line
+    })
+}
+
+fn connects(mut load: Running, roots: &[u32], line: Line) -> Result<Line> {
+    let cpu = between(&mut load, roots)?;
+    let figure: Value = serde_json::from_str(&load.result()?)?;
+    let (made, seconds) = (number(&figure, "connections")?, number(&figure, "seconds")?);
+    Ok(Line {
+        units_per_s: Some(made / seconds),
+        cpu_s_per_1000: (!roots.is_empty()).then(|| cpu * 1000.0 / made),
+        ..line
+    })
+}
+
+fn idle(mut load: Running, roots: &[u32], line: Line, connections: usize) -> Result<Line> {
+    let before = resident_kib(roots);
+    if load.line()? != "ready" {
+        bail!("the connections were not opened");
+    }
+    let held = resident_kib(roots).saturating_sub(before);
+    Ok(Line {
+        kib_per_conn: (!roots.is_empty()).then(|| held as f64 / connections as f64),
+        ..line
+    })
+}
+
+fn quinn_copy(directory: &Path, log: &Path, local: u16) -> Result<Tunnel> {
+    let certificate = directory.join("quinn.der").display().to_string();
+    let mut server = Running::part(
+        &["quinn-server".into(), "--certificate".into(), certificate.clone()],
+        log,
+    )?;
+    let ports: Value = serde_json::from_str(&server.line()?)?;
+    let mut client = Running::part(
+        &[
+            "quinn-client",
+            "--certificate",
+            &certificate,
+            "--gateway",
+            &format!("127.0.0.1:{}", ports["quic"]),
+            "--local",
+            &format!("127.0.0.1:{local}"),
+        ]
+        .map(str::to_owned),
+        log,
+    )?;
+    client.line()?;
+    let visitors = format!("127.0.0.1:{}", ports["tcp"]).parse()?;
+    Ok(Tunnel {
+        visitors,
+        parts: vec![server, client],
+    })
+}
+
+fn rathole(plan: &Plan, directory: &Path, log: &Path, local: u16, noise: bool) -> Result<Tunnel> {
+    let (control, port) = (free_port()?, free_port()?);
+    let program = plan.tool("bin/rathole")?;
+    let (mut server, mut client) = (
+        format!(
+            "[server]\nbind_addr = \"127.0.0.1:{control}\"\ndefault_token = \"bench\"\n[server.services.bench]\nbind_addr = \"127.0.0.1:{port}\"\n"
+        ),
+        format!(
+            "[client]\nremote_addr = \"127.0.0.1:{control}\"\ndefault_token = \"bench\"\n[client.services.bench]\nlocal_addr = \"127.0.0.1:{local}\"\n"
+        ),
+    );
+    if noise {
+        let made = Command::new(&program).arg("--genkey").output()?;
+        let text = String::from_utf8(made.stdout)?;
+        let keys: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .filter(|l| !l.is_empty() && !l.ends_with(':'))
+            .collect();
+        let [private, public] = keys[..] else {
+            bail!("rathole --genkey printed {text:?}")
+        };
+        server += &format!(
+            "[server.transport]\ntype = \"noise\"\n[server.transport.noise]\nlocal_private_key = \"{private}\"\n"
+        );
+        client += &format!(
+            "[client.transport]\ntype = \"noise\"\n[client.transport.noise]\nremote_public_key = \"{public}\"\n"
+        );
+    }
+    let (server_file, client_file) = (directory.join("server.toml"), directory.join("client.toml"));
+    fs::write(&server_file, server)?;
+    fs::write(&client_file, client)?;
+    let mut parts = vec![Running::start(Command::new(&program).arg(&server_file), log)?];
+    wait_for_port(control)?;
+    parts.push(Running::start(Command::new(&program).arg(&client_file), log)?);
+    parts.iter_mut().for_each(Running::drain);
+    wait_for_port(port)?;
+    Ok(Tunnel {
+        visitors: ([127, 0, 0, 1], port).into(),
+        parts,
+    })
+}
+
+fn tasuki(plan: &Plan, directory: &Path, log: &Path, local: u16) -> Result<Tunnel> {
+    let (quic, port) = (free_port()?, free_port()?);
+    let config = directory.join("tasuki.toml");
+    let data = directory.join("data");
+    fs::write(
+        &config,
+        include_str!("../config/tunnel.toml")
+            .replace("DATA", &data.display().to_string())
+            .replace("PORT_QUIC", &quic.to_string()),
+    )?;
+    let program = plan.program("tasuki")?;
+    let ours = |arguments: &[&str]| {
+        let mut command = Command::new(&program);
+        command.env("TASUKI_CONFIG", &config).args(arguments);
+        command
+    };
+    let made = ours(&["init", "--host", "gateway.bench.test"]).output()?;
+    if !made.status.success() {
+        bail!("tasuki init: {}", String::from_utf8_lossy(&made.stderr));
+    }
+    let mut gateway = Running::start(&mut ours(&["serve"]), log)?;
+    gateway.drain();
+    crate::process::wait_until(
+        "the gateway's control socket",
+        std::time::Duration::from_secs(20),
+        || Ok(ours(&["status"]).output()?.status.success()),
+    )?;
+    let enrolled = ours(&["tunnel", "enroll", "bench", "--port", &port.to_string(), "--json"]).output()?;
+    let ticket: Value = serde_json::from_slice(&enrolled.stdout).with_context(|| {
+        format!(
+            "tasuki tunnel enroll: {}",
+            String::from_utf8_lossy(&enrolled.stderr)
+        )
+    })?;
+    let text = |key: &str| {
+        ticket[key]
+            .as_str()
+            .map(str::to_owned)
+            .with_context(|| format!("{key} in {ticket}"))
+    };
+    let mut agent = Running::start(
+        Command::new(plan.program("tasuki-agent")?)
+            .args(["run", "--dir", &directory.join("agent").display().to_string()])
+            .args([
+                "--gateway",
+                &format!("127.0.0.1:{quic}"),
+                "--pin",
+                &text("pin")?,
+                "--code",
+                &text("code")?,
+            ])
+            .args(["--tcp", &format!("{port}=127.0.0.1:{local}")]),
+        log,
+    )?;
+    agent.drain();
+    wait_for_port(port)?;
+    Ok(Tunnel {
+        visitors: ([127, 0, 0, 1], port).into(),
+        parts: vec![gateway, agent],
+    })
+}
