@@ -172,7 +172,7 @@ fn tasuki(plan: &Plan, directory: &Path, log: &Path, next_hop: u16) -> Result<Re
     let mut running = Running::start(&mut ours(&["serve"]), log)?;
     running.drain();
     wait_for_port(port)?;
-    let added = ours(&["service", "add", "bench", "--grant", "mail:send:*"]).output()?;
+    let added = ours(&["service", "add", "bench", "--send-as", "*"]).output()?;
     if !added.status.success() {
         bail!("tasuki service add: {}", String::from_utf8_lossy(&added.stderr));
     }

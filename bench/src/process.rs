@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 pub(crate) struct Running {
     child: Child,
     stdout: Option<BufReader<ChildStdout>>,
+    log: PathBuf,
 }
 
 impl Running {
@@ -29,7 +30,11 @@ impl Running {
             .spawn()
             .with_context(|| format!("cannot start {:?}", command.get_program()))?;
         let stdout = child.stdout.take().map(BufReader::new);
-        Ok(Self { child, stdout })
+        Ok(Self {
+            child,
+            stdout,
+            log: log.to_owned(),
+        })
     }
 
     /// Starts a part of this program.
@@ -71,7 +76,13 @@ impl Running {
         }
         let status = self.child.wait()?;
         if !status.success() {
-            bail!("a part of the run failed: {status}; last line: {last}");
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(20).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            bail!(
+                "a part of the run failed: {status}; last line: {last}; end of the log:\n{}",
+                tail.join("\n")
+            );
         }
         Ok(last)
     }

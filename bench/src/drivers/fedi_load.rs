@@ -178,8 +178,8 @@ async fn send(
                         if status.is_success() {
                             break;
                         }
-                        // 429 and 503 ask to come again.
-                        if attempt > 100 || !(status == 429 || status == 503) {
+                        // As instances do: overload and a server's own faults are tried again.
+                        if attempt > 100 || !(status == 429 || status.is_server_error()) {
                             bail!("the relay answered {status}: {}", String::from_utf8_lossy(&text));
                         }
                         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
