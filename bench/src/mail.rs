@@ -98,10 +98,11 @@ fn measure(plan: &Plan, name: &str, peer: &str) -> Result<Line> {
     })
 }
 
-/// Postfix's own load generator; it ends when every message has its reply.
+/// Postfix's own load generator, each sender on one connection; it ends when every message has its reply.
 fn send(case: &Case, messages: usize, port: u16) -> Result<()> {
     let status = Command::new("smtp-source")
         .args([
+            "-d",
             "-s",
             &case.senders.to_string(),
             "-m",

@@ -205,11 +205,12 @@ impl PeakMemory {
     }
 }
 
-/// A free TCP port of the loopback address, below the range that the kernel gives to clients.
+/// A port of the loopback address that is free for TCP and UDP: below the range that the kernel gives to clients, and
+/// one that Tasuki gives to agents.
 pub(crate) fn free_port() -> Result<u16> {
     let seed = std::process::id().wrapping_mul(31);
     for step in 0..10_000u32 {
-        let port = 20_000 + u16::try_from((seed + step * 7) % 11_000)?;
+        let port = 20_000 + u16::try_from((seed + step * 7) % 9_999)?;
         let free = |kind: &str| match kind {
             "tcp" => std::net::TcpListener::bind(("127.0.0.1", port)).is_ok(),
             _ => std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok(),
@@ -218,7 +219,7 @@ pub(crate) fn free_port() -> Result<u16> {
             return Ok(port);
         }
     }
-    bail!("no free port between 20000 and 31000")
+    bail!("no free port between 20000 and 29999")
 }
 
 static TAKEN: std::sync::Mutex<std::collections::BTreeSet<u16>> =

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use bytes::BytesMut;
+use memchr::memmem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -52,18 +53,22 @@ async fn session(mut stream: TcpStream, seen: Rc<RefCell<Seen>>) -> Result<()> {
     stream.set_nodelay(true)?;
     stream.write_all(b"220 sink.test ESMTP\r\n").await?;
     let mut input = BytesMut::with_capacity(64 * 1024);
-    let mut in_data = false;
+    // While in DATA: how much of the input was already searched for the final dot.
+    let mut in_data = None;
     loop {
         let mut replies: Vec<u8> = Vec::new();
         loop {
-            if in_data {
-                let Some(end) = end_of_data(&input) else { break };
+            if let Some(searched) = in_data {
+                let Some(end) = end_of_data(&input, searched) else {
+                    in_data = Some(input.len());
+                    break;
+                };
                 let mail = input.split_to(end);
                 note(&mail, &seen);
-                in_data = false;
+                in_data = None;
                 replies.extend_from_slice(b"250 2.0.0 taken\r\n");
             } else {
-                let Some(end) = input.windows(2).position(|w| w == b"\r\n") else {
+                let Some(end) = memmem::find(&input, b"\r\n") else {
                     break;
                 };
                 let line = input.split_to(end + 2);
@@ -72,7 +77,7 @@ async fn session(mut stream: TcpStream, seen: Rc<RefCell<Seen>>) -> Result<()> {
                         replies.extend_from_slice(b"250-sink.test\r\n250-PIPELINING\r\n250-SIZE 104857600\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250 SMTPUTF8\r\n");
                     }
                     Some(b"DATA") => {
-                        in_data = true;
+                        in_data = Some(0);
                         replies.extend_from_slice(b"354 go on\r\n");
                     }
                     Some(b"QUIT") => {
@@ -94,22 +99,19 @@ async fn session(mut stream: TcpStream, seen: Rc<RefCell<Seen>>) -> Result<()> {
     }
 }
 
-/// Where the mail and its final dot end.
-fn end_of_data(input: &[u8]) -> Option<usize> {
+/// Where the mail and its final dot end; the first `searched` bytes do not end one.
+fn end_of_data(input: &[u8], searched: usize) -> Option<usize> {
     if input.starts_with(b".\r\n") {
         return Some(3);
     }
-    // Only the tail can be new, but bodies here are small and the search is a memchr-like scan.
-    input.windows(5).rposition(|w| w == b"\r\n.\r\n").map(|at| at + 5)
+    let from = searched.saturating_sub(4);
+    memmem::find(&input[from..], b"\r\n.\r\n").map(|at| from + at + 5)
 }
 
 fn note(mail: &[u8], seen: &RefCell<Seen>) {
     let mut seen = seen.borrow_mut();
     seen.total += 1;
-    let header_end = mail
-        .windows(4)
-        .position(|w| w == b"\r\n\r\n")
-        .unwrap_or(mail.len());
+    let header_end = memmem::find(mail, b"\r\n\r\n").unwrap_or(mail.len());
     for line in mail[..header_end].split(|b| *b == b'\n') {
         if line.len() > 11 && line[..11].eq_ignore_ascii_case(b"message-id:") {
             seen.ids.insert(line[11..].trim_ascii().into());
