@@ -15,7 +15,7 @@ use tasuki_proto::{
     backoff::jittered,
     smtp::{
         BodyType, Reply,
-        client::{ClientConfig, ClientFailure, Login, Problem, Security, Stage, Timeouts},
+        client::{ClientConfig, ClientFailure, Login, Problem, Proof, Protocol, Security, Stage, Timeouts},
         server::Password as Hidden,
     },
 };
@@ -404,6 +404,7 @@ impl Attempt<'_> {
 
     async fn dialer(&self) -> Result<Dialer, String> {
         let mut client = ClientConfig {
+            protocol: Protocol::Smtp,
             helo: self.settings.host.as_str().to_owned(),
             security: Security::Opportunistic,
             login: None,
@@ -476,7 +477,7 @@ async fn login(context: &Context, smarthost: &Smarthost) -> Result<Option<Login>
     };
     Ok(Some(Login {
         username,
-        password: Hidden::new(text),
+        proof: Proof::Password(Hidden::new(text)),
     }))
 }
 

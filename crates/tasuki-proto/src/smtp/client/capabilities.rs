@@ -24,6 +24,10 @@ pub struct Capabilities {
     pub auth_plain: bool,
     /// AUTH LOGIN.
     pub auth_login: bool,
+    /// AUTH XOAUTH2.
+    pub auth_xoauth2: bool,
+    /// RFC 3030.
+    pub chunking: bool,
 }
 
 impl Capabilities {
@@ -40,6 +44,7 @@ impl Capabilities {
                 "8BITMIME" => offers.eight_bit_mime = true,
                 "SMTPUTF8" => offers.smtputf8 = true,
                 "DSN" => offers.dsn = true,
+                "CHUNKING" => offers.chunking = true,
                 "SIZE" => {
                     offers.size = Some(words.next().and_then(|n| n.parse().ok()).filter(|&n| n > 0));
                 }
@@ -47,6 +52,7 @@ impl Capabilities {
                     for mechanism in words {
                         offers.auth_plain |= mechanism == "PLAIN";
                         offers.auth_login |= mechanism == "LOGIN";
+                        offers.auth_xoauth2 |= mechanism == "XOAUTH2";
                     }
                 }
                 _ => {}

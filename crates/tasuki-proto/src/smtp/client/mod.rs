@@ -13,19 +13,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
 
-use super::{Envelope, Reply, ReplyParser, data::DotStuffer};
+use super::{Envelope, Reply, ReplyParser};
 use crate::smtp::server::Password;
 
 mod capabilities;
 mod failure;
+mod opening;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 pub use capabilities::Capabilities;
 pub use failure::{ClientFailure, Problem, Stage};
+use opening::LoginStep;
+use transaction::Transaction;
 
 /// How the connection is to be protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,13 +48,34 @@ pub enum Security {
 pub struct Login {
     /// User name.
     pub username: String,
-    /// Its proof.
-    pub password: Password,
+    /// What shows that we are that user.
+    pub proof: Proof,
+}
+
+/// What shows who we are at a login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// For AUTH PLAIN and LOGIN.
+    Password(Password),
+    /// An OAuth 2.0 access token, for AUTH XOAUTH2.
+    AccessToken(Password),
+}
+
+/// What is spoken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// RFC 5321.
+    #[default]
+    Smtp,
+    /// RFC 2033: delivery to a mail store, with a reply for each recipient at the end.
+    Lmtp,
 }
 
 /// How to talk to a next hop.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
+    /// SMTP or LMTP.
+    pub protocol: Protocol,
     /// Our name in EHLO.
     pub helo: String,
     /// TLS.
@@ -124,12 +148,13 @@ enum Expect {
     Helo,
     StartTls,
     Ehlo2,
-    Auth(usize),
+    Auth(LoginStep),
     Rset,
     Mail,
     Rcpt(usize),
     Data,
-    EndOfData,
+    /// With LMTP: of this recipient.
+    EndOfData(Option<usize>),
     Quit,
 }
 
@@ -144,31 +169,8 @@ impl Expect {
             Self::Mail => Stage::Mail,
             Self::Rcpt(_) => Stage::Recipient,
             Self::Data => Stage::Data,
-            Self::EndOfData => Stage::EndOfData,
+            Self::EndOfData(_) => Stage::EndOfData,
             Self::Quit => Stage::Quit,
-        }
-    }
-}
-
-/// The mail under way.
-struct Transaction {
-    job: Job,
-    results: Vec<Option<Result<Reply, ClientFailure>>>,
-    stuffer: DotStuffer,
-    /// DATA was sent, so its reply decides how to go on.
-    data_sent: bool,
-    mail_refused: bool,
-}
-
-impl Transaction {
-    fn open(&self) -> bool {
-        self.results.iter().any(Option::is_none)
-    }
-
-    /// Settles all recipients that have no result yet.
-    fn settle(&mut self, result: &Result<Reply, ClientFailure>) {
-        for slot in self.results.iter_mut().filter(|r| r.is_none()) {
-            *slot = Some(result.clone());
         }
     }
 }
@@ -264,67 +266,6 @@ impl Client {
         self.say_ehlo(now, Expect::Ehlo2);
     }
 
-    /// Starts a mail. Only after [`Event::Ready`].
-    pub fn start(&mut self, now: Instant, job: Job) {
-        debug_assert!(
-            self.transaction.is_none() && job.envelope.recipients.len() <= self.config.max_recipients
-        );
-        let count = job.envelope.recipients.len();
-        let mut transaction = Transaction {
-            results: vec![None; count],
-            stuffer: DotStuffer::default(),
-            data_sent: false,
-            mail_refused: false,
-            job,
-        };
-        if let Some(problem) = self.capabilities.cannot_take(&transaction.job) {
-            transaction.settle(&Err(ClientFailure::new(Stage::Mail, problem)));
-            self.transaction = Some(transaction);
-            return self.done();
-        }
-        if std::mem::take(&mut self.needs_rset) {
-            self.send(now, Expect::Rset, "RSET\r\n");
-        }
-        let line = self.capabilities.mail_line(&transaction.job);
-        self.transaction = Some(transaction);
-        self.send(now, Expect::Mail, &line);
-        if self.capabilities.pipelining {
-            for at in 0..count {
-                self.send_rcpt(now, at);
-            }
-            self.send_data(now);
-        }
-    }
-
-    /// The next piece of the message.
-    pub fn handle_body(&mut self, now: Instant, piece: Bytes) {
-        let Some(transaction) = self.transaction.as_mut().filter(|_| self.sending_body) else {
-            return;
-        };
-        let wire = transaction.stuffer.stuff(piece);
-        self.deadline = Some(now + self.config.timeouts.block);
-        self.flush();
-        self.events.push_back(Event::Write(wire));
-    }
-
-    /// The message is complete.
-    pub fn handle_body_end(&mut self, now: Instant) {
-        let Some(transaction) = self.transaction.as_mut().filter(|_| self.sending_body) else {
-            return;
-        };
-        let end = std::mem::take(&mut transaction.stuffer).finish();
-        self.sending_body = false;
-        self.events.push_back(Event::Write(Bytes::from_static(end)));
-        self.expected.push_back(Expect::EndOfData);
-        self.deadline = Some(now + self.config.timeouts.end_of_data);
-    }
-
-    /// The message cannot be brought (our own fault). The connection must end without the final dot, or the next hop
-    /// would take a part for the whole.
-    pub fn abort_body(&mut self, what: String) {
-        self.fail(Problem::Ours(what));
-    }
-
     /// Ends the connection in order. Only when no mail is under way.
     pub fn quit(&mut self, now: Instant) {
         if !self.closed {
@@ -368,34 +309,11 @@ impl Client {
             now + match expect {
                 Expect::Banner => timeouts.greeting,
                 Expect::Data => timeouts.data,
-                Expect::EndOfData => timeouts.end_of_data,
+                Expect::EndOfData(_) => timeouts.end_of_data,
                 Expect::Quit => timeouts.command.min(Duration::from_secs(5)),
                 _ => timeouts.command,
             }
         });
-    }
-
-    fn send_rcpt(&mut self, now: Instant, at: usize) {
-        let Some(transaction) = &self.transaction else {
-            return;
-        };
-        let line = self
-            .capabilities
-            .rcpt_line(&transaction.job.envelope.recipients[at]);
-        self.send(now, Expect::Rcpt(at), &line);
-    }
-
-    fn send_data(&mut self, now: Instant) {
-        if let Some(transaction) = &mut self.transaction {
-            transaction.data_sent = true;
-            self.send(now, Expect::Data, "DATA\r\n");
-        }
-    }
-
-    fn say_ehlo(&mut self, now: Instant, expect: Expect) {
-        self.parser.keep_lines();
-        let line = format!("EHLO {}\r\n", self.config.helo);
-        self.send(now, expect, &line);
     }
 
     fn reply(&mut self, now: Instant, reply: Reply, input: &mut BytesMut) {
@@ -409,179 +327,17 @@ impl Client {
         }
         match expect {
             Expect::Banner if reply.code == 220 => self.say_ehlo(now, Expect::Ehlo),
-            Expect::Ehlo | Expect::Ehlo2 | Expect::Helo if reply.is_positive() => {
-                let lines = self.parser.take_lines();
-                if expect != Expect::Helo {
-                    self.capabilities = Capabilities::parse(&lines);
-                }
-                self.after_ehlo(now, expect);
-            }
-            // RFC 5321 3.2: a server that does not know EHLO gets HELO, unless TLS or a login needs EHLO.
-            Expect::Ehlo if reply.is_permanent() && self.may_be_plain() => {
-                self.parser.take_lines();
-                let line = format!("HELO {}\r\n", self.config.helo);
-                self.send(now, Expect::Helo, &line);
-            }
-            Expect::StartTls if reply.code == 220 => {
-                // RFC 3207 6: what came in the clear behind this reply was not sent by the server we will verify.
-                input.clear();
-                self.deadline = Some(now + self.config.timeouts.command);
-                self.shaking_hands = true;
-                self.events.push_back(Event::StartTls);
-            }
-            Expect::StartTls if self.config.security == Security::Opportunistic => self.ready_or_login(now),
+            Expect::Banner => self.fail_at(Stage::Banner, Problem::Refused(reply)),
+            Expect::Ehlo | Expect::Ehlo2 | Expect::Helo => self.ehlo_reply(now, expect, reply),
+            Expect::StartTls => self.starttls_reply(now, reply, input),
             Expect::Auth(step) => self.auth_reply(now, step, reply),
-            Expect::Rset => {
-                if !reply.is_positive() {
-                    self.fail_at(Stage::Rset, Problem::Refused(reply));
-                }
-            }
+            Expect::Rset if reply.is_positive() => {}
+            Expect::Rset => self.fail_at(Stage::Rset, Problem::Refused(reply)),
             Expect::Mail => self.mail_reply(now, reply),
             Expect::Rcpt(at) => self.rcpt_reply(now, at, reply),
             Expect::Data => self.data_reply(now, reply),
-            Expect::EndOfData => {
-                let result = if reply.is_positive() {
-                    Ok(reply)
-                } else {
-                    Err(ClientFailure::new(Stage::EndOfData, Problem::Refused(reply)))
-                };
-                self.needs_rset = result.is_err();
-                if let Some(transaction) = &mut self.transaction {
-                    transaction.settle(&result);
-                }
-                self.done();
-            }
+            Expect::EndOfData(at) => self.end_of_data_reply(at, reply),
             Expect::Quit => self.close(None),
-            _ => self.fail_at(expect.stage(), Problem::Refused(reply)),
-        }
-    }
-
-    fn may_be_plain(&self) -> bool {
-        matches!(self.config.security, Security::Plain | Security::Opportunistic)
-            && self.config.login.is_none()
-    }
-
-    fn after_ehlo(&mut self, now: Instant, expect: Expect) {
-        let offered = self.capabilities.starttls && expect == Expect::Ehlo;
-        match self.config.security {
-            Security::Opportunistic | Security::Required if self.tls.is_none() && offered => {
-                self.send(now, Expect::StartTls, "STARTTLS\r\n");
-            }
-            Security::Required if self.tls.is_none() => {
-                self.fail_at(Stage::StartTls, Problem::NoTls);
-            }
-            _ => self.ready_or_login(now),
-        }
-    }
-
-    fn ready_or_login(&mut self, now: Instant) {
-        let Some(login) = &self.config.login else {
-            return self.ready();
-        };
-        if self.tls != Some(true) {
-            return self.fail_at(Stage::Auth, Problem::UnverifiedTls);
-        }
-        if self.capabilities.auth_plain {
-            let text = STANDARD.encode(format!("\0{}\0{}", login.username, login.password.reveal()));
-            self.send(now, Expect::Auth(2), &format!("AUTH PLAIN {text}\r\n"));
-        } else if self.capabilities.auth_login {
-            self.send(now, Expect::Auth(0), "AUTH LOGIN\r\n");
-        } else {
-            self.fail_at(Stage::Auth, Problem::NoMechanism);
-        }
-    }
-
-    fn auth_reply(&mut self, now: Instant, step: usize, reply: Reply) {
-        let next = match (&self.config.login, step) {
-            (Some(login), 0) if reply.code == 334 => STANDARD.encode(&login.username),
-            (Some(login), 1) if reply.code == 334 => STANDARD.encode(login.password.reveal()),
-            (Some(_), 2) if reply.code == 235 => return self.ready(),
-            _ => return self.fail_at(Stage::Auth, Problem::Refused(reply)),
-        };
-        self.send(now, Expect::Auth(step + 1), &format!("{next}\r\n"));
-    }
-
-    fn mail_reply(&mut self, now: Instant, reply: Reply) {
-        let piped = self.capabilities.pipelining;
-        let Some(transaction) = &mut self.transaction else {
-            return;
-        };
-        if !reply.is_positive() {
-            transaction.mail_refused = true;
-            let failure = ClientFailure::new(Stage::Mail, Problem::Refused(reply));
-            transaction.settle(&Err(failure));
-            self.needs_rset = true;
-            // With pipelining the replies to RCPT and DATA are still to come.
-            if !piped {
-                self.done();
-            }
-        } else if !piped {
-            self.send_rcpt(now, 0);
-        }
-    }
-
-    fn rcpt_reply(&mut self, now: Instant, at: usize, reply: Reply) {
-        let piped = self.capabilities.pipelining;
-        let Some(transaction) = &mut self.transaction else {
-            return;
-        };
-        if !reply.is_positive() && transaction.results[at].is_none() {
-            let failure = ClientFailure::new(Stage::Recipient, Problem::Refused(reply));
-            transaction.results[at] = Some(Err(failure));
-        }
-        if piped {
-            return;
-        }
-        if at + 1 < transaction.results.len() {
-            self.send_rcpt(now, at + 1);
-        } else if transaction.open() {
-            self.send_data(now);
-        } else {
-            self.needs_rset = true;
-            self.done();
-        }
-    }
-
-    fn data_reply(&mut self, now: Instant, reply: Reply) {
-        let Some(transaction) = &mut self.transaction else {
-            return;
-        };
-        if reply.code == 354 {
-            if transaction.open() {
-                self.sending_body = true;
-                self.deadline = Some(now + self.config.timeouts.block);
-            } else {
-                // RFC 2920 3.1: DATA was accepted although every recipient was refused; an empty message ends it.
-                self.send(now, Expect::EndOfData, ".\r\n");
-            }
-            return;
-        }
-        let failure = ClientFailure::new(Stage::Data, Problem::Refused(reply));
-        transaction.settle(&Err(failure));
-        self.needs_rset = true;
-        self.done();
-    }
-
-    fn ready(&mut self) {
-        self.deadline = None;
-        self.events.push_back(Event::Ready);
-    }
-
-    fn done(&mut self) {
-        self.deadline = None;
-        self.sending_body = false;
-        if let Some(transaction) = self.transaction.take() {
-            // Every path here has settled all recipients; what it forgot would be retried.
-            let lost = || Err(ClientFailure::new(Stage::Data, Problem::Closed));
-            let results = transaction
-                .results
-                .into_iter()
-                .map(|r| r.unwrap_or_else(lost))
-                .collect();
-            self.events.push_back(Event::Done(results));
-        }
-        if !self.closed {
-            self.events.push_back(Event::Ready);
         }
     }
 

@@ -8,11 +8,12 @@ use crate::{
 
 fn config(security: Security, login: bool) -> ClientConfig {
     ClientConfig {
+        protocol: Protocol::Smtp,
         helo: "relay.example".into(),
         security,
         login: login.then(|| Login {
             username: "alice".into(),
-            password: Password::new("secret".into()),
+            proof: Proof::Password(Password::new("secret".into())),
         }),
         max_recipients: 100,
         timeouts: Timeouts::default(),
@@ -416,4 +417,93 @@ fn a_message_that_cannot_be_brought_never_gets_its_final_dot() {
     run.client.abort_body("the segment is unreadable".into());
     assert_eq!(run.server(""), ["C: half", "Done", "Closed"]);
     assert!(!run.failure(0).judges_message());
+}
+
+#[test]
+fn bdat_goes_where_chunking_is_offered_and_waits_for_a_recipient() {
+    let mut run = ready("250-PIPELINING\r\n250-CHUNKING\r\n");
+    assert_eq!(
+        run.start(job(&["b@y.org", "c@y.org"])),
+        [
+            "C: MAIL FROM:<a@x.org>",
+            "C: RCPT TO:<b@y.org>",
+            "C: RCPT TO:<c@y.org>"
+        ]
+    );
+    assert!(run.server("250 ok\r\n550 5.1.1 unknown\r\n").is_empty());
+    assert_eq!(run.server("250 ok\r\n"), ["C: BDAT 9 LAST"]);
+    // A dot at a line's start is an octet like any other.
+    assert_eq!(run.body(".x\r\n.\r\nz\n"), ["C: .x", "C: .", "C: z"]);
+    assert_eq!(run.server("250 taken\r\n"), ["Done", "Ready"]);
+    assert!(run.failure(0).is_permanent() && run.results[1].is_ok());
+    // Nobody wants the next one, so its octets stay here.
+    run.start(job(&["b@y.org"]));
+    assert_eq!(run.server("250 ok\r\n550 5.1.1 unknown\r\n"), ["Done", "Ready"]);
+    assert_eq!(run.start(job(&["b@y.org"]))[0], "C: RSET");
+}
+
+#[test]
+fn a_chunk_is_neither_longer_nor_shorter_than_was_said() {
+    for text in ["longer than nine", "short"] {
+        let mut run = ready("250-CHUNKING\r\n");
+        run.start(job(&["b@y.org"]));
+        run.server("250 ok\r\n");
+        assert_eq!(run.server("250 ok\r\n"), ["C: BDAT 9 LAST"]);
+        let log = run.body(text);
+        assert_eq!(log[log.len() - 2..], ["Done", "Closed"], "{text}");
+        assert!(!log.contains(&"C: longer than nine".to_owned()));
+        assert!(matches!(run.failure(0).problem, Problem::Ours(_)));
+    }
+}
+
+#[test]
+fn lmtp_has_a_verdict_for_each_recipient_that_was_taken() {
+    let mut lmtp = config(Security::Plain, false);
+    lmtp.protocol = Protocol::Lmtp;
+    let mut run = Run::new(lmtp, None);
+    assert_eq!(run.server("220 x\r\n"), ["C: LHLO relay.example"]);
+    assert_eq!(run.server("250-x\r\n250 PIPELINING\r\n"), ["Ready"]);
+    run.start(job(&["b@y.org", "c@y.org", "d@y.org"]));
+    run.server("250 ok\r\n250 ok\r\n550 5.1.1 unknown\r\n250 ok\r\n354 go\r\n");
+    run.body("x\r\n");
+    assert!(run.server("250 2.0.0 kept\r\n").is_empty());
+    assert_eq!(run.server("452 4.2.2 mailbox full\r\n"), ["Done", "Ready"]);
+    assert!(run.results[0].is_ok());
+    assert_eq!(run.failure(1).stage, Stage::Recipient);
+    assert_eq!(
+        (run.failure(2).stage, run.failure(2).reply().unwrap().code),
+        (Stage::EndOfData, 452)
+    );
+}
+
+#[test]
+fn an_access_token_is_offered_once_and_its_refusal_is_heard() {
+    let mut oauth = config(Security::Implicit, true);
+    oauth.login = Some(Login {
+        username: "user@example.com".into(),
+        proof: Proof::AccessToken(Password::new("ya29.token".into())),
+    });
+    // The example of Google's and Microsoft's documents, with another token.
+    let line = "C: AUTH XOAUTH2 dXNlcj11c2VyQGV4YW1wbGUuY29tAWF1dGg9QmVhcmVyIHlhMjkudG9rZW4BAQ==";
+    let mut run = Run::new(oauth.clone(), Some(true));
+    run.server("220 x\r\n");
+    assert_eq!(run.server("250-x\r\n250 AUTH LOGIN XOAUTH2\r\n"), [line]);
+    assert_eq!(run.server("334 eyJzdGF0dXMiOiI0MDAifQ==\r\n"), ["C: "]);
+    assert_eq!(
+        run.server("535 5.7.8 Username and Password not accepted\r\n"),
+        ["Closed"]
+    );
+    assert_eq!(
+        (run.closed_by().stage, run.closed_by().judges_message()),
+        (Stage::Auth, false)
+    );
+    let mut run = Run::new(oauth.clone(), Some(true));
+    run.server("220 x\r\n");
+    run.server("250-x\r\n250 AUTH XOAUTH2\r\n");
+    assert_eq!(run.server("235 2.7.0 Accepted\r\n"), ["Ready"]);
+    // A token is no password: it is not tried where only passwords are taken.
+    let mut run = Run::new(oauth, Some(true));
+    run.server("220 x\r\n");
+    assert_eq!(run.server("250-x\r\n250 AUTH PLAIN LOGIN\r\n"), ["Closed"]);
+    assert_eq!(run.closed_by().problem, Problem::NoMechanism);
 }
