@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::support::fediverse::Instance;
 use crate::support::gateway::Gateway;
 use crate::support::http;
+use crate::support::postgres::Postgres;
 use crate::support::{eventually, sha256};
 
 struct Four {
@@ -38,6 +39,13 @@ fn four(gateway: &Gateway) -> Four {
 #[test]
 fn four_instances_subscribe_publish_and_receive() {
     let gateway = Gateway::start(Gateway::FEDIVERSE);
+    main_path(&gateway);
+}
+
+#[test]
+fn the_main_path_holds_on_postgresql_too() {
+    let postgres = Postgres::start();
+    let gateway = Gateway::start_on(&postgres.url(), Gateway::FEDIVERSE);
     main_path(&gateway);
 }
 

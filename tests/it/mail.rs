@@ -4,6 +4,7 @@ use std::process::Command;
 
 use crate::support::gateway::Gateway;
 use crate::support::mail::{self, Postfix, Sink};
+use crate::support::postgres::Postgres;
 use crate::support::{eventually, process};
 
 /// A service that may send as `shop.test`, with its password.
@@ -157,6 +158,15 @@ Received: from client.test"
             message.text
         );
     }
+}
+
+#[test]
+fn the_main_path_holds_on_postgresql_too() {
+    let postgres = Postgres::start();
+    let sink = Sink::start(&[]);
+    let gateway = Gateway::start_on(&postgres.url(), &Gateway::smarthost(sink.address));
+    let password = shop(&gateway);
+    main_path(&gateway, &sink, &password);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod command_line;
+mod demo;
 mod far_ends;
 mod fediverse;
 mod mail;

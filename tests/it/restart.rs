@@ -10,11 +10,20 @@ use crate::support::eventually;
 use crate::support::fediverse::Instance;
 use crate::support::gateway::Gateway;
 use crate::support::mail::{self, Report, Sink};
+use crate::support::postgres::Postgres;
 
 #[test]
 fn mail_accepted_before_kill_9_arrives_after_the_restart() {
     let sink = Sink::start(&["-w", "1"]);
     let gateway = Gateway::start(&Gateway::smarthost(sink.address));
+    kill_in_the_middle_of_mail(gateway, &sink);
+}
+
+#[test]
+fn mail_accepted_before_kill_9_arrives_after_the_restart_on_postgresql() {
+    let postgres = Postgres::start();
+    let sink = Sink::start(&["-w", "1"]);
+    let gateway = Gateway::start_on(&postgres.url(), &Gateway::smarthost(sink.address));
     kill_in_the_middle_of_mail(gateway, &sink);
 }
 
@@ -81,6 +90,13 @@ fn kill_in_the_middle_of_mail(mut gateway: Gateway, sink: &Sink) {
 #[test]
 fn activities_accepted_before_kill_9_reach_every_subscriber_after_the_restart() {
     let gateway = Gateway::start(Gateway::FEDIVERSE);
+    kill_in_the_middle_of_a_fan_out(gateway);
+}
+
+#[test]
+fn activities_accepted_before_kill_9_reach_every_subscriber_after_the_restart_on_postgresql() {
+    let postgres = Postgres::start();
+    let gateway = Gateway::start_on(&postgres.url(), Gateway::FEDIVERSE);
     kill_in_the_middle_of_a_fan_out(gateway);
 }
 

@@ -51,6 +51,12 @@ impl Gateway {
         Self::start_as(NAME, config)
     }
 
+    /// With the store that `store` names.
+    #[track_caller]
+    pub(crate) fn start_on(store: &str, config: &str) -> Self {
+        Self::build(NAME, &[config, &format!("[store]\nurl = \"{store}\"\n")])
+    }
+
     #[track_caller]
     pub(crate) fn start_as(name: &str, config: &str) -> Self {
         Self::build(name, &[config])

@@ -49,6 +49,16 @@ impl Postgres {
         postgres
     }
 
+    /// The answer to a question to the gateway's database.
+    pub(crate) fn ask(&self, question: &str) -> String {
+        let mut command = tool("psql");
+        command
+            .arg("-h")
+            .arg(self.directory.path())
+            .args(["-U", "postgres", "-Atc", question, "tasuki"]);
+        process::succeed(&mut command).trim().to_owned()
+    }
+
     fn psql(&self, statement: &str) -> Command {
         let mut command = tool("psql");
         command
