@@ -22,8 +22,12 @@ use tasuki_proto::tunnel::{RESET_ABORTED, RESET_STALLED};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
+use tokio::task::coop::consume_budget;
 
 use crate::pool::{BUFFER_BYTES, Pool};
+
+#[cfg(test)]
+mod tests;
 
 /// Reads up to this size are copied, so that a few bytes do not pin a whole buffer until they are acknowledged.
 const COPY_BELOW: usize = 4 * 1024;
@@ -291,6 +295,9 @@ async fn socket_to_stream(
 ) -> Result<(), End> {
     let mut pace = Pace::default();
     loop {
+        // A task whose budget is spent is told "nothing there" by every read until it yields, while `readable` goes on
+        // saying that there is something: without this, the two would keep the thread to themselves for ever.
+        consume_budget().await;
         socket.readable().await.map_err(|_| End::TcpReset)?;
         let mut buffer = shared.pool.take();
         loop {
@@ -368,6 +375,8 @@ async fn stream_to_socket(
 ) -> Result<(), End> {
     let mut chunks = [const { Bytes::new() }; CHUNKS];
     loop {
+        // Neither the stream nor `try_write` yields by itself while both keep pace.
+        consume_budget().await;
         match incoming.read_chunks(&mut chunks).await {
             Ok(Some(count)) => write_chunks(socket, &mut chunks[..count], shared).await?,
             Ok(None) => {
