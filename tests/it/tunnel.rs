@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::support::agent::Agent;
 use crate::support::gateway::Gateway;
-use crate::support::process::{self, Lines, Running, node, python};
-use crate::support::{client, eventually, free_port, loopback};
+use crate::support::process::{self, Lines, Running, node, python, tool};
+use crate::support::{client, eventually, free_port, loopback, wait_for_listener};
 
 /// A Minecraft server that nobody here wrote.
 struct MinecraftServer {
@@ -137,6 +137,57 @@ fn a_player_reads_why_when_the_home_is_away_or_its_server_is_down() {
         let away = play(door, "Late", &[]);
         (away["kicked"].is_string() && away["kicked"] != down["kicked"]).then_some(())
     });
+    gateway.assert_healthy();
+}
+
+/// An iperf3 server for one run. A probe of its port would be taken for a client, so its words tell that it is ready.
+fn iperf3_server(directory: &Path, address: SocketAddr, run: usize) -> Running {
+    let mut command = tool("iperf3");
+    command.args(["-s", "-1", "--forceflush", "-B", "127.0.0.1"]);
+    command.args(["-p", &address.port().to_string()]);
+    let server = Running::start(
+        "iperf3",
+        &mut command,
+        &directory.join(format!("iperf3-{run}.log")),
+    );
+    eventually("iperf3 listens", || {
+        server.log().contains("Server listening").then_some(())
+    });
+    server
+}
+
+#[test]
+fn iperf3_runs_both_ways_through_a_tcp_endpoint() {
+    let gateway = Gateway::start("");
+    let home = loopback(free_port());
+    let port = free_port();
+    let range = port.to_string();
+    let mut agent = Agent::enrol(&gateway, "home", &["--port", &range], &Agent::tcp(port, home));
+    eventually("the agent is connected", || agent.connected(&gateway));
+    wait_for_listener("the TCP endpoint", loopback(port));
+    for (run, more) in [&[][..], &["-R"], &["-P", "8"], &["-P", "8", "-R"]]
+        .iter()
+        .enumerate()
+    {
+        let mut server = iperf3_server(gateway.directory(), home, run);
+        let mut command = tool("iperf3");
+        command
+            .args(["-c", "127.0.0.1", "-p", &range, "-n", "128M", "-J"])
+            .args(*more);
+        let output = process::output(&mut command);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(output.status.success(), "{more:?}: {}", report["error"]);
+        let bytes = |side: &str| report["end"][side]["bytes"].as_u64().unwrap();
+        let (sent, received) = (bytes("sum_sent"), bytes("sum_received"));
+        // A server that receives stops counting when the client says that it has sent all, whatever is still on the
+        // way in the streams' windows and sockets; a client that receives counts to the end.
+        let least = if more.contains(&"-R") { sent } else { sent / 2 };
+        assert!(
+            sent >= 128 << 20 && received >= least,
+            "{more:?}: {sent} bytes sent, {received} received"
+        );
+        assert!(server.wait().success(), "{}", server.log());
+    }
     gateway.assert_healthy();
 }
 
