@@ -14,8 +14,11 @@ use crate::engine::EngineKind;
 use crate::ids::RuleId;
 use crate::store::accounts::Principal;
 
+mod explain;
 #[cfg(test)]
 mod tests;
+
+pub use explain::Explanation;
 
 /// What a rule does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +46,48 @@ pub enum Action {
     Expose,
     /// Tunnel: visit an endpoint. Without a rule: allowed.
     Visit,
-    /// Use the admin API. Without a rule: by role.
+    /// Use the admin API. Without a rule: by role. It belongs to no engine: a rule for one engine, and a rule that does
+    /// not name this action, say nothing about it.
     Admin,
+}
+
+impl Action {
+    /// All actions, in the order in which they are shown.
+    pub const ALL: [Self; 7] = [
+        Self::Connect,
+        Self::Relay,
+        Self::Subscribe,
+        Self::Publish,
+        Self::Expose,
+        Self::Visit,
+        Self::Admin,
+    ];
+
+    /// The name in rules and listings.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Relay => "relay",
+            Self::Subscribe => "subscribe",
+            Self::Publish => "publish",
+            Self::Expose => "expose",
+            Self::Visit => "visit",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The engines that ask about it; none about [`Action::Admin`].
+    #[must_use]
+    pub const fn engines(self) -> &'static [EngineKind] {
+        match self {
+            Self::Connect => &EngineKind::ALL,
+            Self::Relay => &[EngineKind::Mail],
+            Self::Subscribe | Self::Publish => &[EngineKind::Fediverse],
+            Self::Expose | Self::Visit => &[EngineKind::Tunnel],
+            Self::Admin => &[],
+        }
+    }
 }
 
 /// A rule as written in the file or by command. An absent field matches everything.
@@ -164,46 +207,41 @@ impl Acl {
         self.rules.load_full()
     }
 
-    /// The first rule about the admin API that matches decides. It belongs to no engine: a rule for one engine, and a rule
-    /// that does not name [`Action::Admin`], say nothing about it.
+    /// The first rule about the admin API that matches decides; see [`Action::Admin`].
     #[must_use]
     pub fn decide_admin(&self, from: IpAddr, principal: &Principal) -> Answer {
-        let question = Question {
-            // Rules that name an engine are left out below, so any engine will do here.
+        self.decide(&Question {
+            // Rules that name an engine say nothing about the admin API, so any engine will do here.
             engine: EngineKind::Mail,
             action: Action::Admin,
             from: Some(from),
             principal: Some(principal),
             domain: None,
-        };
-        let about_admin = |rule: &RuleSpec| rule.engine.is_none() && rule.action == Some(Action::Admin);
-        first_match(&self.rules.load(), |rule| {
-            about_admin(rule) && rule.matches(&question)
         })
     }
 
     /// The first rule that matches decides.
     #[must_use]
     pub fn decide(&self, question: &Question<'_>) -> Answer {
-        first_match(&self.rules.load(), |rule| rule.matches(question))
+        self.rules
+            .load()
+            .iter()
+            .find(|(_, rule)| rule.matches(question))
+            .map_or(Answer::Default, |(origin, rule)| Answer::Rule {
+                effect: rule.effect,
+                origin: origin.clone(),
+                reason: rule.reason.clone(),
+            })
     }
-}
-
-fn first_match(rules: &[(Origin, RuleSpec)], matches: impl Fn(&RuleSpec) -> bool) -> Answer {
-    rules
-        .iter()
-        .find(|(_, rule)| matches(rule))
-        .map_or(Answer::Default, |(origin, rule)| Answer::Rule {
-            effect: rule.effect,
-            origin: origin.clone(),
-            reason: rule.reason.clone(),
-        })
 }
 
 impl RuleSpec {
     fn matches(&self, q: &Question<'_>) -> bool {
-        self.engine.is_none_or(|e| e == q.engine)
-            && self.action.is_none_or(|a| a == q.action)
+        let about = match q.action {
+            Action::Admin => self.engine.is_none() && self.action == Some(Action::Admin),
+            action => self.engine.is_none_or(|e| e == q.engine) && self.action.is_none_or(|a| a == action),
+        };
+        about
             && (self.from.is_empty()
                 || q.from.is_some_and(|ip| {
                     self.from

@@ -88,3 +88,41 @@ fn a_rule_for_another_engine_action_or_principal_says_nothing() {
     acl.replace(other.into_iter().map(|r| (Origin::File(1), r)).collect());
     assert_eq!(ask(&acl, Some("a.example"), Some("192.0.2.1")), Answer::Default);
 }
+
+#[test]
+fn rules_that_do_not_name_the_admin_action_or_name_an_engine_say_nothing_about_the_admin_api() {
+    let everything = rule(Effect::Deny, None, &["0.0.0.0/0"]);
+    let of_an_engine = RuleSpec {
+        engine: Some(EngineKind::Mail),
+        action: Some(Action::Admin),
+        ..everything.clone()
+    };
+    let named = RuleSpec {
+        action: Some(Action::Admin),
+        ..everything.clone()
+    };
+    let question = Question {
+        engine: EngineKind::Mail,
+        action: Action::Admin,
+        from: Some("192.0.2.1".parse().unwrap()),
+        principal: None,
+        domain: None,
+    };
+    let acl = Acl::new();
+    acl.replace(vec![
+        (Origin::File(1), everything),
+        (Origin::File(2), of_an_engine),
+    ]);
+    assert_eq!(acl.decide(&question), Answer::Default);
+    acl.replace(vec![(Origin::File(3), named)]);
+    assert!(acl.decide(&question).is_denied());
+}
+
+#[test]
+fn every_action_is_asked_about_by_an_engine_except_the_admin_api() {
+    for action in Action::ALL {
+        assert_eq!(action.engines().is_empty(), action == Action::Admin, "{action:?}");
+        let written = serde_json::to_value(action).unwrap();
+        assert_eq!(written, action.name(), "the name in rules");
+    }
+}

@@ -364,3 +364,47 @@ async fn a_store_that_fails_loses_no_ban_that_holds() {
     assert!(house.bans.refresh().await.is_err());
     assert!(house.is_banned(Mail, "203.0.113.9"));
 }
+
+#[tokio::test]
+async fn an_explanation_tells_the_rule_the_default_and_the_ban_that_stands_in_the_way() {
+    use tasuki_core::acl::{Acl, Action, Effect, Origin, Question, RuleSpec};
+    let house = house();
+    let net = "198.51.100.7/32".parse().unwrap();
+    house
+        .bans
+        .add(net, Some(Mail), "spray", None, &Actor::gateway("test"))
+        .await
+        .unwrap();
+    let acl = Acl::new();
+    let explain = |engine, action, from: &str| {
+        let question = Question {
+            engine,
+            action,
+            from: Some(ip(from)),
+            principal: None,
+            domain: None,
+        };
+        acl.explain(&question, &house.bans).to_string()
+    };
+    assert_eq!(
+        explain(Mail, Action::Connect, "198.51.100.7"),
+        "no rule matches; by default everybody may connect. But the address is banned there: spray (see `tasuki ban list`)"
+    );
+    assert!(!explain(Tunnel, Action::Connect, "198.51.100.7").contains("banned"));
+    acl.replace(vec![(
+        Origin::File(2),
+        RuleSpec {
+            effect: Effect::Deny,
+            engine: Some(Fediverse),
+            action: None,
+            from: vec!["203.0.113.0/24".parse().unwrap()],
+            principal: None,
+            domain: None,
+            reason: "spam".to_owned(),
+        },
+    )]);
+    assert_eq!(
+        explain(Fediverse, Action::Publish, "203.0.113.9"),
+        "denied by rule 2 of the configuration file (spam)"
+    );
+}

@@ -10,10 +10,11 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tasuki_core::EngineKind;
-use tasuki_core::acl::{self, Action, Effect, Origin, Question, RuleSpec};
-use tasuki_core::bans::{BanError, Standing};
+use tasuki_core::acl::{self, Action, Effect, Explanation, Origin, Question, RuleSpec};
+use tasuki_core::bans::BanError;
 use tasuki_core::config::duration;
 use tasuki_core::ids::{BanId, RuleId};
+use tasuki_core::store::accounts::Principal;
 use tasuki_core::store::bans::Ban;
 use tasuki_proto::names::Domain;
 
@@ -29,7 +30,7 @@ pub(super) async fn rules(State(admin): State<Arc<Admin>>) -> Json<Value> {
         .iter()
         .map(|(origin, rule)| {
             let mut shown = json!(rule);
-            shown["origin"] = json!(origin_text(origin));
+            shown["origin"] = json!(origin.to_string());
             shown["id"] = match origin {
                 Origin::Store(id) => json!(id),
                 Origin::File(_) => Value::Null,
@@ -105,8 +106,15 @@ impl LooseRule {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Explain {
-    engine: EngineKind,
-    action: Action,
+    /// An address, the name of a principal, or a domain.
+    #[serde(default)]
+    who: Option<String>,
+    /// Without it: every engine that asks about the action.
+    #[serde(default)]
+    engine: Option<EngineKind>,
+    /// Without it: every action.
+    #[serde(default)]
+    action: Option<Action>,
     #[serde(default)]
     from: Option<String>,
     #[serde(default)]
@@ -115,93 +123,116 @@ pub(super) struct Explain {
     domain: Option<String>,
 }
 
+/// Whom a question is about.
+#[derive(Default)]
+struct About {
+    from: Option<IpAddr>,
+    principal: Option<Principal>,
+    domain: Option<Domain>,
+}
+
 pub(super) async fn explain(
     State(admin): State<Arc<Admin>>,
     Input(input): Input<Explain>,
 ) -> Answer<Json<Value>> {
-    let from: Option<IpAddr> = input
-        .from
-        .as_deref()
-        .map(|text| {
-            text.parse()
-                .map_err(|_| Problem::bad(format!("{} is not an address", quoted(text))))
+    let about = admin.about(&input).await?;
+    let answers: Vec<Value> = asked(input.engine, input.action)?
+        .into_iter()
+        .map(|(engine, action)| {
+            let question = Question {
+                engine,
+                action,
+                from: about.from,
+                principal: about.principal.as_ref(),
+                domain: about.domain.as_ref(),
+            };
+            shown_explanation(&admin.acl.explain(&question, &admin.bans))
         })
-        .transpose()?;
-    let principal = match &input.principal {
-        Some(name) => Some(
-            admin
-                .store
-                .principal_by_name(name)
-                .await?
-                .ok_or_else(|| Problem::missing(format!("there is nobody called {}", quoted(name))))?,
-        ),
-        None => None,
-    };
-    let domain = input.domain.as_deref().map(domain).transpose()?;
-    let answer = admin.acl.decide(&Question {
-        engine: input.engine,
-        action: input.action,
-        from,
-        principal: principal.as_ref(),
-        domain: domain.as_ref(),
-    });
-    let standing = from.map(|ip| admin.bans.standing(input.engine, ip));
-    let mut text = match &answer {
-        acl::Answer::Rule {
-            effect,
-            origin,
-            reason,
-        } => {
-            let done = match effect {
-                Effect::Allow => "allowed",
-                Effect::Deny => "denied",
-            };
-            let why = if reason.is_empty() {
-                "no reason given"
-            } else {
-                reason
-            };
-            format!("{done} by {} ({why})", origin_text(origin))
+        .collect();
+    Ok(Json(json!({
+        "from": about.from,
+        "principal": about.principal.map(|p| p.name),
+        "domain": about.domain,
+        "answers": answers,
+    })))
+}
+
+/// The questions that an engine and an action, each of them perhaps left out, stand for.
+fn asked(engine: Option<EngineKind>, action: Option<Action>) -> Answer<Vec<(EngineKind, Action)>> {
+    let actions = Action::ALL
+        .into_iter()
+        .filter(|a| action.is_none_or(|wanted| wanted == *a));
+    let mut questions = Vec::new();
+    for action in actions {
+        match (action, engine) {
+            // It belongs to no engine, so any will do.
+            (Action::Admin, None) => questions.push((EngineKind::Mail, action)),
+            (_, Some(engine)) => {
+                questions.extend(action.engines().contains(&engine).then_some((engine, action)))
+            }
+            (_, None) => questions.extend(action.engines().iter().map(|engine| (*engine, action))),
         }
-        acl::Answer::Default => format!("no rule matches; {}", default_text(input.action)),
-    };
-    if let Some(Standing::Banned(reason)) = &standing {
-        text.push_str(&format!(
-            ". But the address is banned there: {reason} (see `tasuki ban list`)"
-        ));
     }
-    let (effect, origin, reason) = match &answer {
+    if questions.is_empty() {
+        let (engine, action) = (
+            engine.map_or("no", EngineKind::name),
+            action.map_or("no action", Action::name),
+        );
+        return Err(Problem::bad(format!(
+            "the {engine} engine never asks about {action}"
+        )));
+    }
+    Ok(questions)
+}
+
+fn shown_explanation(explained: &Explanation) -> Value {
+    let (effect, origin, reason) = match &explained.answer {
         acl::Answer::Rule {
             effect,
             origin,
             reason,
-        } => (json!(effect), json!(origin_text(origin)), json!(reason)),
+        } => (json!(effect), json!(origin.to_string()), json!(reason)),
         acl::Answer::Default => (Value::Null, json!("default"), Value::Null),
     };
-    let banned = matches!(standing, Some(Standing::Banned(_)));
-    Ok(Json(
-        json!({"effect": effect, "origin": origin, "reason": reason, "banned": banned, "text": text}),
-    ))
+    json!({"engine": explained.engine, "action": explained.action, "effect": effect, "origin": origin, "reason": reason,
+        "banned": explained.is_banned(), "text": explained.to_string()})
 }
 
-/// Where a rule stands, in words.
-pub(super) fn origin_text(origin: &Origin) -> String {
-    match origin {
-        Origin::File(n) => format!("rule {n} of the configuration file"),
-        Origin::Store(id) => format!("added rule {id}"),
+impl Admin {
+    async fn about(&self, input: &Explain) -> Answer<About> {
+        let mut about = match &input.who {
+            Some(who) => self.whoever(who).await?,
+            None => About::default(),
+        };
+        if let Some(text) = &input.from {
+            let from = text.parse();
+            about.from = Some(from.map_err(|_| Problem::bad(format!("{} is not an address", quoted(text))))?);
+        }
+        if let Some(name) = &input.principal {
+            about.principal = Some(self.named(name).await?);
+        }
+        if let Some(text) = &input.domain {
+            about.domain = Some(domain(text)?);
+        }
+        Ok(about)
     }
-}
 
-/// What holds for an action without a rule, in words; the same as the documentation of [`Action`].
-const fn default_text(action: Action) -> &'static str {
-    match action {
-        Action::Connect => "by default everybody may connect",
-        Action::Relay => "by default only what the sender's grants say (mail:send:...)",
-        Action::Subscribe => "by default what fediverse.mode says",
-        Action::Publish => "by default only subscribed instances, and those with the grant fedi:publish",
-        Action::Expose => "by default only what the agent's grants say (tunnel:...)",
-        Action::Visit => "by default everybody may visit",
-        Action::Admin => "by default what the caller's role says",
+    /// An address, a principal or a domain, in this order.
+    async fn whoever(&self, who: &str) -> Answer<About> {
+        let mut about = About::default();
+        if let Ok(ip) = who.parse::<IpAddr>() {
+            about.from = Some(ip);
+        } else if let Some(principal) = self.store.principal_by_name(who).await? {
+            about.principal = Some(principal);
+        } else if let Some(domain) = who.parse::<Domain>().ok().filter(|_| who.contains('.')) {
+            about.domain = Some(domain);
+        } else {
+            return Err(Problem::missing(format!(
+                "{} is no address, nobody's name here, and no domain",
+                quoted(who)
+            )));
+        }
+        Ok(about)
     }
 }
 

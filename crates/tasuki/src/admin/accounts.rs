@@ -280,7 +280,7 @@ impl Admin {
             .collect())
     }
 
-    async fn named(&self, name: &str) -> Answer<Principal> {
+    pub(super) async fn named(&self, name: &str) -> Answer<Principal> {
         self.store
             .principal_by_name(name)
             .await?

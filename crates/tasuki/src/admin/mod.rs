@@ -251,7 +251,7 @@ pub(crate) fn exempt(config: &Config, rules: &[(Origin, RuleSpec)]) -> Vec<Exemp
         nets.extend(rule.from.iter().map(|net| Exempt {
             net: *net,
             engine: rule.engine,
-            why: access::origin_text(origin),
+            why: origin.to_string(),
         }));
     }
     nets

@@ -45,15 +45,20 @@ The first rule that matches decides; the file's rules come first. What is not gi
         id: String,
     },
     /// Which rule would decide, from where, and why
-    #[command(after_help = "Example:
-  tasuki acl explain --engine mail --action relay --from 192.0.2.7")]
+    #[command(after_help = "Examples:
+  tasuki acl explain 192.0.2.7                                        an address, in every engine
+  tasuki acl explain shop                                             a person, service or agent
+  tasuki acl explain --engine mail --action relay --from 192.0.2.7    one question")]
     Explain {
-        /// mail, fediverse or tunnel
+        /// A client's address, a name in `tasuki user list` and its kin, or the domain of an instance
+        #[arg(value_name = "ADDRESS|NAME|DOMAIN")]
+        who: Option<String>,
+        /// Only what this engine asks: mail, fediverse or tunnel
         #[arg(long)]
-        engine: String,
-        /// connect, relay, subscribe, publish, expose, visit or admin
+        engine: Option<String>,
+        /// Only this: connect, relay, subscribe, publish, expose, visit or admin
         #[arg(long)]
-        action: String,
+        action: Option<String>,
         /// The client's address
         #[arg(long, value_name = "ADDRESS")]
         from: Option<String>,
@@ -114,6 +119,7 @@ pub(super) fn acl(command: AclCommand, context: &Context) -> Outcome {
             Ok(())
         }
         AclCommand::Explain {
+            who,
             engine,
             action,
             from,
@@ -121,13 +127,17 @@ pub(super) fn acl(command: AclCommand, context: &Context) -> Outcome {
             domain,
             json,
         } => {
-            let body = json!({"engine": engine, "action": action, "from": from, "principal": principal, "domain": domain});
+            let body = json!({"who": who, "engine": engine, "action": action, "from": from,
+                "principal": principal, "domain": domain});
             let answer = gateway.call(Method::POST, "/v1/acl/explain", Some(body))?;
-            if json {
-                return output::json(&answer);
+            let columns = [("ENGINE", "engine"), ("ACTION", "action"), ("ANSWER", "text")];
+            match answer["answers"].as_array().map(Vec::as_slice) {
+                Some([only]) if !json => {
+                    output::line(output::cell(only, "text"));
+                    Ok(())
+                }
+                _ => output::listing(&answer, "answers", &columns, json, "no engine asks about that"),
             }
-            output::line(output::cell(&answer, "text"));
-            Ok(())
         }
     }
 }

@@ -157,6 +157,38 @@ fn rules_are_explained_with_their_origin_and_reason() {
     assert!(explain("192.0.2.9").contains("allowed by rule 1 of the configuration file (the office)"));
     assert!(explain("203.0.113.7").contains("denied by added rule"));
     assert!(explain("198.51.100.1").contains("no rule matches"));
+    // Without a question: everything that is asked about this address, in every engine.
+    let all = gateway.ok(&["acl", "explain", "203.0.113.7"]).out;
+    for (engine, action, answer) in [
+        ("mail", "connect", "denied by added rule"),
+        ("mail", "relay", "denied by added rule"),
+        ("fediverse", "publish", "no rule matches"),
+        ("tunnel", "visit", "no rule matches"),
+        ("-", "admin", "no rule matches"),
+    ] {
+        let told = all.lines().any(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.starts_with(&[engine, action]) && line.contains(answer)
+        });
+        assert!(told, "{engine} {action} in {all}");
+    }
+    let admin = gateway.ok(&["acl", "explain", "admin", "--json"]).json();
+    assert_eq!(admin["principal"], "admin");
+    let told = admin["answers"].to_string();
+    assert!(told.contains("admin has the role admin"), "{told}");
+    assert!(
+        gateway
+            .ok(&["acl", "explain", "bad.example"])
+            .out
+            .contains("subscribe")
+    );
+    for (arguments, code) in [
+        (&["acl", "explain", "nobody-here"][..], 65),
+        (&["acl", "explain", "--from", "300.1.1.1"], 64),
+        (&["acl", "explain", "--engine", "mail", "--action", "visit"], 64),
+    ] {
+        assert_eq!(gateway.run(arguments).code, code, "{arguments:?}");
+    }
     let listed = gateway.ok(&["acl", "list", "--json"]).json();
     let rules = listed["rules"].as_array().unwrap();
     assert_eq!(rules.len(), 2);
