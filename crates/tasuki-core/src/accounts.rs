@@ -26,13 +26,15 @@ use crate::store::{Actor, StoreError};
 mod cache;
 mod grants;
 mod making;
+mod scope;
 mod secrets;
 #[cfg(test)]
 mod tests;
 
 use cache::{Follower, Queues, Versioned};
 pub use grants::{BadGrant, Grant, PrincipalKind, Role};
-pub use making::{Made, MakeError, check_name, check_password};
+pub use making::{Made, MakeError, Terms, check_name, check_password};
+pub use scope::{BadScope, Scope};
 
 /// Why somebody was not let in. Peers see one generic text for all of these but the last two.
 #[derive(Debug, thiserror::Error)]
@@ -91,9 +93,19 @@ struct Inner {
     salt: [u8; 32],
 }
 
+/// Who came with a token, and how far it reaches.
+#[derive(Clone, Debug)]
+pub struct Bearer {
+    /// Whose token it is.
+    pub principal: Arc<Principal>,
+    /// What is left of the principal's rights.
+    pub scope: Scope,
+}
+
 #[derive(Clone)]
 struct Success {
     principal: Arc<Principal>,
+    scope: Scope,
     expires_at: Option<Timestamp>,
     at: Instant,
 }
@@ -161,9 +173,8 @@ impl Accounts {
             return Err(AuthError::TooMany);
         }
         let key = inner.keyed_hash(name, secret);
-        if let Some(principal) = inner.succeeded_lately(&key).await? {
-            inner.bans.proved(from);
-            return Ok(principal);
+        if let Some(bearer) = inner.succeeded_lately(&key).await? {
+            return inner.within_scope(engine, from, bearer);
         }
         if inner
             .limits
@@ -176,27 +187,20 @@ impl Accounts {
             tokio::time::sleep(by).await;
         }
         let _turn = inner.queues.turn(key).await;
-        if let Some(principal) = inner.succeeded_lately(&key).await? {
-            inner.bans.proved(from);
-            return Ok(principal);
+        if let Some(bearer) = inner.succeeded_lately(&key).await? {
+            return inner.within_scope(engine, from, bearer);
         }
         let version = inner.version().await?;
         match inner.check(name, secret).await? {
             Ok((credential, principal)) => {
-                let principal = Arc::new(principal);
-                let success = Success {
-                    principal: Arc::clone(&principal),
-                    expires_at: credential.expires_at,
-                    at: inner.clock.now(),
-                };
-                inner.successes.keep(key, version, success);
-                inner.bans.proved(from);
-                if credential.kind == CredentialKind::Password {
+                let is_password = credential.kind == CredentialKind::Password;
+                let bearer = inner.keep(key, version, credential, principal);
+                if is_password {
                     inner.events.emit(What::PasswordUsed {
-                        name: principal.name.clone(),
+                        name: bearer.principal.name.clone(),
                     });
                 }
-                Ok(principal)
+                inner.within_scope(engine, from, bearer)
             }
             Err(refusal) => {
                 inner
@@ -212,11 +216,11 @@ impl Accounts {
     ///
     /// # Errors
     /// See [`AuthError`].
-    pub async fn token(&self, token: &str, from: IpAddr) -> Result<Arc<Principal>, AuthError> {
+    pub async fn token(&self, token: &str, from: IpAddr) -> Result<Bearer, AuthError> {
         let inner = &*self.inner;
         let key = inner.keyed_hash("", token);
-        if let Some(principal) = inner.succeeded_lately(&key).await? {
-            return Ok(principal);
+        if let Some(bearer) = inner.succeeded_lately(&key).await? {
+            return Ok(bearer);
         }
         let version = inner.version().await?;
         let found = if secrets::kind_of(token) == Some(CredentialKind::Token) && token.len() <= LONGEST_SECRET
@@ -226,16 +230,7 @@ impl Accounts {
             Err(Refusal::WrongSecret)
         };
         match found {
-            Ok((credential, principal)) => {
-                let principal = Arc::new(principal);
-                let success = Success {
-                    principal: Arc::clone(&principal),
-                    expires_at: credential.expires_at,
-                    at: inner.clock.now(),
-                };
-                inner.successes.keep(key, version, success);
-                Ok(principal)
-            }
+            Ok((credential, principal)) => Ok(inner.keep(key, version, credential, principal)),
             Err(refusal) => {
                 inner.tell_refused("", from, refusal);
                 inner
@@ -386,6 +381,7 @@ enum Refusal {
     WrongSecret,
     Expired,
     Disabled,
+    OutOfScope,
     WrongCode,
 }
 
@@ -396,6 +392,7 @@ impl Refusal {
             Self::WrongSecret => "wrong secret",
             Self::Expired => "expired",
             Self::Disabled => "disabled",
+            Self::OutOfScope => "right, but not for this use",
             Self::WrongCode => "wrong code",
         }
     }
@@ -409,14 +406,49 @@ impl Inner {
     }
 
     /// A login that succeeded under the version that is in force, not too long ago.
-    async fn succeeded_lately(&self, key: &[u8; 32]) -> Result<Option<Arc<Principal>>, AuthError> {
+    async fn succeeded_lately(&self, key: &[u8; 32]) -> Result<Option<Bearer>, AuthError> {
         let version = self.version().await?;
         let now = self.clock.now();
         Ok(self
             .successes
             .find(key, version)
             .filter(|s| now.saturating_duration_since(s.at) < SUCCESS_HOLDS && !self.is_over(s.expires_at))
-            .map(|s| s.principal))
+            .map(|s| Bearer {
+                principal: s.principal,
+                scope: s.scope,
+            }))
+    }
+
+    /// Remembers a success that was read under `version`.
+    fn keep(&self, key: [u8; 32], version: i64, credential: Credential, principal: Principal) -> Bearer {
+        let bearer = Bearer {
+            principal: Arc::new(principal),
+            scope: credential.scope,
+        };
+        let success = Success {
+            principal: Arc::clone(&bearer.principal),
+            scope: bearer.scope.clone(),
+            expires_at: credential.expires_at,
+            at: self.clock.now(),
+        };
+        self.successes.keep(key, version, success);
+        bearer
+    }
+
+    /// The last question of a login. A secret that is right but made for something else is a mistake of its owner, not
+    /// an offence.
+    fn within_scope(
+        &self,
+        engine: EngineKind,
+        from: IpAddr,
+        bearer: Bearer,
+    ) -> Result<Arc<Principal>, AuthError> {
+        self.bans.proved(from);
+        if bearer.scope.works_in(engine) {
+            return Ok(bearer.principal);
+        }
+        self.tell_refused(&bearer.principal.name, from, Refusal::OutOfScope);
+        Err(AuthError::Refused)
     }
 
     /// Looks the secret up or computes it. The outer error is ours, the inner one the caller's.

@@ -24,12 +24,14 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     1 "0001_gateway",
     2 "0002_mail",
     3 "0003_fediverse",
+    4 "0004_credential_scope",
 );
 
 const POSTGRES: &[Migration] = migrations!("postgres":
     1 "0001_gateway",
     2 "0002_mail",
     3 "0003_fediverse",
+    4 "0004_credential_scope",
 );
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Accounts, Grant, PrincipalKind, Role, secrets};
+use super::{Accounts, Grant, PrincipalKind, Role, Scope, secrets};
 use crate::failure::BoxError;
 use crate::ids::CredentialId;
 use crate::seal::Secret;
@@ -16,6 +16,28 @@ pub struct Made {
     pub principal: Principal,
     /// Show it now; it is stored only as a hash.
     pub secret: Secret,
+}
+
+/// On which terms a secret is generated. By default it is good for everything, for ever.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// The operator's name for it; control characters and what is longer than 100 characters are left out.
+    pub label: String,
+    /// What it may be used for.
+    pub scope: Scope,
+    /// For how long.
+    pub valid_for: Option<Duration>,
+}
+
+impl Terms {
+    /// The default terms under this label.
+    #[must_use]
+    pub fn labelled(label: &str) -> Self {
+        Self {
+            label: label.to_owned(),
+            ..Self::default()
+        }
+    }
 }
 
 /// Why something was not made.
@@ -114,8 +136,24 @@ impl Accounts {
         grants: Vec<Grant>,
         actor: &Actor,
     ) -> Result<Made, MakeError> {
+        self.create_service_with(name, role, grants, Terms::labelled("first"), actor)
+            .await
+    }
+
+    /// As [`Accounts::create_service`], with the terms of its first app password.
+    ///
+    /// # Errors
+    /// See [`MakeError`].
+    pub async fn create_service_with(
+        &self,
+        name: &str,
+        role: Role,
+        grants: Vec<Grant>,
+        terms: Terms,
+        actor: &Actor,
+    ) -> Result<Made, MakeError> {
         let name = check_name(name)?;
-        let (secret, credential) = self.generated(CredentialKind::AppPassword, "first", None);
+        let (secret, credential) = self.generated(CredentialKind::AppPassword, terms);
         let kind = PrincipalKind::Service;
         let principal = self
             .create(name, kind, role, grants, vec![credential], actor, "service.add")
@@ -136,7 +174,11 @@ impl Accounts {
         actor: &Actor,
     ) -> Result<Made, MakeError> {
         let name = check_name(name)?;
-        let (secret, credential) = self.generated(CredentialKind::EnrolCode, "enrolment", Some(valid_for));
+        let terms = Terms {
+            valid_for: Some(valid_for),
+            ..Terms::labelled("enrolment")
+        };
+        let (secret, credential) = self.generated(CredentialKind::EnrolCode, terms);
         let Some(mut principal) = self.inner.store.principal_by_name(&name).await? else {
             let kind = PrincipalKind::Agent;
             let principal = self
@@ -195,26 +237,24 @@ impl Accounts {
     pub async fn new_app_password(
         &self,
         name: &str,
-        label: &str,
-        valid_for: Option<Duration>,
+        terms: Terms,
         actor: &Actor,
     ) -> Result<(Credential, Secret), MakeError> {
-        self.new_generated(CredentialKind::AppPassword, name, label, valid_for, actor)
+        self.new_generated(CredentialKind::AppPassword, name, terms, actor)
             .await
     }
 
-    /// An API token with the role and the grants of its principal.
+    /// An API token with the role and the grants of its principal, within its scope.
     ///
     /// # Errors
     /// See [`MakeError`].
     pub async fn new_token(
         &self,
         name: &str,
-        label: &str,
-        valid_for: Option<Duration>,
+        terms: Terms,
         actor: &Actor,
     ) -> Result<(Credential, Secret), MakeError> {
-        self.new_generated(CredentialKind::Token, name, label, valid_for, actor)
+        self.new_generated(CredentialKind::Token, name, terms, actor)
             .await
     }
 
@@ -235,12 +275,18 @@ impl Accounts {
         Ok(self.inner.store.credentials(principal.id).await?)
     }
 
-    /// Removes a credential.
+    /// Removes a credential; `detail` says in the audit what it was and whose.
     ///
     /// # Errors
     /// The store's.
-    pub async fn remove_credential(&self, id: CredentialId, actor: &Actor) -> Result<(), StoreError> {
-        let audit = actor.entry(self.inner.clock.wall(), "credential.remove", id.to_string(), "");
+    pub async fn remove_credential(
+        &self,
+        id: CredentialId,
+        detail: &str,
+        actor: &Actor,
+    ) -> Result<(), StoreError> {
+        let now = self.inner.clock.wall();
+        let audit = actor.entry(now, "credential.remove", id.to_string(), detail);
         self.inner.store.remove_credential(id, audit).await?;
         self.changed();
         Ok(())
@@ -320,7 +366,10 @@ impl Accounts {
         action: &str,
     ) -> Result<Principal, MakeError> {
         let now = self.inner.clock.wall();
-        let detail = describe(role, &grants);
+        let mut detail = describe(role, &grants);
+        if let Some(end) = credentials.iter().find_map(|c| c.expires_at) {
+            detail.push_str(&format!(", secret until {end}"));
+        }
         let new = NewPrincipal {
             name: name.clone(),
             kind,
@@ -358,11 +407,12 @@ impl Accounts {
         actor: &Actor,
         action: &str,
     ) -> Result<Credential, StoreError> {
-        let until = credential
-            .expires_at
-            .map_or(String::new(), |end| format!("until {end}"));
-        let detail = [credential.label.as_str(), until.as_str()].join(" ");
-        let audit = actor.entry(self.inner.clock.wall(), action, of.name.as_str(), detail.trim());
+        let audit = actor.entry(
+            self.inner.clock.wall(),
+            action,
+            of.name.as_str(),
+            terms_in_words(&credential),
+        );
         let added = self.inner.store.add_credential(of.id, credential, audit).await?;
         self.changed();
         Ok(added)
@@ -372,8 +422,7 @@ impl Accounts {
         &self,
         kind: CredentialKind,
         name: &str,
-        label: &str,
-        valid_for: Option<Duration>,
+        terms: Terms,
         actor: &Actor,
     ) -> Result<(Credential, Secret), MakeError> {
         let principal = self.there(name).await?;
@@ -382,25 +431,26 @@ impl Accounts {
         } else {
             "app-password.add"
         };
-        let (secret, credential) = self.generated(kind, label, valid_for);
+        let (secret, credential) = self.generated(kind, terms);
         let added = self.add(&principal, credential, actor, action).await?;
         Ok((added, secret))
     }
 
-    fn generated(
-        &self,
-        kind: CredentialKind,
-        label: &str,
-        valid_for: Option<Duration>,
-    ) -> (Secret, NewCredential) {
+    fn generated(&self, kind: CredentialKind, terms: Terms) -> (Secret, NewCredential) {
         let secret = secrets::generate(kind);
         let now = self.inner.clock.wall();
         let credential = NewCredential {
             kind,
             hash: secrets::hash_generated(secret.expose()),
-            label: label.chars().filter(|c| !c.is_control()).take(100).collect(),
+            label: terms
+                .label
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(100)
+                .collect(),
+            scope: terms.scope,
             created_at: now,
-            expires_at: valid_for.map(|d| now.plus(d)),
+            expires_at: terms.valid_for.map(|d| now.plus(d)),
         };
         (secret, credential)
     }
@@ -419,10 +469,27 @@ impl Accounts {
             kind: CredentialKind::Password,
             hash,
             label: "password".to_owned(),
+            scope: Scope::FULL,
             created_at: self.inner.clock.wall(),
             expires_at: None,
         })
     }
+}
+
+/// Label, scope and end of a credential in words, for the audit.
+fn terms_in_words(credential: &NewCredential) -> String {
+    let scope = credential.scope.to_string();
+    let scope = if scope.is_empty() {
+        scope
+    } else {
+        format!("scope {scope}")
+    };
+    let until = credential
+        .expires_at
+        .map_or_else(String::new, |end| format!("until {end}"));
+    let parts = [credential.label.clone(), scope, until];
+    let said: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    said.join(", ")
 }
 
 /// Role and grants in words, for the audit.

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{AuditEntry, StoreResult};
-use crate::accounts::{Grant, PrincipalKind, Role};
+use crate::accounts::{Grant, PrincipalKind, Role, Scope};
 use crate::acl::RuleSpec;
 use crate::clock::Timestamp;
 use crate::ids::{CredentialId, PrincipalId, RuleId};
@@ -58,6 +58,8 @@ pub struct Credential {
     pub hash: String,
     /// The operator's name for it.
     pub label: String,
+    /// What it may be used for.
+    pub scope: Scope,
     /// When it was made.
     pub created_at: Timestamp,
     /// From when on it is refused.
@@ -73,6 +75,8 @@ pub struct NewCredential {
     pub hash: String,
     /// The operator's name for it.
     pub label: String,
+    /// What it may be used for.
+    pub scope: Scope,
     /// When it is made.
     pub created_at: Timestamp,
     /// From when on it is refused.

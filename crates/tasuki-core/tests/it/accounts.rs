@@ -2,7 +2,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tasuki_core::accounts::{Accounts, AuthError, CodeError, Grant, MakeError, PrincipalKind, Role};
+use tasuki_core::accounts::{
+    Accounts, AuthError, CodeError, Grant, MakeError, PrincipalKind, Role, Scope, Terms,
+};
 use tasuki_core::bans::{Bans, Standing};
 use tasuki_core::clock::Clock;
 use tasuki_core::engine::EngineKind::{Mail, Tunnel};
@@ -103,7 +105,7 @@ async fn unknown_wrong_expired_and_disabled_look_the_same() {
     let mut events = house.events.subscribe();
     let (_, short) = house
         .accounts
-        .new_app_password("alice", "printer", Some(HOUR), &house.actor)
+        .new_app_password("alice", for_an_hour("printer"), &house.actor)
         .await
         .unwrap();
     house.clock.advance(HOUR);
@@ -213,22 +215,69 @@ async fn an_app_password_serves_its_owner_alone_and_not_the_api() {
     assert!(matches!(api, Err(AuthError::Refused)));
 }
 
+fn for_an_hour(label: &str) -> Terms {
+    Terms {
+        valid_for: Some(HOUR),
+        ..Terms::labelled(label)
+    }
+}
+
+#[tokio::test]
+async fn a_narrow_secret_is_refused_where_it_was_not_made_for_and_that_is_no_offence() {
+    let house = house();
+    house.alice().await;
+    let narrow = |scope: &str| Terms {
+        scope: scope.parse().unwrap(),
+        ..Terms::labelled("narrow")
+    };
+    let (_, read) = house
+        .accounts
+        .new_token("alice", narrow("read"), &house.actor)
+        .await
+        .unwrap();
+    let (_, tunnel) = house
+        .accounts
+        .new_app_password("alice", narrow("tunnel"), &house.actor)
+        .await
+        .unwrap();
+    let bearer = house.accounts.token(read.expose(), office()).await.unwrap();
+    assert_eq!(bearer.scope.role(Role::Admin), Role::Viewer);
+    // From the store, and then from the cache of successes.
+    for _ in 0..20 {
+        house.refused("alice", read.expose()).await;
+        house.refused("alice", tunnel.expose()).await;
+        let alice = house.accounts.login(Tunnel, "alice", tunnel.expose(), office());
+        assert_eq!(alice.await.unwrap().name, "alice");
+    }
+    house
+        .accounts
+        .login(Mail, "alice", PASSWORD, office())
+        .await
+        .expect("nobody is banned or slowed for it");
+    let all = house.accounts.credentials("alice").await.unwrap();
+    assert!(all.iter().any(|c| c.scope == Scope::new(true, None)), "{all:?}");
+    let data = house.store.data().unwrap();
+    let line = data.audit.iter().find(|e| e.action == "token.add").unwrap();
+    assert_eq!(line.detail, "narrow, scope read");
+}
+
 #[tokio::test]
 async fn a_token_opens_the_api_until_it_expires_or_is_removed() {
     let house = house();
     house.alice().await;
     let (credential, short) = house
         .accounts
-        .new_token("alice", "laptop", Some(HOUR), &house.actor)
+        .new_token("alice", for_an_hour("laptop"), &house.actor)
         .await
         .unwrap();
     let (_, long) = house
         .accounts
-        .new_token("alice", "server", None, &house.actor)
+        .new_token("alice", Terms::labelled("server"), &house.actor)
         .await
         .unwrap();
     assert!(short.expose().starts_with("tsk_"));
-    let alice = house.accounts.token(short.expose(), office()).await.unwrap();
+    let bearer = house.accounts.token(short.expose(), office()).await.unwrap();
+    let alice = bearer.principal;
     assert!(alice.is_at_least(Role::Operator) && !alice.is_at_least(Role::Admin));
     house
         .accounts
@@ -240,14 +289,14 @@ async fn a_token_opens_the_api_until_it_expires_or_is_removed() {
     house.accounts.token(long.expose(), office()).await.unwrap();
     house
         .accounts
-        .remove_credential(credential.id, &house.actor)
+        .remove_credential(credential.id, "a token", &house.actor)
         .await
         .unwrap();
     let id = house.accounts.credentials("alice").await.unwrap();
     let long_id = id.iter().find(|c| c.label == "server").unwrap().id;
     house
         .accounts
-        .remove_credential(long_id, &house.actor)
+        .remove_credential(long_id, "a token", &house.actor)
         .await
         .unwrap();
     assert!(house.accounts.token(long.expose(), office()).await.is_err());
@@ -462,7 +511,7 @@ async fn secrets_are_never_shown() {
         .unwrap();
     let (credential, token) = house
         .accounts
-        .new_token("alice", "laptop", None, &house.actor)
+        .new_token("alice", Terms::labelled("laptop"), &house.actor)
         .await
         .unwrap();
     let code = house

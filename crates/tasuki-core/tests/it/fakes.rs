@@ -81,6 +81,7 @@ impl Data {
             kind: new.kind,
             hash: new.hash,
             label: new.label,
+            scope: new.scope,
             created_at: new.created_at,
             expires_at: new.expires_at,
         };
@@ -191,6 +192,7 @@ impl AccountStore for FakeStore {
                 kind: CredentialKind::AgentKey,
                 hash: key_fingerprint.to_owned(),
                 label: String::new(),
+                scope: tasuki_core::accounts::Scope::FULL,
                 created_at: now,
                 expires_at: None,
             },

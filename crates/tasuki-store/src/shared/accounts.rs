@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use sqlx::Row as _;
-use tasuki_core::accounts::{Grant, PrincipalKind};
+use tasuki_core::accounts::{Grant, PrincipalKind, Scope};
 use tasuki_core::acl::RuleSpec;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{CredentialId, PrincipalId, RuleId};
@@ -38,6 +38,7 @@ fn credential_of(row: &DbRow) -> StoreResult<Credential> {
         kind: from_word(&text("kind")?)?,
         hash: text("hash")?,
         label: text("label")?,
+        scope: from_word(&text("scope")?)?,
         created_at: Timestamp(row.try_get("created_at").map_err(store_error)?),
         expires_at: row
             .try_get::<Option<i64>, _>("expires_at")
@@ -71,14 +72,15 @@ async fn insert_credential(conn: &mut Conn, of: PrincipalId, new: &NewCredential
             .map_err(store_error)?;
     }
     let row = sqlx::query(
-        "INSERT INTO credentials (principal, kind, hash, label, created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6)
-         RETURNING id, principal, kind, hash, label, created_at, expires_at",
+        "INSERT INTO credentials (principal, kind, hash, label, scope, created_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         RETURNING id, principal, kind, hash, label, scope, created_at, expires_at",
     )
     .bind(of.0)
     .bind(word(&new.kind))
     .bind(&new.hash)
     .bind(&new.label)
+    .bind(word(&new.scope))
     .bind(new.created_at.0)
     .bind(new.expires_at.map(|t| t.0))
     .fetch_one(conn)
@@ -176,6 +178,7 @@ async fn redeem(conn: &mut Conn, code: &str, fingerprint: &str, now: Timestamp) 
         kind: CredentialKind::AgentKey,
         hash: fingerprint.into(),
         label: "agent key".into(),
+        scope: Scope::FULL,
         created_at: now,
         expires_at: None,
     };
@@ -266,7 +269,7 @@ impl AccountStore for Db {
 
     async fn credentials(&self, of: PrincipalId) -> StoreResult<Vec<Credential>> {
         let rows = sqlx::query(
-            "SELECT id, principal, kind, hash, label, created_at, expires_at FROM credentials
+            "SELECT id, principal, kind, hash, label, scope, created_at, expires_at FROM credentials
              WHERE principal = $1 ORDER BY id",
         )
         .bind(of.0)
@@ -301,7 +304,7 @@ impl AccountStore for Db {
     ) -> StoreResult<Option<(Credential, Principal)>> {
         let mut conn = self.read().await?;
         let row = sqlx::query(
-            "SELECT id, principal, kind, hash, label, created_at, expires_at FROM credentials
+            "SELECT id, principal, kind, hash, label, scope, created_at, expires_at FROM credentials
              WHERE kind = $1 AND hash = $2 ORDER BY id LIMIT 1",
         )
         .bind(word(&kind))

@@ -22,6 +22,7 @@ fn agent(name: &str) -> NewPrincipal {
             kind: CredentialKind::EnrolCode,
             hash: format!("code of {name}"),
             label: "first".into(),
+            scope: "read tunnel".parse().unwrap(),
             created_at: Timestamp(1),
             expires_at: Some(Timestamp(100)),
         }],

@@ -8,13 +8,14 @@ use axum::extract::{Path, State};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tasuki_core::accounts::{Grant, MakeError, PrincipalKind, Role};
+use tasuki_core::EngineKind;
+use tasuki_core::accounts::{Grant, MakeError, PrincipalKind, Role, Scope, Terms};
 use tasuki_core::config::duration;
 use tasuki_core::ids::CredentialId;
 use tasuki_core::seal::Secret;
 use tasuki_core::store::accounts::{Credential, CredentialKind, Principal};
 
-use super::auth::{Caller, role_name};
+use super::auth::Caller;
 use super::problem::{Answer, Input, Problem};
 use super::{Admin, secrets};
 
@@ -152,6 +153,9 @@ pub(super) struct NewService {
     name: String,
     #[serde(default)]
     grants: Vec<Grant>,
+    /// How long its first password holds.
+    #[serde(default)]
+    valid_for: Option<String>,
 }
 
 pub(super) async fn add_service(
@@ -159,12 +163,18 @@ pub(super) async fn add_service(
     caller: Caller,
     Input(input): Input<NewService>,
 ) -> Answer<(StatusCode, Json<Value>)> {
+    let terms = Terms {
+        valid_for: input.valid_for.as_deref().map(span).transpose()?,
+        ..Terms::labelled("first")
+    };
+    let expires_at = terms.valid_for.map(|d| admin.clock.wall().plus(d).to_string());
     let made = admin
         .accounts
-        .create_service(&input.name, Role::None, input.grants, &caller.0)
+        .create_service_with(&input.name, Role::None, input.grants, terms, &caller.0)
         .await?;
     let password = made.secret.expose();
     let mut answer = shown_principal(&made.principal);
+    answer["expires_at"] = json!(expires_at);
     answer["example"] = json!(admin.mail_example(&made.principal, password));
     answer["password"] = json!(password);
     Ok((StatusCode::CREATED, Json(answer)))
@@ -181,18 +191,16 @@ pub(super) async fn remove_service(
 }
 
 pub(super) async fn tokens(State(admin): State<Arc<Admin>>) -> Answer<Json<Value>> {
-    let mut tokens = Vec::new();
-    for (principal, credential) in admin.all_tokens().await? {
-        tokens.push(json!({
-            "id": credential.id,
-            "principal": principal.name,
-            "role": role_name(principal.role),
-            "label": credential.label,
-            "created_at": credential.created_at.to_string(),
-            "expires_at": credential.expires_at.map(|t| t.to_string()),
-        }));
-    }
-    Ok(Json(json!({"tokens": tokens})))
+    let tokens = admin.all_of_kind(CredentialKind::Token).await?;
+    let shown: Vec<Value> = tokens
+        .iter()
+        .map(|(principal, token)| {
+            let mut shown = shown_credential(principal, token);
+            shown["role"] = json!(token.scope.role(principal.role));
+            shown
+        })
+        .collect();
+    Ok(Json(json!({"tokens": shown})))
 }
 
 #[derive(Deserialize)]
@@ -205,6 +213,10 @@ pub(super) struct NewToken {
     valid_for: Option<String>,
     #[serde(default)]
     label: String,
+    #[serde(default)]
+    read_only: bool,
+    #[serde(default)]
+    engine: Option<EngineKind>,
 }
 
 pub(super) async fn add_token(
@@ -212,23 +224,98 @@ pub(super) async fn add_token(
     caller: Caller,
     Input(input): Input<NewToken>,
 ) -> Answer<(StatusCode, Json<Value>)> {
-    let valid_for = input.valid_for.as_deref().map(span).transpose()?;
+    let terms = Terms {
+        label: input.label,
+        scope: Scope::new(input.read_only, input.engine),
+        valid_for: input.valid_for.as_deref().map(span).transpose()?,
+    };
     let owner = match admin.store.principal_by_name(&input.name).await? {
         Some(principal) => may_own_token(principal, input.role)?,
         None => admin.token_service(&input.name, input.role, &caller).await?,
     };
-    let (token, secret) = admin
-        .accounts
-        .new_token(&owner.name, &input.label, valid_for, &caller.0)
-        .await?;
-    let answer = json!({
-        "id": token.id,
-        "token": secret.expose(),
-        "principal": owner.name,
-        "role": role_name(owner.role),
-        "expires_at": token.expires_at.map(|t| t.to_string()),
-    });
+    let (token, secret) = admin.accounts.new_token(&owner.name, terms, &caller.0).await?;
+    let mut answer = shown_credential(&owner, &token);
+    answer["token"] = json!(secret.expose());
+    answer["role"] = json!(token.scope.role(owner.role));
     Ok((StatusCode::CREATED, Json(answer)))
+}
+
+pub(super) async fn app_passwords(State(admin): State<Arc<Admin>>) -> Answer<Json<Value>> {
+    let passwords = admin.all_of_kind(CredentialKind::AppPassword).await?;
+    let shown: Vec<Value> = passwords
+        .iter()
+        .map(|(principal, credential)| shown_credential(principal, credential))
+        .collect();
+    Ok(Json(json!({"app_passwords": shown})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewAppPassword {
+    name: String,
+    #[serde(default)]
+    valid_for: Option<String>,
+    #[serde(default)]
+    label: String,
+    #[serde(default)]
+    engine: Option<EngineKind>,
+}
+
+pub(super) async fn add_app_password(
+    State(admin): State<Arc<Admin>>,
+    caller: Caller,
+    Input(input): Input<NewAppPassword>,
+) -> Answer<(StatusCode, Json<Value>)> {
+    let owner = admin.named(&input.name).await?;
+    if owner.kind == PrincipalKind::Agent || owner.kind == PrincipalKind::Instance {
+        return Err(Problem::conflict(format!(
+            "{} is {}, which proves itself by a key and has no passwords",
+            owner.name,
+            kind_name(owner.kind)
+        )));
+    }
+    let terms = Terms {
+        label: input.label,
+        scope: Scope::new(false, input.engine),
+        valid_for: input.valid_for.as_deref().map(span).transpose()?,
+    };
+    let (credential, secret) = admin
+        .accounts
+        .new_app_password(&owner.name, terms, &caller.0)
+        .await?;
+    let mut answer = shown_credential(&owner, &credential);
+    answer["password"] = json!(secret.expose());
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+pub(super) async fn remove_app_password(
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<i64>,
+    caller: Caller,
+) -> Answer<StatusCode> {
+    let all = admin.all_of_kind(CredentialKind::AppPassword).await?;
+    let (owner, found) = all
+        .iter()
+        .find(|(_, c)| c.id == CredentialId(id))
+        .ok_or_else(|| {
+            Problem::missing(format!(
+                "there is no app password {id}; see `tasuki service passwords`"
+            ))
+        })?;
+    admin.remove(owner, found, &caller).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A credential for people; its hash stays inside.
+fn shown_credential(owner: &Principal, credential: &Credential) -> Value {
+    json!({
+        "id": credential.id,
+        "principal": owner.name,
+        "label": credential.label,
+        "scope": Some(&credential.scope).filter(|scope| **scope != Scope::FULL),
+        "created_at": credential.created_at.to_string(),
+        "expires_at": credential.expires_at.map(|t| t.to_string()),
+    })
 }
 
 fn may_own_token(principal: Principal, role: Option<Role>) -> Answer<Principal> {
@@ -237,7 +324,7 @@ fn may_own_token(principal: Principal, role: Option<Role>) -> Answer<Principal> 
         return Err(Problem::conflict(format!(
             "{name} has the role {}, and a token acts with its owner's role; change it with \
              `tasuki user grant {name} --role ...`, or make the token under a new name",
-            role_name(principal.role)
+            principal.role
         )));
     }
     if principal.role == Role::None {
@@ -253,7 +340,7 @@ pub(super) async fn remove_token(
     Path(id): Path<i64>,
     caller: Caller,
 ) -> Answer<StatusCode> {
-    let all = admin.all_tokens().await?;
+    let all = admin.all_of_kind(CredentialKind::Token).await?;
     let (owner, token) = all
         .iter()
         .find(|(_, token)| token.id == CredentialId(id))
@@ -265,7 +352,7 @@ pub(super) async fn remove_token(
     if last_of_service {
         admin.accounts.delete(&owner.name, &caller.0).await?;
     } else {
-        admin.accounts.remove_credential(token.id, &caller.0).await?;
+        admin.remove(owner, token, &caller).await?;
     }
     Ok(StatusCode::NO_CONTENT)
 }
@@ -313,7 +400,7 @@ impl Admin {
             .await?;
         // It has a token only: the password that every service begins with is of no use here.
         for credential in self.store.credentials(made.principal.id).await? {
-            self.accounts.remove_credential(credential.id, &caller.0).await?;
+            self.remove(&made.principal, &credential, caller).await?;
         }
         Ok(made.principal)
     }
@@ -332,11 +419,25 @@ impl Admin {
         )))
     }
 
-    async fn all_tokens(&self) -> Answer<Vec<(Principal, Credential)>> {
+    /// Removes a credential; the audit says what it was.
+    async fn remove(&self, owner: &Principal, credential: &Credential, caller: &Caller) -> Answer<()> {
+        let kind = match credential.kind {
+            CredentialKind::Token => "token",
+            CredentialKind::AppPassword => "app password",
+            CredentialKind::Password => "password",
+            CredentialKind::EnrolCode => "code",
+            CredentialKind::AgentKey => "key",
+        };
+        let detail = format!("{kind} {:?} of {}", credential.label, owner.name);
+        let removed = self.accounts.remove_credential(credential.id, &detail, &caller.0);
+        Ok(removed.await?)
+    }
+
+    async fn all_of_kind(&self, kind: CredentialKind) -> Answer<Vec<(Principal, Credential)>> {
         let mut found = Vec::new();
         for principal in self.store.principals().await? {
             for credential in self.store.credentials(principal.id).await? {
-                if credential.kind == CredentialKind::Token {
+                if credential.kind == kind {
                     found.push((principal.clone(), credential));
                 }
             }
@@ -397,7 +498,7 @@ pub(super) fn shown_principal(principal: &Principal) -> Value {
         "id": principal.id,
         "name": principal.name,
         "kind": kind_name(principal.kind),
-        "role": role_name(principal.role),
+        "role": principal.role,
         "grants": principal.grants,
         "disabled": principal.disabled,
         "created_at": principal.created_at.to_string(),

@@ -8,7 +8,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, header};
-use tasuki_core::accounts::{AuthError, Role};
+use tasuki_core::EngineKind;
+use tasuki_core::accounts::{AuthError, Bearer, Role};
 use tasuki_core::clock::Timestamp;
 use tasuki_core::store::{Actor, AuditEntry};
 
@@ -88,10 +89,20 @@ pub(crate) fn demand(method: &Method, path: &str) -> Demand {
     }
 }
 
+/// The engine that a route belongs to; a token made for one engine reaches no other route.
+pub(crate) fn engine_of(path: &str) -> Option<EngineKind> {
+    EngineKind::ALL.into_iter().find(|engine| {
+        path.strip_prefix("/v1/")
+            .and_then(|rest| rest.strip_prefix(engine.name()))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}
+
 /// What is known of a request before its handler.
 struct Question {
     door: Option<Door>,
     demand: Demand,
+    engine: Option<EngineKind>,
     authorization: Option<HeaderValue>,
 }
 
@@ -101,14 +112,11 @@ pub(super) async fn guard(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
+    let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let question = Question {
         door: request.extensions().get::<Door>().copied(),
-        demand: request
-            .extensions()
-            .get::<MatchedPath>()
-            .map_or(Demand::Role(Role::Viewer), |path| {
-                demand(request.method(), path.as_str())
-            }),
+        demand: path.map_or(Demand::Role(Role::Viewer), |path| demand(request.method(), path)),
+        engine: path.and_then(engine_of),
         authorization: request.headers().get(header::AUTHORIZATION).cloned(),
     };
     let caller = authorize(&admin, question).await?;
@@ -135,7 +143,7 @@ async fn authorize(admin: &Admin, question: Question) -> Answer<Caller> {
         Demand::LoopbackOr(_) if from.is_loopback() => return Ok(anonymous(from)),
         Demand::LoopbackOr(role) | Demand::Role(role) => role,
     };
-    let principal = admin
+    let Bearer { principal, scope } = admin
         .accounts
         .token(bearer(question.authorization.as_ref())?, from)
         .await
@@ -153,15 +161,22 @@ async fn authorize(admin: &Admin, question: Question) -> Answer<Caller> {
             format!("an access rule keeps {} from the admin API", principal.name),
         ));
     }
-    if principal.role < role {
+    if !scope.reaches(question.engine) {
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
-            format!(
-                "{} has the role {}, and this needs {}",
-                principal.name,
-                role_name(principal.role),
-                role_name(role)
-            ),
+            format!("this token of {} was made for {scope} alone", principal.name),
+        ));
+    }
+    let has = scope.role(principal.role);
+    if has < role {
+        let who = if has < principal.role {
+            format!("this token of {}", principal.name)
+        } else {
+            principal.name.clone()
+        };
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            format!("{who} has the role {has}, and this needs {role}"),
         ));
     }
     Ok(Caller(Actor::principal(&principal.name, from)))
@@ -184,14 +199,4 @@ fn bearer(authorization: Option<&HeaderValue>) -> Answer<&str> {
                 "a token is needed: Authorization: Bearer TOKEN (make one with `tasuki token new NAME`)",
             )
         })
-}
-
-/// The role's name as it is written.
-pub(crate) const fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::None => "none",
-        Role::Viewer => "viewer",
-        Role::Operator => "operator",
-        Role::Admin => "admin",
-    }
 }

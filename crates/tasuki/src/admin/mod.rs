@@ -101,6 +101,11 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/services/{name}", delete(accounts::remove_service))
         .route("/v1/tokens", get(accounts::tokens).post(accounts::add_token))
         .route("/v1/tokens/{id}", delete(accounts::remove_token))
+        .route(
+            "/v1/app-passwords",
+            get(accounts::app_passwords).post(accounts::add_app_password),
+        )
+        .route("/v1/app-passwords/{id}", delete(accounts::remove_app_password))
         .route("/v1/acl", get(access::rules).post(access::add_rule))
         .route("/v1/acl/{id}", delete(access::remove_rule))
         .route("/v1/acl/explain", post(access::explain))

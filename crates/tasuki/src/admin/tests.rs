@@ -1,7 +1,8 @@
 use http::Method;
+use tasuki_core::EngineKind;
 use tasuki_core::accounts::Role;
 
-use super::auth::{Demand, demand};
+use super::auth::{Demand, demand, engine_of};
 
 #[test]
 fn what_is_not_named_demands_an_admin_and_reading_demands_a_viewer() {
@@ -25,11 +26,26 @@ fn what_is_not_named_demands_an_admin_and_reading_demands_a_viewer() {
         (Method::POST, "/v1/users", Demand::Role(Role::Admin)),
         (Method::PATCH, "/v1/principals/{name}", Demand::Role(Role::Admin)),
         (Method::POST, "/v1/tokens", Demand::Role(Role::Admin)),
+        (Method::POST, "/v1/app-passwords", Demand::Role(Role::Admin)),
         (Method::POST, "/v1/reload", Demand::Role(Role::Admin)),
         (Method::POST, "/v1/keys/relay/export", Demand::Role(Role::Admin)),
         (Method::POST, "/v1/banshee", Demand::Role(Role::Admin)),
         (Method::PUT, "/v2/anything", Demand::Role(Role::Admin)),
     ] {
         assert_eq!(demand(&method, path), wanted, "{method} {path}");
+    }
+}
+
+#[test]
+fn a_route_belongs_to_the_engine_that_its_path_names() {
+    for (path, engine) in [
+        ("/v1/mail/queue", Some(EngineKind::Mail)),
+        ("/v1/fediverse/subscribers/{host}", Some(EngineKind::Fediverse)),
+        ("/v1/tunnel", Some(EngineKind::Tunnel)),
+        ("/v1/mailbox", None),
+        ("/v1/status", None),
+        ("/mail", None),
+    ] {
+        assert_eq!(engine_of(path), engine, "{path}");
     }
 }

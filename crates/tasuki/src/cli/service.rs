@@ -21,12 +21,42 @@ pub(super) enum Command {
         /// Other grants, for example fedi:publish or mail:send:<> (may be repeated)
         #[arg(long = "grant", value_name = "GRANT")]
         grants: Vec<String>,
+        /// How long its password holds, for example 90d; without it, until it is revoked
+        #[arg(long, value_name = "TIME")]
+        valid_for: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// List programs
     List(JsonFlag),
+    /// Make a further app password for a program or person; it is printed once, and the others stay valid
+    #[command(after_help = "Examples:
+  tasuki service password shop --label \"new server\" --valid-for 365d
+  tasuki service password hanako --label phone --engine mail")]
+    Password {
+        /// Whose
+        name: String,
+        /// How long it holds, for example 90d; without it, until it is revoked
+        #[arg(long, value_name = "TIME")]
+        valid_for: Option<String>,
+        /// It is good for this engine alone: mail, fediverse or tunnel
+        #[arg(long)]
+        engine: Option<String>,
+        /// What it is for, shown in listings
+        #[arg(long, default_value = "")]
+        label: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List app passwords (never the passwords themselves)
+    Passwords(JsonFlag),
+    /// Revoke an app password by its number
+    Revoke {
+        /// The number in `tasuki service passwords`
+        id: String,
+    },
     /// Remove a program with its passwords
     Remove {
         /// Which
@@ -44,6 +74,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             name,
             send_as,
             mut grants,
+            valid_for,
             json,
         } => {
             grants.extend(send_as.iter().map(|domain| format!("mail:send:{domain}")));
@@ -53,7 +84,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
                     "a service that may do nothing is of no use: say --send-as DOMAIN, whose addresses it may send from",
                 ));
             }
-            let body = json!({"name": name, "grants": grants});
+            let body = json!({"name": name, "grants": grants, "valid_for": valid_for});
             let made = gateway.call(Method::POST, "/v1/services", Some(body))?;
             if json {
                 return output::json(&made);
@@ -61,7 +92,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             output::line(format!("service {name} added"));
             output::line(format!("login:    {name}"));
             output::line(format!("password: {}", output::cell(&made, "password")));
-            output::line("The password is shown only now.");
+            output::line(shown_once(&made));
             if let Some(example) = made.get("example").and_then(serde_json::Value::as_str) {
                 output::line("");
                 output::line("Try it:");
@@ -85,6 +116,50 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
                 "no services yet: tasuki service add NAME --send-as DOMAIN",
             )
         }
+        Command::Password {
+            name,
+            valid_for,
+            engine,
+            label,
+            json,
+        } => {
+            let body = json!({"name": name, "valid_for": valid_for, "engine": engine, "label": label});
+            let made = gateway.call(Method::POST, "/v1/app-passwords", Some(body))?;
+            if json {
+                return output::json(&made);
+            }
+            output::line(format!("login:    {name}"));
+            output::line(format!("password: {}", output::cell(&made, "password")));
+            output::line(shown_once(&made));
+            Ok(())
+        }
+        Command::Passwords(flag) => {
+            let answer = gateway.read("/v1/app-passwords")?;
+            let columns = [
+                ("ID", "id"),
+                ("OF", "principal"),
+                ("SCOPE", "scope"),
+                ("LABEL", "label"),
+                ("SINCE", "created_at"),
+                ("EXPIRES", "expires_at"),
+            ];
+            output::listing(
+                &answer,
+                "app_passwords",
+                &columns,
+                flag.json,
+                "no app passwords: tasuki service password NAME",
+            )
+        }
+        Command::Revoke { id } => {
+            gateway.call(
+                Method::DELETE,
+                &format!("/v1/app-passwords/{}", segment(&id)),
+                None,
+            )?;
+            output::line(format!("app password {id} revoked"));
+            Ok(())
+        }
         Command::Remove { name, yes } => {
             if !yes && !confirmed(&format!("Remove the service {name} with its passwords?")) {
                 return Err(Fail::new(
@@ -96,5 +171,12 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             output::line(format!("service {name} removed"));
             Ok(())
         }
+    }
+}
+
+fn shown_once(made: &serde_json::Value) -> String {
+    match made["expires_at"].as_str() {
+        Some(end) => format!("The password is shown only now, and holds until {end}."),
+        None => "The password is shown only now.".to_owned(),
     }
 }

@@ -46,6 +46,53 @@ fn each_role_may_do_its_part_and_no_more() {
 }
 
 #[test]
+fn a_narrow_token_reads_only_or_reaches_one_engine_whatever_its_owner_may() {
+    let gateway = Gateway::start("");
+    let make = |arguments: &[&str]| {
+        let all = [&["token", "new", "admin", "--json"], arguments].concat();
+        let made = gateway.ok(&all).json();
+        made["token"].as_str().unwrap().to_owned()
+    };
+    let full = make(&[]);
+    let read = make(&["--read-only"]);
+    let tunnel = make(&["--engine", "tunnel"]);
+    let read_tunnel = make(&["--engine", "tunnel", "--read-only"]);
+    let (ban, agent) = (r#"{"net": "198.51.100.9"}"#, r#"{"name": "home"}"#);
+    for (token, method, path, body, wanted) in [
+        (&full, "GET", "/v1/users", "", 200),
+        (&read, "GET", "/v1/users", "", 200),
+        (&read, "POST", "/v1/bans", ban, 403),
+        (&read, "POST", "/v1/tunnel/agents", agent, 403),
+        (&tunnel, "GET", "/v1/users", "", 403),
+        (&tunnel, "GET", "/v1/mail/queue", "", 403),
+        (&tunnel, "POST", "/v1/bans", ban, 403),
+        (&tunnel, "GET", "/v1/tunnel/agents", "", 200),
+        (&tunnel, "POST", "/v1/tunnel/agents", agent, 201),
+        (&read_tunnel, "GET", "/v1/tunnel/agents", "", 200),
+        (&read_tunnel, "POST", "/v1/tunnel/agents", agent, 403),
+    ] {
+        let (status, answer) = gateway.http(method, path, Some(token), body);
+        assert_eq!(status, wanted, "{method} {path}: {answer}");
+    }
+    let listed = gateway.ok(&["token", "list", "--json"]).json();
+    let scopes: Vec<_> = listed["tokens"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| &t["scope"])
+        .collect();
+    assert_eq!(
+        serde_json::json!(scopes),
+        serde_json::json!([null, "read", "tunnel", "read tunnel"])
+    );
+    let audit = gateway.ok(&["audit"]).out;
+    assert!(
+        audit.contains("token.add") && audit.contains("scope read tunnel"),
+        "{audit}"
+    );
+}
+
+#[test]
 fn a_rule_keeps_even_an_admin_out() {
     let gateway = Gateway::start("");
     let admin = token(&gateway, "all", "admin");

@@ -116,6 +116,67 @@ fn people_services_and_tokens_come_and_go_and_their_secrets_are_shown_once() {
 }
 
 #[test]
+fn app_passwords_have_an_end_are_listed_without_the_secret_and_revoked_one_by_one() {
+    let gateway = Gateway::start("");
+    let add = [
+        "service",
+        "add",
+        "shop",
+        "--send-as",
+        "shop.test",
+        "--valid-for",
+        "90d",
+    ];
+    let said = gateway.ok(&add);
+    assert!(said.out.contains("and holds until 2"), "{}", said.out);
+    let made = gateway
+        .ok(&[
+            "service",
+            "password",
+            "shop",
+            "--label",
+            "new server",
+            "--valid-for",
+            "1h",
+            "--json",
+        ])
+        .json();
+    gateway.ok(&[
+        "service", "password", "admin", "--label", "phone", "--engine", "mail",
+    ]);
+    let listed = gateway.ok(&["service", "passwords", "--json"]);
+    assert!(!listed.out.contains(made["password"].as_str().unwrap()));
+    let listed = listed.json();
+    let of = |label: &str| {
+        let all = listed["app_passwords"].as_array().unwrap();
+        all.iter().find(|p| p["label"] == label).unwrap().clone()
+    };
+    assert!(of("first")["expires_at"].is_string() && of("new server")["expires_at"].is_string());
+    assert_eq!(of("phone")["principal"], "admin");
+    assert_eq!(of("phone")["scope"], "mail");
+    let id = made["id"].to_string();
+    gateway.ok(&["service", "revoke", &id]);
+    for (arguments, code) in [
+        (&["service", "revoke", &id][..], 65),
+        (&["service", "password", "nobody"], 65),
+        (&["service", "password", "shop", "--valid-for", "soon"], 64),
+        (&["service", "password", "shop", "--engine", "radio"], 64),
+    ] {
+        assert_eq!(gateway.run(arguments).code, code, "{arguments:?}");
+    }
+    let audit = gateway.ok(&["audit"]).out;
+    for part in [
+        "secret until 2",
+        "app-password.add   shop",
+        "new server, until 2",
+        "phone, scope mail",
+        "app password \"new server\" of shop",
+    ] {
+        assert!(audit.contains(part), "{part} in {audit}");
+    }
+}
+
+#[test]
 fn the_last_admin_cannot_be_removed_and_the_first_password_is_forgotten_when_it_is_changed() {
     let gateway = Gateway::start("");
     for arguments in [
