@@ -3,7 +3,7 @@
 use tasuki_core::{
     failure::{Blame, Failure, Reply as FailureReply, Verdict},
     ids::PrincipalId,
-    store::mail::{Envelope, Notify, Recipient, Ret},
+    store::mail::{Class, Envelope, Notify, Recipient, Ret},
 };
 use tasuki_proto::smtp::{
     self, OriginalRecipient, Reply, ReturnPart,
@@ -27,6 +27,8 @@ pub(crate) fn to_store(
         smtputf8: envelope.smtputf8,
         eight_bit,
         is_dsn: false,
+        require_tls: false,
+        class: Class::default(),
     }
 }
 

@@ -7,7 +7,7 @@ use tasuki_core::{
     clock::Timestamp,
     failure::Failure,
     ids::DeliverySeq,
-    store::mail::{Envelope, Held, Hold, NewDelivery, NewMail, Notify, Recipient},
+    store::mail::{Class, Envelope, Held, Hold, NewDelivery, NewMail, Notify, Recipient},
 };
 use tasuki_proto::{
     names::{Mailbox, ReversePath},
@@ -173,6 +173,8 @@ impl<'a> Notices<'a> {
             smtputf8: to.needs_smtputf8(),
             eight_bit,
             is_dsn: true,
+            require_tls: false,
+            class: Class::default(),
         };
         // A notice about a notice is not wanted by anybody.
         let notify = Notify {

@@ -80,6 +80,31 @@ pub struct Envelope {
     /// This mail is a DSN of ours: it never causes another one.
     #[serde(default)]
     pub is_dsn: bool,
+    /// It goes only over verified TLS, to next hops that promise the same (RFC 8689).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub require_tls: bool,
+    /// Whose turn comes first.
+    #[serde(default, skip_serializing_if = "Class::is_transactional")]
+    pub class: Class,
+}
+
+/// What kind of mail it is, as its sender's principal says. Within a lane transactional mail goes before bulk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Somebody waits for it: logins, receipts, people's own mail.
+    #[default]
+    Transactional,
+    /// Newsletters and the like.
+    Bulk,
+}
+
+impl Class {
+    /// Whether it is [`Class::Transactional`].
+    #[must_use]
+    pub fn is_transactional(&self) -> bool {
+        *self == Self::Transactional
+    }
 }
 
 /// Where a body's bytes are. Opaque to engines except for `Inline`.

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use bytes::Bytes;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::MailId;
-use tasuki_core::store::mail::{BodyPlace, Envelope, LaneKey, NewDelivery, NewMail, Recipient, StoredBody};
+use tasuki_core::store::mail::{
+    BodyPlace, Class, Envelope, LaneKey, NewDelivery, NewMail, Recipient, StoredBody,
+};
 use tasuki_core::store::{AuditEntry, Store};
 use tempfile::TempDir;
 
@@ -82,6 +84,8 @@ pub(crate) fn mail(domains: &[&str], body: StoredBody) -> NewMail {
             smtputf8: false,
             eight_bit: false,
             is_dsn: false,
+            require_tls: false,
+            class: Class::default(),
         },
         body,
         deliveries: domains
