@@ -239,6 +239,47 @@ fn requests_that_break_a_rule_are_refused_and_relayed_to_nobody() {
 }
 
 #[test]
+fn what_another_host_carries_is_believed_by_its_authors_ld_signature_alone() {
+    let gateway = Gateway::start(Gateway::FEDIVERSE);
+    let directory = gateway.directory();
+    let [author, carrier, reader] =
+        ["127.0.0.1", "127.0.0.2", "127.0.0.3"].map(|bind| Instance::start("mastodon", bind, directory, &[]));
+    for instance in [&carrier, &reader] {
+        instance.subscribe(&gateway.relay_inbox());
+    }
+    let carry = |body: &[u8]| {
+        let answer = carrier.control(
+            "raw",
+            &json!({"url": gateway.relay_inbox(), "key": "subscriber", "body_base64": STANDARD.encode(body)}),
+        );
+        (
+            answer["status"].as_u64().unwrap(),
+            answer["answer"].as_str().unwrap().to_owned(),
+        )
+    };
+    for kind in ["create", "delete"] {
+        let draft = author.control("draft", &json!({"kind": kind, "text": "carried by a friend"}));
+        let body = STANDARD.decode(draft["body_base64"].as_str().unwrap()).unwrap();
+        let place = body.windows(9).rposition(|text| text == b"/statuses").unwrap();
+        let mut tampered = body.clone();
+        tampered[place + 10] ^= 1;
+        let (status, answer) = carry(&tampered);
+        assert_eq!(status, 403, "{answer}");
+        assert!(
+            answer.contains("the Linked Data signature does not verify"),
+            "{answer}"
+        );
+        let (status, answer) = carry(&body);
+        assert_eq!(status, 202, "{answer}");
+        let got = reader.wait_for("the forward", |got| got["id"] == draft["id"]);
+        assert_eq!(got["sha256"], draft["sha256"], "byte for byte");
+        assert_eq!(got["ld_signed"], true);
+    }
+    assert!(reader.received().iter().all(|got| got["outcome"] == "accepted"));
+    gateway.assert_healthy();
+}
+
+#[test]
 fn the_documents_of_the_relay_are_as_every_software_wants_them() {
     let gateway = Gateway::start(Gateway::FEDIVERSE);
     let (address, host) = (gateway.address("front.http"), gateway.front_host());

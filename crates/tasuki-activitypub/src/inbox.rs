@@ -1,7 +1,8 @@
 //! `POST /inbox`: from bytes to a decision, in this order: length, type, digest and signed time, JSON, who may, key,
 //! signature, replay, and only then what it says.
 //!
-//! **Invariant:** the signer is the actor: `key.owner == activity.actor`, and the key comes from the actor's own host.
+//! **Invariant:** the signer is the actor: `key.owner == activity.actor`, and the key comes from the actor's own host. What
+//! somebody else brings is believed by the actor's own signature in the document ([`crate::carried`]).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -51,7 +52,7 @@ const DISCARD_PAUSE: Duration = Duration::from_millis(50);
 const MAX_SLOWED: Duration = Duration::from_secs(5);
 
 /// What the inbox says in the end.
-type Answer = Result<Outcome, Problem>;
+pub(crate) type Answer = Result<Outcome, Problem>;
 
 impl Inner {
     /// Takes one POST; counts its outcome.
@@ -158,24 +159,20 @@ impl Inner {
         from: IpAddr,
     ) -> Answer {
         let host = activity.actor.authority();
-        if candidate.key_id.authority() != host {
-            return Err(Problem::refused(
-                "the signer is not the actor: the key of the HTTP signature belongs to another host",
-            ));
-        }
+        let bringer = candidate.key_id.authority().clone();
         // Before any key is fetched: strangers cannot make the relay ask around for more than a Follow.
-        if let Some(outcome) = self.answer_without_proof(activity, from).await? {
+        if bringer != *host {
+            self.may_bring(relay, activity, &bringer, from).await?;
+        } else if let Some(outcome) = self.answer_without_proof(activity, from).await? {
             return Ok(outcome);
         }
         let known = match self.keys.find(&candidate.key_id, from).await {
             Ok(known) => known,
             Err(error) => return key_answer(activity, error),
         };
-        if known.owner != activity.actor {
-            return Err(Problem::refused(format!(
-                "the signer is not the actor: the key belongs to {}",
-                known.owner
-            )));
+        let is_carried = known.owner != activity.actor;
+        if is_carried && bringer == *host {
+            self.may_bring(relay, activity, &bringer, from).await?;
         }
         self.verify(&candidate, known, from).await?;
         self.deps.bans.proved(from);
@@ -187,8 +184,12 @@ impl Inner {
         if self.replays.contains_key(&replay) {
             return Ok(Outcome::Duplicate);
         }
-        self.lanes.peer_is_alive(host);
-        let outcome = self.act(relay, activity, body, from).await?;
+        self.lanes.peer_is_alive(&bringer);
+        let outcome = if is_carried {
+            self.take_carried(relay, activity, body, &bringer, from).await?
+        } else {
+            self.act(relay, activity, body, from).await?
+        };
         self.replays.insert(replay, ());
         Ok(outcome)
     }
@@ -238,22 +239,27 @@ impl Inner {
 
     async fn verifies(&self, candidate: &Candidate, known: Arc<KnownKey>) -> Result<bool, Problem> {
         let candidate = candidate.clone();
-        self.deps
-            .pool
-            .try_run(move || {
-                candidate
-                    .signing_strings
-                    .iter()
-                    .any(|string| known.key.verifies(string.as_bytes(), &candidate.signature))
-            })
-            .await
-            .map_err(|error| match error {
-                PoolError::Full => Problem::overloaded(
-                    "this relay has too many signatures to verify",
-                    Duration::from_secs(5),
-                ),
-                PoolError::Lost => Problem::unavailable("the signature was not verified"),
-            })
+        self.compute(move || {
+            candidate
+                .signing_strings
+                .iter()
+                .any(|string| known.key.verifies(string.as_bytes(), &candidate.signature))
+        })
+        .await
+    }
+
+    /// Runs on the CPU pool what a sender makes us compute.
+    pub(crate) async fn compute<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.deps.pool.try_run(job).await.map_err(|error| match error {
+            PoolError::Full => Problem::overloaded(
+                "this relay has too many signatures to verify",
+                Duration::from_secs(5),
+            ),
+            PoolError::Lost => Problem::unavailable("the signature was not verified"),
+        })
     }
 
     /// The activity is proven to come from its actor.
@@ -337,7 +343,10 @@ impl Inner {
     /// Something for everybody.
     async fn publication(&self, relay: &Relay, activity: &Activity, body: Bytes, from: IpAddr) -> Answer {
         match self.may_publish(activity.actor.authority(), from).await {
-            Ok(()) => self.publish(relay, activity, body).await.map_err(store_problem),
+            Ok(()) => self
+                .publish(relay, activity, body, activity.actor.authority())
+                .await
+                .map_err(store_problem),
             // 202, or its server tries again for days.
             Err(problem) if activity.kind == Kind::Delete && problem.status == StatusCode::FORBIDDEN => {
                 Ok(Outcome::Dropped("not_subscribed"))
@@ -346,7 +355,7 @@ impl Inner {
         }
     }
 
-    async fn may_publish(&self, host: &Authority, from: IpAddr) -> Result<(), Problem> {
+    pub(crate) async fn may_publish(&self, host: &Authority, from: IpAddr) -> Result<(), Problem> {
         let table = self.subscribers.table();
         let subscribed = table.is_active(host);
         // Only who is not subscribed needs to be somebody.
@@ -474,7 +483,7 @@ fn signature_problem(error: SignatureError) -> Problem {
 }
 
 /// What a missing key means: nothing for a Delete of somebody who is gone, a refusal or another try for the rest.
-fn key_answer(activity: &Activity, error: KeyError) -> Answer {
+pub(crate) fn key_answer(activity: &Activity, error: KeyError) -> Answer {
     // Senders of a Delete for an account that nobody here knows would try again for days (Mastodon, Akkoma do likewise).
     if activity.kind == Kind::Delete && !matches!(error, KeyError::Store(_) | KeyError::Limited(_)) {
         return Ok(Outcome::Dropped("gone"));
@@ -496,7 +505,7 @@ fn key_answer(activity: &Activity, error: KeyError) -> Answer {
 }
 
 /// Our own fault is never the sender's: it comes again.
-fn store_problem(error: StoreError) -> Problem {
+pub(crate) fn store_problem(error: StoreError) -> Problem {
     tracing::warn!(
         error = &error as &dyn std::error::Error,
         "the store did not take an activity"

@@ -57,12 +57,13 @@ impl Audience {
 }
 
 impl Inner {
-    /// Relays a proven activity by the table.
+    /// Relays a proven activity, brought by the host `bringer`, by the table.
     pub(crate) async fn publish(
         &self,
         relay: &Relay,
         activity: &Activity,
         body: Bytes,
+        bringer: &Authority,
     ) -> Result<Outcome, StoreError> {
         let decision = decide(activity);
         if let (Action::Drop(why), Action::Drop(_)) = (decision.to_forward, decision.to_announce) {
@@ -74,7 +75,7 @@ impl Inner {
             Kind::Delete => EntryKind::Delete,
             _ => EntryKind::Activity,
         };
-        self.append(relay, activity, kind, &object, decision, body, false)
+        self.append(relay, activity, kind, &object, decision, body, bringer, false)
             .await
     }
 
@@ -96,6 +97,7 @@ impl Inner {
             object,
             decision,
             Bytes::new(),
+            activity.actor.authority(),
             true,
         )
         .await
@@ -113,6 +115,7 @@ impl Inner {
         object: &ObjectId,
         decision: Decision,
         body: Bytes,
+        bringer: &Authority,
         is_relay_announce: bool,
     ) -> Result<Outcome, StoreError> {
         let key = hashed(&activity.news_key(is_relay_announce));
@@ -124,7 +127,8 @@ impl Inner {
         if kind == EntryKind::Delete {
             audience.widen_for_delete(&receivers);
         }
-        self.leave_out_origins(&mut audience, activity.actor.authority(), object.authority());
+        let origins = [bringer, activity.actor.authority(), object.authority()];
+        self.leave_out(&mut audience, origins);
         // The store adds to a Delete all hosts that once got the object.
         if audience.all.is_empty() && kind != EntryKind::Delete {
             return Ok(Outcome::Dropped("no_receivers"));
@@ -162,9 +166,9 @@ impl Inner {
         }
     }
 
-    fn leave_out_origins(&self, audience: &mut Audience, actor: &Authority, object: &Authority) {
+    fn leave_out(&self, audience: &mut Audience, origins: [&Authority; 3]) {
         let table = self.subscribers.table();
-        for host in [actor, object] {
+        for host in origins {
             if let Some(origin) = table.host(host) {
                 audience.all.remove(origin.host_no.0);
                 audience.announce_to.remove(origin.host_no.0);

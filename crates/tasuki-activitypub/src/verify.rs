@@ -78,7 +78,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use base64::Engine as _;
+    use std::time::SystemTime;
+
     use base64::engine::general_purpose::STANDARD;
+    use tasuki_proto::activitypub::activity::Activity;
+    use tasuki_proto::activitypub::json::Limits;
+    use tasuki_proto::activitypub::ld;
 
     use super::{BadKey, VerifyKey};
 
@@ -119,6 +124,37 @@ oYi+1hqp1fIekaxsyQIDAQAB
             assert!(!key.verifies(b"another message", &signature));
             assert!(!key.verifies(message.as_bytes(), &signature[1..]));
         }
+    }
+
+    /// The key of the account that signed the first of the vectors.
+    const ACADEMY_KEY: &str = "-----BEGIN PUBLIC KEY-----
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA5W/9rYXddIjKo9Ury/LK
+XqQYbj0cOx/c+T1uRHJzced8JbvXdiBCNZXVVrIaygy3G/MOvxMW4kbA1bqeiSYY
+V9TXBMI6gVVDnl5VG64uGxswcvUWqQU5Q1mwuwyGCPhexAq3BKe/7uH64AZgx11e
+KLl3W3WcIMKmunYn8+z6hm0003hMensXMNpMVfqLoXaeuro7pYnwOSWoHFS3AxWK
+llMwAoa5waulgai8gD7/uA5Y9Hvguk/OBYBh9YnIX5N5jScsmY/EYuesNIH2Ct9s
+E3aVkTjZUt55JtXnk8Q9eTnrcB/98RtLWH4pJTKJhzxv19i3aZT3yDApPk0Q/biI
+JQIDAQAB
+-----END PUBLIC KEY-----";
+
+    #[test]
+    fn the_signature_that_a_mastodon_server_made_verifies_until_a_byte_is_changed() {
+        let vectors: serde_json::Value = serde_json::from_str(include_str!(
+            "../../tasuki-proto/src/activitypub/tests/ld_vectors.json"
+        ))
+        .unwrap();
+        let key = VerifyKey::parse(ACADEMY_KEY).unwrap();
+        let verifies = |document: &serde_json::Value| {
+            let body = document.to_string();
+            let activity = Activity::read(body.as_bytes(), &Limits::default()).unwrap();
+            let signed = ld::read(document, &activity, SystemTime::UNIX_EPOCH).unwrap();
+            assert_eq!(signed.messages.len(), 1);
+            key.verifies(signed.messages[0].as_bytes(), &signed.signature)
+        };
+        let mut document = vectors[0]["document"].clone();
+        assert!(verifies(&document));
+        document["object"]["content"] = "<p>Tess</p>".into();
+        assert!(!verifies(&document));
     }
 
     #[test]

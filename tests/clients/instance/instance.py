@@ -7,6 +7,7 @@ On start it prints one JSON line with its addresses; `/control/...` commands it 
     POST /control/subscribe   {"relay": URL}             the URL an admin pastes (inbox, or actor for litepub)
     POST /control/unsubscribe {}
     POST /control/publish     {"kind": "create", "text": "...", "count": 1, "target": id, "to": [...], "cc": [...]}
+    POST /control/draft       {"kind": "create", "text": "..."}       the same, signed and not sent
     POST /control/raw         {"url", "body_base64", "key": "author"|"subscriber"|null, "headers": {...}, ...}
     POST /control/behave      {"inbox": "normal"|"hang"|503}
     GET  /control/state       subscription and follow-back
@@ -80,6 +81,12 @@ class Instance:
 
         with ThreadPoolExecutor(max_workers=max(1, min(parallel, count))) as pool:
             return list(pool.map(one, range(count)))
+
+    def draft(self, kind="create", text="hello", target=None):
+        """An activity of the author as `publish` would send it, for somebody else to carry."""
+        body, identity, _ = self.style.publish(kind, text, target)
+        return {"object": identity, "id": json.loads(body)["id"], "sha256": hashlib.sha256(body).hexdigest(),
+                "body_base64": base64.b64encode(body).decode()}
 
     def raw(self, url, body_base64, key=None, headers=None, signed_headers=None, date=None,
             content_type=ACTIVITY_JSON):
@@ -300,7 +307,7 @@ class Handler(BaseHTTPRequestHandler):
     def _control(self, command, body):
         instance = self.server.instance
         commands = {"subscribe": instance.subscribe, "unsubscribe": instance.unsubscribe,
-                    "publish": instance.publish, "raw": instance.raw, "behave": instance.behave}
+                    "publish": instance.publish, "draft": instance.draft, "raw": instance.raw, "behave": instance.behave}
         if command not in commands:
             return self._answer(404, "application/json", {"error": f"no command {command!r}"})
         try:

@@ -90,6 +90,78 @@ async fn the_signer_is_the_actor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_brings_is_believed_by_the_authors_own_signature() {
+    let t = trio().await;
+    let stranger = Instance::start().await;
+    let bringer = format!("{}#main-key", t.author.actor());
+    let before = t.memory.logged();
+    let bring = async |key: &str, document: &serde_json::Value| {
+        let letter = Letter::new(&t.relay, key, document.to_string().as_bytes());
+        let (status, problem) = t.author.send(&t.relay, letter).await;
+        let detail = problem["detail"].as_str().unwrap_or_default().to_owned();
+        (status.as_u16(), detail)
+    };
+    let signed = stranger.ld_sign(&stranger.create(1, false));
+    let mut tampered = signed.clone();
+    tampered["object"]["content"] = json!("post 2");
+    let mut unknown = signed.clone();
+    unknown["@context"] = json!([
+        "https://www.w3.org/ns/activitystreams",
+        "https://evil.example/context"
+    ]);
+    // By the relay's subscriber of another host, whose signature it is not.
+    let mut other = stranger.create(2, false);
+    other["signature"] = t.author.ld_sign(&t.author.create(2, false))["signature"].clone();
+    let mut follow = stranger.follow("f1");
+    follow["signature"] = signed["signature"].clone();
+    for (document, key, reason) in [
+        (
+            &tampered,
+            &bringer,
+            "does not verify with the actor's key: the document was changed",
+        ),
+        (&unknown, &bringer, "https://evil.example/context"),
+        (
+            &stranger.create(3, false),
+            &bringer,
+            "has no Linked Data signature",
+        ),
+        (&other, &bringer, "not one by the actor"),
+        (&follow, &bringer, "only the actor's own server may send this"),
+        (
+            &signed,
+            &format!("{}#main-key", Instance::start().await.actor()),
+            "not subscribed",
+        ),
+        (&signed, &t.relay.url("/actor#main-key"), "sends to itself"),
+    ] {
+        let (status, detail) = bring(key, document).await;
+        assert!(
+            status == 403 && detail.contains(reason),
+            "{reason}: {status} {detail}"
+        );
+    }
+    assert_eq!(t.memory.logged(), before);
+
+    assert_eq!(bring(&bringer, &signed).await.0, 202);
+    let got = t
+        .reader
+        .wait_for("the carried post", |got| got["id"] == signed["id"])
+        .await;
+    assert_eq!(got.body, signed.to_string().as_bytes(), "the very bytes");
+    // Not back to the bringer, and no second time by another way.
+    assert_eq!(bring(&bringer, &signed).await.0, 202);
+    assert_eq!(t.memory.logged(), before + 1);
+    assert!(
+        t.author
+            .received()
+            .iter()
+            .all(|got| got.json["id"] != signed["id"])
+    );
+    t.relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn spoiled_requests_are_refused_with_a_clear_reason() {
     let t = trio().await;
     let key = format!("{}#main-key", t.author.user("alice"));

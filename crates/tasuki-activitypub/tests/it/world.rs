@@ -39,8 +39,9 @@ use tasuki_core::shutdown::{Drained, Shutdown};
 use tasuki_core::store::{BanStore, FediStore, SecretStore};
 use tasuki_core::tls::{Tls, TlsConfig, install_provider};
 use tasuki_core::{Deps, EngineKind, Shared};
+use tasuki_proto::activitypub::activity::Activity;
 use tasuki_proto::activitypub::cavage::{self, POST_COVERED, SignedRequest};
-use tasuki_proto::activitypub::{PUBLIC, date};
+use tasuki_proto::activitypub::{PUBLIC, date, json as strict, ld};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
@@ -475,6 +476,20 @@ impl Instance {
             "created": "2026-11-24T00:00:00Z", "signatureValue": "AAAA"})
     }
 
+    /// Signs a document as alice: a Linked Data signature that holds.
+    pub(crate) fn ld_sign(&self, document: &Value) -> Value {
+        let mut signed = document.clone();
+        signed["signature"] = self.ld_signature("alice");
+        let body = signed.to_string();
+        let activity = Activity::read(body.as_bytes(), &strict::Limits::default()).unwrap();
+        let message = ld::read(&signed, &activity, SystemTime::now())
+            .unwrap()
+            .messages
+            .remove(0);
+        signed["signature"]["signatureValue"] = json!(STANDARD.encode(sign(key(), message.as_bytes())));
+        signed
+    }
+
     /// Publishes a Create of alice; the relay must take it.
     pub(crate) async fn publish(&self, relay: &RelayUnderTest, number: usize, signed: bool) -> Value {
         let create = self.create(number, signed);
@@ -527,14 +542,7 @@ impl Letter {
             .map(|(name, value)| (name.to_owned(), value)),
         );
         let string = cavage::signing_string("POST", "/inbox", &POST_COVERED, headers.clone()).unwrap();
-        let mut signature = vec![0; key.public_modulus_len()];
-        key.sign(
-            &RSA_PKCS1_SHA256,
-            &SystemRandom::new(),
-            string.as_bytes(),
-            &mut signature,
-        )
-        .unwrap();
+        let signature = sign(key, string.as_bytes());
         headers.insert(
             "signature".to_owned(),
             cavage::signature_header(key_id, &POST_COVERED, &signature),
@@ -545,6 +553,13 @@ impl Letter {
             body: body.to_vec(),
         }
     }
+}
+
+fn sign(key: &RsaKeyPair, message: &[u8]) -> Vec<u8> {
+    let mut signature = vec![0; key.public_modulus_len()];
+    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
+        .unwrap();
+    signature
 }
 
 pub(crate) fn client() -> reqwest::Client {

@@ -435,7 +435,7 @@ fn map_has_graph_marks(map: &Map<String, Value>) -> bool {
     })
 }
 
-fn has_graph_marks(value: &Value) -> bool {
+pub(crate) fn has_graph_marks(value: &Value) -> bool {
     match value {
         Value::Object(map) => map_has_graph_marks(map),
         Value::Array(items) => items.iter().any(has_graph_marks),

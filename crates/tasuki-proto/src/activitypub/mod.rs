@@ -19,6 +19,7 @@ pub mod decision;
 pub mod documents;
 pub mod ids;
 pub mod json;
+pub mod ld;
 pub mod media;
 pub mod subscription;
 

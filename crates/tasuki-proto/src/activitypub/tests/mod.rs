@@ -2,6 +2,7 @@
 
 mod cavage;
 mod documents;
+mod ld;
 mod reading;
 mod subscription;
 
