@@ -18,6 +18,7 @@ On start it prints one JSON line with its addresses; `/control/...` commands it 
 import argparse
 import base64
 import hashlib
+import http.client
 import json
 import ssl
 import sys
@@ -75,7 +76,11 @@ class Instance:
         def one(number):
             words = text if count == 1 else f"{text} {number}"
             body, identity, key = self.style.publish(kind, words, target, to, cc)
-            status, _, answer = self.client.post(self.relay_inbox, body, key)
+            try:
+                status, _, answer = self.client.post(self.relay_inbox, body, key)
+            except (OSError, http.client.HTTPException) as error:
+                # Nobody answered: the relay may have it or not.
+                status, answer = None, f"{type(error).__name__}: {error}".encode()
             return {"object": identity, "id": json.loads(body)["id"], "sha256": hashlib.sha256(body).hexdigest(),
                     "size_bytes": len(body), "status": status, "answer": answer.decode("utf-8", "replace")}
 

@@ -81,6 +81,11 @@ impl Sink {
     }
 
     pub(crate) fn whole_ids(&self) -> BTreeSet<String> {
+        self.arrivals().into_iter().collect()
+    }
+
+    /// The id of each message that arrived whole, as often as it came.
+    pub(crate) fn arrivals(&self) -> Vec<String> {
         self.messages()
             .iter()
             .filter_map(Message::whole_id)

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod fediverse;
+pub(crate) mod figures;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod mail;
