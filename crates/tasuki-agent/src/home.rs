@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use tasuki_tunnel::Fingerprint;
-use tasuki_tunnel::agent::{AgentConfig, AgentKey};
+use tasuki_tunnel::agent::AgentKey;
 
 use crate::{CONFIG, Fail, IO};
 
@@ -58,7 +58,7 @@ impl Home {
         })
     }
 
-    /// The gateway of the last run.
+    /// The last gateway that let us in.
     pub(crate) fn remembered(&self) -> Result<Option<Remembered>, Fail> {
         let path = self.0.join("gateway.toml");
         let text = match fs::read_to_string(&path) {
@@ -79,11 +79,11 @@ impl Home {
         }))
     }
 
-    /// Keeps the gateway for the next run.
-    pub(crate) fn remember(&self, config: &AgentConfig) -> Result<(), Fail> {
+    /// Keeps the gateway that let us in for the next run.
+    pub(crate) fn remember(&self, gateway: &str, pin: Fingerprint) -> Result<(), Fail> {
         let path = self.0.join("gateway.toml");
         // The address was checked to be HOST:PORT; a quote cannot be in it without an error at its next reading.
-        let text = format!("gateway = {:?}\npin = \"{}\"\n", config.gateway, config.pin);
+        let text = format!("gateway = {gateway:?}\npin = \"{pin}\"\n");
         if fs::read_to_string(&path).is_ok_and(|known| known == text) {
             return Ok(());
         }
@@ -146,6 +146,20 @@ mod tests {
             let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
             assert_eq!((mode("a/b"), mode("a/b/agent.key")), (0o700, 0o600));
         }
+    }
+
+    #[test]
+    fn a_gateway_is_remembered_by_address_and_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(Some(dir.path().into()), None).ok().unwrap();
+        assert!(home.remembered().ok().unwrap().is_none());
+        let pin = home.key().ok().unwrap().fingerprint();
+        home.remember("[2001:db8::1]:7443", pin).ok().unwrap();
+        let remembered = home.remembered().ok().unwrap().unwrap();
+        assert_eq!(
+            (remembered.gateway.as_str(), remembered.pin),
+            ("[2001:db8::1]:7443", pin)
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tasuki_core::shutdown::Shutdown;
-use tasuki_tunnel::agent::{Agent, Final};
+use tasuki_tunnel::agent::{Agent, Final, Notice};
 
 use crate::config::Settings;
 use crate::home::Home;
@@ -128,8 +128,10 @@ fn serve(arguments: Run, words: Words) -> Result<(), Fail> {
     let settings = Settings::gather(arguments)?;
     let home = Home::at(dir, settings.dir.clone())?;
     let key = home.key()?;
-    let config = settings.agent_config(home.remembered()?)?;
-    home.remember(&config)?;
+    let remembered = home.remembered()?;
+    let known_pin = remembered.as_ref().map(|gateway| gateway.pin);
+    let config = settings.agent_config(remembered)?;
+    let met = known_pin == Some(config.pin);
     words.start(&config, &key.fingerprint().to_string());
     // One thread: a home line is slower than one core, and an idle agent stays small.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -143,8 +145,20 @@ fn serve(arguments: Run, words: Words) -> Result<(), Fail> {
             stopped().await;
             stop.begin();
         });
+        let gateway = config.gateway.clone();
+        let pin = config.pin;
+        let tell = move |notice: Notice| {
+            words.say(&notice);
+            // Only a gateway that let us in is worth remembering.
+            if matches!(notice, Notice::Connected { .. })
+                && let Err(fail) = home.remember(&gateway, pin)
+            {
+                words.fail(&fail.text);
+            }
+        };
         match Agent::new(config, key, code)
-            .run(shutdown, |notice| words.say(&notice))
+            .met_before(met)
+            .run(shutdown, tell)
             .await
         {
             Ok(()) => {

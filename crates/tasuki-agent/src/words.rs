@@ -89,6 +89,32 @@ impl Words {
             (Self::Japanese, Notice::Lost { reason, retry_in }) => {
                 format!("接続が切れました: {reason}。{}後に再接続します", short(*retry_in))
             }
+            (
+                Self::English,
+                Notice::LocalDown {
+                    label,
+                    target,
+                    reason,
+                },
+            ) => {
+                format!("{label}: visitors cannot reach {target}: {reason}")
+            }
+            (
+                Self::Japanese,
+                Notice::LocalDown {
+                    label,
+                    target,
+                    reason,
+                },
+            ) => {
+                format!("{label}: {target} に接続できません: {reason}")
+            }
+            (Self::English, Notice::LocalUp { label, target }) => {
+                format!("{label}: {target} takes visitors again")
+            }
+            (Self::Japanese, Notice::LocalUp { label, target }) => {
+                format!("{label}: {target} に再び接続できるようになりました")
+            }
             (Self::English, Notice::GoingAway { grace_s }) => {
                 format!("the gateway stops; connections may go on for {grace_s} s")
             }

@@ -11,7 +11,7 @@ use tasuki_proto::tunnel::{OpenReply, RESET_ABORTED, RESET_REFUSED, StreamHeader
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::{Inner, LocalDoor, LocalEndpoint};
+use super::{Inner, LocalDoor, LocalEndpoint, Tell};
 use crate::splice::{Meter, Outgoing, Shared, prepare_socket, splice};
 
 /// How long the gateway may take to send a header that it has in hand.
@@ -39,7 +39,7 @@ impl Drop for Place<'_> {
     }
 }
 
-pub(super) async fn serve(inner: Arc<Inner>, send: SendStream, mut incoming: RecvStream) {
+pub(super) async fn serve(inner: Arc<Inner>, tell: Tell, send: SendStream, mut incoming: RecvStream) {
     let mut outgoing = Outgoing::new(send);
     let Ok(Some(header)) = tokio::time::timeout(HEADER, read_header(&mut incoming)).await else {
         outgoing.reset(RESET_ABORTED);
@@ -48,7 +48,7 @@ pub(super) async fn serve(inner: Arc<Inner>, send: SendStream, mut incoming: Rec
     };
     let place = Place::take(&inner);
     let socket = match &place {
-        Some(_) => open(&inner, &header).await,
+        Some(_) => open(&inner, &tell, &header).await,
         None => Err(OpenReply::Busy),
     };
     let socket = match socket {
@@ -90,22 +90,29 @@ async fn read_header(incoming: &mut RecvStream) -> Option<StreamHeader> {
 }
 
 /// Dials the local server of a declared endpoint, and of no other.
-async fn open(inner: &Inner, header: &StreamHeader) -> Result<TcpStream, OpenReply> {
-    let endpoint = inner
+async fn open(inner: &Inner, tell: &Tell, header: &StreamHeader) -> Result<TcpStream, OpenReply> {
+    let served = inner
         .endpoints_by_id
         .get(&header.endpoint)
         .ok_or(OpenReply::NotDeclared)?;
-    let mut socket = match tokio::time::timeout(inner.config.connect_timeout, dial(endpoint)).await {
-        Ok(Ok(socket)) => socket,
+    let endpoint = &served.endpoint;
+    let limit = inner.config.connect_timeout;
+    let mut socket = match tokio::time::timeout(limit, dial(endpoint)).await {
+        Ok(Ok(socket)) => {
+            served.note(Ok(()), tell);
+            socket
+        }
         Ok(Err(error)) => {
-            tracing::warn!(endpoint = %endpoint.label, target = %endpoint.target, error = %error,
-                "the local server does not take the connection");
+            served.note(Err(error.to_string()), tell);
             return Err(match error.kind() {
                 io::ErrorKind::ConnectionRefused => OpenReply::Refused,
                 _ => OpenReply::Failed,
             });
         }
-        Err(_) => return Err(OpenReply::Silent),
+        Err(_) => {
+            served.note(Err(format!("no answer within {} s", limit.as_secs_f64())), tell);
+            return Err(OpenReply::Silent);
+        }
     };
     prepare_socket(&socket);
     if endpoint.proxy_protocol {

@@ -1,7 +1,8 @@
 //! The home side: dials out, proves its key, declares endpoints, joins every stream with a local server.
 //!
 //! [`Agent::run`] goes on by itself: a lost session is dialled again with growing, jittered waits. It ends when the
-//! shutdown begins, or when the gateway refuses in a way that only a person can change ([`Final`]).
+//! shutdown begins, or when the gateway refuses in a way that only a person can change ([`Final`]). A wrong key ends it
+//! only at first contact: later it may be somebody else who got the gateway's old address for a while.
 //!
 //! **Invariant:** the agent dials only the targets in its own configuration. What a gateway asks for beyond that is
 //! refused on the stream, and nothing on the home network is touched.
@@ -13,7 +14,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use tasuki_core::shutdown::Shutdown;
@@ -141,7 +142,26 @@ pub enum Notice {
         /// Seconds.
         grace_s: u32,
     },
+    /// A local server began to refuse connections or to leave them unanswered. Said once, until it is [`Notice::LocalUp`].
+    LocalDown {
+        /// The endpoint's label.
+        label: String,
+        /// `HOST:PORT` of the server.
+        target: String,
+        /// Why, for a person.
+        reason: String,
+    },
+    /// A local server takes connections again.
+    LocalUp {
+        /// The endpoint's label.
+        label: String,
+        /// `HOST:PORT` of the server.
+        target: String,
+    },
 }
+
+/// Where notices go; visitors' tasks have some too.
+type Tell = Arc<dyn Fn(Notice) + Send + Sync>;
 
 /// Why trying again cannot help.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -164,10 +184,34 @@ pub enum Final {
     Tls(String),
 }
 
+/// An endpoint and how its local server stands.
+struct Served {
+    endpoint: LocalEndpoint,
+    down: AtomicBool,
+}
+
+impl Served {
+    /// Notes that the local server took a connection, or why it did not; tells only what is new.
+    fn note(&self, outcome: Result<(), String>, tell: &Tell) {
+        let (label, target) = (self.endpoint.label.clone(), self.endpoint.target.clone());
+        if self.down.swap(outcome.is_err(), Ordering::Relaxed) == outcome.is_err() {
+            return;
+        }
+        tell(match outcome {
+            Ok(()) => Notice::LocalUp { label, target },
+            Err(reason) => Notice::LocalDown {
+                label,
+                target,
+                reason,
+            },
+        });
+    }
+}
+
 /// What all parts of an agent share.
 struct Inner {
     config: AgentConfig,
-    endpoints_by_id: HashMap<EndpointId, LocalEndpoint>,
+    endpoints_by_id: HashMap<EndpointId, Served>,
     pool: Pool,
     patience: Patience,
     flows: AtomicU32,
@@ -179,7 +223,8 @@ impl Inner {
         let mut declared: Vec<Declared> = self
             .endpoints_by_id
             .iter()
-            .map(|(id, endpoint)| {
+            .map(|(id, served)| {
+                let endpoint = &served.endpoint;
                 let (kind, name, port) = match &endpoint.door {
                     LocalDoor::Tcp(port) => (EndpointKind::Tcp, None, Some(*port)),
                     LocalDoor::Minecraft(name) => (
@@ -207,6 +252,8 @@ pub struct Agent {
     inner: Arc<Inner>,
     key: AgentKey,
     code: Option<String>,
+    /// The pinned key was shown by the gateway before.
+    met: bool,
 }
 
 impl Agent {
@@ -216,6 +263,10 @@ impl Agent {
         let endpoints_by_id = (1..)
             .map(EndpointId)
             .zip(config.endpoints.iter().cloned())
+            .map(|(id, endpoint)| {
+                let down = AtomicBool::new(false);
+                (id, Served { endpoint, down })
+            })
             .collect();
         let inner = Inner {
             patience: Patience::new(
@@ -233,14 +284,27 @@ impl Agent {
             inner: Arc::new(inner),
             key,
             code,
+            met: false,
         }
+    }
+
+    /// Says whether the gateway with this pin was met in an earlier run: then another key is no reason to give up.
+    #[must_use]
+    pub fn met_before(mut self, met: bool) -> Self {
+        self.met = met;
+        self
     }
 
     /// Serves until the shutdown begins (then `Ok`) or the gateway refuses for good.
     ///
     /// # Errors
     /// See [`Final`].
-    pub async fn run(mut self, shutdown: Shutdown, tell: impl Fn(Notice)) -> Result<(), Final> {
+    pub async fn run(
+        mut self,
+        shutdown: Shutdown,
+        tell: impl Fn(Notice) + Send + Sync + 'static,
+    ) -> Result<(), Final> {
+        let tell: Tell = Arc::new(tell);
         let backoff = Backoff::try_new(RETRY, 20).expect("the table has delays above zero");
         let mut failures = 0_u32;
         loop {
@@ -253,9 +317,15 @@ impl Agent {
             } = ended;
             if enrolled {
                 self.code = None;
+                self.met = true;
             }
             let reason = match why {
                 session::Why::Shutdown => return self.close(Ok(())).await,
+                session::Why::Final(Final::WrongKey) if self.met => format!(
+                    "what answers at {} shows another key than the pinned one: not our gateway, or one that was set up \
+                     anew (then ask its operator for a new command)",
+                    self.inner.config.gateway
+                ),
                 session::Why::Final(reason) => return self.close(Err(reason)).await,
                 session::Why::Lost(reason) => reason,
             };

@@ -14,13 +14,17 @@ use tasuki_proto::tunnel::{
 };
 use tokio::time::Instant;
 
-use super::{Final, Inner, Notice, flow};
+use super::{Final, Inner, Notice, Tell, flow};
 use crate::gateway::session::{read_frame, software};
 use crate::quic;
 use crate::tls::{self, Identity};
 
-/// Name lookup, handshake and the gateway's first word together.
-const GREETING: Duration = Duration::from_secs(15);
+/// Name lookup, handshakes and the gateway's first word together.
+const GREETING: Duration = Duration::from_secs(20);
+/// One address of the gateway: one that swallows packets must leave time for the others.
+const DIAL: Duration = Duration::from_secs(4);
+/// Addresses that are tried.
+const MAX_ADDRESSES: usize = 4;
 /// How long the last packets may take when the session ends.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -44,7 +48,7 @@ pub(super) async fn hold(
     identity: &Identity,
     code: Option<&str>,
     shutdown: &Shutdown,
-    tell: &impl Fn(Notice),
+    tell: &Tell,
 ) -> Ended {
     let not_reached = |why| Ended {
         lasted: Duration::ZERO,
@@ -93,11 +97,13 @@ async fn resolve(gateway: &str) -> Result<Vec<SocketAddr>, Why> {
 async fn greet(inner: &Arc<Inner>, identity: &Identity, code: Option<&str>) -> Result<Session, Why> {
     let addresses = resolve(&inner.config.gateway).await?;
     let mut last = Why::Lost(format!("{} has no address", inner.config.gateway));
-    for address in addresses.into_iter().take(4) {
-        match dial(inner, identity, address).await {
-            Ok((endpoint, connection)) => return introduce(inner, endpoint, connection, code).await,
-            Err(why @ Why::Final(_)) => return Err(why),
-            Err(why) => last = why,
+    for address in addresses.into_iter().take(MAX_ADDRESSES) {
+        match tokio::time::timeout(DIAL, dial(inner, identity, address)).await {
+            Ok(Ok((endpoint, connection))) => return introduce(inner, endpoint, connection, code).await,
+            // The one failure that is worth more words than the others.
+            _ if matches!(last, Why::Final(Final::WrongKey)) => {}
+            Ok(Err(why)) => last = why,
+            Err(_) => last = Why::Lost(format!("{address} does not answer")),
         }
     }
     Err(last)
@@ -206,7 +212,7 @@ fn why_ended(error: &ConnectionError) -> Why {
 }
 
 impl Session {
-    async fn serve(&mut self, inner: &Arc<Inner>, shutdown: &Shutdown, tell: &impl Fn(Notice)) -> Why {
+    async fn serve(&mut self, inner: &Arc<Inner>, shutdown: &Shutdown, tell: &Tell) -> Why {
         if let Some(notice) = self.notice.take() {
             tell(notice);
         }
@@ -219,7 +225,7 @@ impl Session {
                 },
                 stream = self.connection.accept_bi() => match stream {
                     Ok((send, receive)) => {
-                        inner.tasks.spawn(flow::serve(Arc::clone(inner), send, receive));
+                        inner.tasks.spawn(flow::serve(Arc::clone(inner), Arc::clone(tell), send, receive));
                         self.allow_more(inner);
                     }
                     Err(error) => return why_ended(&error),
@@ -254,13 +260,13 @@ impl Session {
     }
 }
 
-fn heed(inner: &Inner, frame: FromGateway, tell: &impl Fn(Notice)) -> Option<Why> {
+fn heed(inner: &Inner, frame: FromGateway, tell: &Tell) -> Option<Why> {
     match frame {
         FromGateway::Endpoints { endpoints } => {
             for status in endpoints {
-                if let Some(endpoint) = inner.endpoints_by_id.get(&status.id) {
+                if let Some(served) = inner.endpoints_by_id.get(&status.id) {
                     tell(Notice::Endpoint {
-                        label: endpoint.label.clone(),
+                        label: served.endpoint.label.clone(),
                         state: status.state,
                     });
                 }

@@ -1,7 +1,7 @@
 //! Who may hold a session, and what it may expose.
 
 use tasuki_proto::tunnel::{CloseCode, EndpointState, RefusedEndpoint};
-use tasuki_tunnel::agent::{AgentKey, Final, Notice};
+use tasuki_tunnel::agent::{AgentKey, Final, LocalDoor, Notice};
 
 use crate::world::{ANY_PORT, Running, World, echo, exchange, minecraft_to, new_key, soon, tcp_to};
 
@@ -50,6 +50,68 @@ async fn a_wrong_code_an_unknown_key_and_a_wrong_pin_are_refused_for_good() {
 }
 
 #[tokio::test]
+async fn a_wrong_key_after_a_good_session_is_tried_again_until_the_gateway_is_back() {
+    let world = World::start().await;
+    let (quic, code) = (world.quic, world.code("home", &[ANY_PORT]).await);
+    let mut agent = Running::start(world.config(vec![]), new_key(), Some(code));
+    agent.notice("the session", connected).await;
+    let asleep = world.pause().await;
+    // Somebody else has the gateway's address for a while.
+    let stranger = World::on(quic).await;
+    agent
+        .notice("the wrong key", |notice| match notice {
+            Notice::Lost { reason, .. } => reason.contains("another key than the pinned one").then_some(()),
+            _ => None,
+        })
+        .await;
+    stranger.stop().await;
+    let _world = asleep.wake().await;
+    assert!(!agent.notice("the session after", connected).await);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_met_in_an_earlier_run_may_show_a_wrong_key_for_a_while() {
+    let world = World::start().await;
+    let mut config = world.config(vec![]);
+    config.pin = new_key().fingerprint();
+    let mut agent = Running::start_met(config, new_key());
+    agent
+        .notice("the wrong key", |notice| {
+            matches!(notice, Notice::Lost { .. }).then_some(())
+        })
+        .await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_stays_its_owners_over_a_restart_of_the_gateway() {
+    let world = World::start().await;
+    let mut owner = world.agent(&[ANY_PORT], vec![tcp_to(echo().await)]).await;
+    let port = owner.open_port().await;
+    owner.stop().await;
+    let world = world.pause().await.wake().await;
+    // Another agent that asks for any port comes first, while the owner is away.
+    let code = world.code("other", &[ANY_PORT]).await;
+    let mut other = Running::start(
+        world.config(vec![tcp_to(echo().await)]),
+        new_key(),
+        Some(code.clone()),
+    );
+    assert_ne!(other.open_port().await, port);
+    other.stop().await;
+    // And one that asks for this very port.
+    let mut endpoint = tcp_to(echo().await);
+    (endpoint.label, endpoint.door) = ("mine".into(), LocalDoor::Tcp(port.port()));
+    let code = world.code("thief", &[ANY_PORT]).await;
+    let mut thief = Running::start(world.config(vec![endpoint]), new_key(), Some(code));
+    match thief.endpoint().await {
+        EndpointState::Refused { reason, .. } => assert_eq!(reason, RefusedEndpoint::Taken),
+        state => panic!("{state:?}"),
+    }
+}
+
+#[tokio::test]
 async fn exposing_without_a_grant_is_refused() {
     let world = World::start().await;
     let mut agent = world
@@ -82,7 +144,7 @@ async fn a_name_that_another_agent_owns_is_taken() {
 }
 
 #[tokio::test]
-async fn an_agent_comes_back_by_itself() {
+async fn an_agent_comes_back_by_itself_with_the_same_port() {
     let world = World::start().await;
     let mut agent = world.agent(&[ANY_PORT], vec![tcp_to(echo().await)]).await;
     let port = agent.open_port().await;
@@ -95,8 +157,7 @@ async fn an_agent_comes_back_by_itself() {
             matches!(notice, Notice::Lost { .. }).then_some(())
         })
         .await;
-    // Other tests use the same range: the freed port may be one of theirs by now, and then it is another one.
-    let port = agent.open_port().await;
+    assert_eq!(agent.open_port().await, port);
     assert_eq!(exchange(port, b"after").await, b"after");
 }
 

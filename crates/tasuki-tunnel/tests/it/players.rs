@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tasuki_proto::minecraft::{Handshake, NextState, Page};
+use tasuki_tunnel::agent::Notice;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -157,4 +158,34 @@ async fn a_slow_handshake_and_a_promise_of_two_mebibytes_are_closed() {
             "{text}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_local_server_that_goes_and_comes_back_is_told_once_each() {
+    let world = World::start().await;
+    let (server, addr) = listener().await;
+    drop(server);
+    let mut agent = world
+        .agent(&["tunnel:default"], vec![minecraft_to(None, addr)])
+        .await;
+    agent.endpoint().await;
+    for _ in 0..3 {
+        said(world.players, &join("127.0.0.1")).await;
+    }
+    let server = tokio::net::TcpListener::bind(addr).await.unwrap();
+    for _ in 0..2 {
+        let mut player = TcpStream::connect(world.players).await.unwrap();
+        player.write_all(&join("127.0.0.1")).await.unwrap();
+        soon("the player at home", server.accept()).await.unwrap();
+    }
+    let told = agent.stop_and_tell().await;
+    let of_the_server: Vec<&str> = told
+        .iter()
+        .filter_map(|notice| match notice {
+            Notice::LocalDown { .. } => Some("down"),
+            Notice::LocalUp { .. } => Some("up"),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(of_the_server, ["down", "up"]);
 }

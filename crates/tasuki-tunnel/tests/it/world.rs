@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tasuki_core::accounts::{Accounts, Grant};
@@ -23,7 +24,8 @@ use tasuki_core::tls::{Tls, TlsConfig};
 use tasuki_core::{Deps, EngineKind, Shared};
 use tasuki_proto::tunnel::EndpointState;
 use tasuki_tunnel::agent::{Agent, AgentConfig, AgentKey, Final, LocalDoor, LocalEndpoint, Notice};
-use tasuki_tunnel::{Engine, Fingerprint, Handle, TunnelConfig};
+use tasuki_tunnel::{Engine, Fingerprint, Handle, PortRange, TunnelConfig};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -37,16 +39,49 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
+/// Ports of one world: tests run side by side, and so may other programs' tests.
+const RANGE: u16 = 16;
+
+/// A range that nobody has now and that no other world of this process gets. Below the ports that the kernel gives away
+/// by itself.
+fn free_range() -> PortRange {
+    const FIRST: u16 = 20_000;
+    const RANGES: u32 = 780;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..RANGES {
+        let place = (std::process::id().wrapping_mul(97) + NEXT.fetch_add(1, Ordering::Relaxed)) % RANGES;
+        let from = FIRST + place as u16 * RANGE;
+        let to = from + RANGE - 1;
+        if (from..=to).all(|port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return PortRange { from, to };
+        }
+    }
+    panic!("no range of free ports is left");
+}
+
 pub(crate) struct World {
     pub(crate) quic: SocketAddr,
     pub(crate) players: SocketAddr,
     pub(crate) pin: Fingerprint,
     pub(crate) handle: Handle,
     pub(crate) metrics: Metrics,
+    pub(crate) settings: TunnelConfig,
     accounts: Accounts,
     shutdown: Shutdown,
     task: JoinHandle<Drained>,
-    _dir: tempfile::TempDir,
+    dir: TempDir,
+}
+
+/// A world whose gateway does not run; its directory and addresses are kept.
+pub(crate) struct Asleep {
+    settings: TunnelConfig,
+    dir: TempDir,
+}
+
+impl Asleep {
+    pub(crate) async fn wake(self) -> World {
+        World::build(self.settings, self.dir).await
+    }
 }
 
 impl World {
@@ -54,9 +89,22 @@ impl World {
         Self::with(|_| {}).await
     }
 
+    /// A gateway of its own at this address.
+    pub(crate) async fn on(quic: SocketAddr) -> Self {
+        Self::with(|config| config.quic.listen = quic).await
+    }
+
     pub(crate) async fn with(change: impl FnOnce(&mut TunnelConfig)) -> Self {
+        let mut config = TunnelConfig::default();
+        config.quic.listen = "127.0.0.1:0".parse().unwrap();
+        config.minecraft.listen = "127.0.0.1:0".parse().unwrap();
+        config.tcp.ports = free_range();
+        change(&mut config);
+        Self::build(config, tempfile::tempdir().unwrap()).await
+    }
+
+    async fn build(mut settings: TunnelConfig, dir: TempDir) -> Self {
         tasuki_core::tls::install_provider();
-        let dir = tempfile::tempdir().unwrap();
         let clock = Clock::adjustable();
         let events = EventBus::new(clock.clone());
         let store = tasuki_store::open(tasuki_store::DEFAULT_URL, dir.path())
@@ -98,25 +146,24 @@ impl World {
             tls,
             shared: Arc::new(Shared::default()),
         };
-        let mut config = TunnelConfig::default();
-        config.quic.listen = "127.0.0.1:0".parse().unwrap();
-        config.minecraft.listen = "127.0.0.1:0".parse().unwrap();
-        change(&mut config);
-        let engine = Engine::build(config, deps).await.unwrap();
+        let engine = Engine::build(settings.clone(), deps).await.unwrap();
         let (addrs, pin, handle) = (engine.addrs(), engine.fingerprint(), engine.handle());
         let shutdown = Shutdown::new(Duration::from_secs(2));
         let task = tokio::spawn(engine.run(shutdown.clone()));
         let players = addrs.minecraft.unwrap();
+        settings.quic.listen = addrs.quic;
+        settings.minecraft.listen = players;
         Self {
             quic: addrs.quic,
             players,
             pin,
             handle,
             metrics,
+            settings,
             accounts,
             shutdown,
             task,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -150,6 +197,16 @@ impl World {
         Running::start(self.config(endpoints), new_key(), Some(code))
     }
 
+    /// Stops the gateway and keeps what it needs to come back.
+    pub(crate) async fn pause(self) -> Asleep {
+        self.shutdown.begin();
+        soon("the drain", self.task).await.unwrap();
+        Asleep {
+            settings: self.settings,
+            dir: self.dir,
+        }
+    }
+
     /// Begins the shutdown and waits for its end.
     pub(crate) async fn stop(self) -> Drained {
         self.shutdown.begin();
@@ -169,9 +226,17 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(config: AgentConfig, key: AgentKey, code: Option<String>) -> Self {
+        Self::run(Agent::new(config, key, code))
+    }
+
+    /// An agent that met its gateway in an earlier run.
+    pub(crate) fn start_met(config: AgentConfig, key: AgentKey) -> Self {
+        Self::run(Agent::new(config, key, None).met_before(true))
+    }
+
+    fn run(agent: Agent) -> Self {
         let (sender, notices) = mpsc::unbounded_channel();
         let shutdown = Shutdown::new(Duration::from_secs(2));
-        let agent = Agent::new(config, key, code);
         let signal = shutdown.clone();
         let task = tokio::spawn(async move {
             // Nobody reads the notices of an agent whose test is over.
@@ -222,6 +287,13 @@ impl Running {
     pub(crate) async fn stop(self) {
         self.shutdown.begin();
         self.ended().await.unwrap();
+    }
+
+    /// Stops it; all it told that nobody has read yet.
+    pub(crate) async fn stop_and_tell(mut self) -> Vec<Notice> {
+        self.shutdown.begin();
+        soon("the agent's end", self.task).await.unwrap().unwrap();
+        std::iter::from_fn(|| self.notices.try_recv().ok()).collect()
     }
 }
 
