@@ -278,8 +278,10 @@ impl Shell {
                         incoming.piece(&context, piece, header).await;
                     }
                 }
-                Event::Discard(_) => {
-                    context.metrics.refuse("content");
+                Event::Discard(why) => {
+                    if why.is_some() {
+                        context.metrics.refuse("content");
+                    }
                     self.incoming = None;
                 }
                 Event::MessageEnd(ticket, message) => {

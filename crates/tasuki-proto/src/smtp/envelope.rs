@@ -173,6 +173,9 @@ pub struct Envelope {
     pub body: BodyType,
     /// `SMTPUTF8`: the message needs next hops that have it.
     pub smtputf8: bool,
+    /// `REQUIRETLS`: the message needs next hops with verified TLS that keep this promise too (RFC 8689).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub require_tls: bool,
     /// `RET=`.
     pub ret: Option<ReturnPart>,
     /// `ENVID=`, as it came (xtext).
@@ -189,6 +192,7 @@ impl Envelope {
             size: None,
             body: BodyType::default(),
             smtputf8: false,
+            require_tls: false,
             ret: None,
             envid: None,
             recipients: Vec::new(),

@@ -98,6 +98,12 @@ pub fn parse_mail(text: &str) -> Result<Envelope, ParamError> {
                 }
                 envelope.smtputf8 = true;
             }
+            "REQUIRETLS" => {
+                if value.is_some() || envelope.require_tls {
+                    return Err(ParamError::BadParameter("REQUIRETLS"));
+                }
+                envelope.require_tls = true;
+            }
             "RET" => {
                 let ret = match value.map(str::to_ascii_uppercase).as_deref() {
                     Some("FULL") => ReturnPart::Full,

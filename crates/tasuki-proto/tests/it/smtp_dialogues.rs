@@ -6,7 +6,7 @@
 //! octets, and in pieces of random length, and must go the same way each time.
 //!
 //! The runner is the policy: logins `alice`/`secret` are good, senders and recipients at `refused.example` are not, a
-//! body with `DISKFULL` cannot be stored, and a recipient at `slow.example` is answered only at `A: n`.
+//! body with `DISKFULL` cannot be stored, data with `ENVID=full` may not come, and a recipient at `slow.example` is answered only at `A: n`.
 
 use std::{
     fs,
@@ -45,6 +45,7 @@ impl Stage {
             let (key, value) = line.split_once(' ').unwrap_or((line, ""));
             match key {
                 "tls" => stage.tls = true,
+                "require-tls" => stage.config.require_tls = true,
                 "whole" => stage.whole_only = true,
                 "no-starttls" => stage.config.starttls = false,
                 "max-size" => stage.config.data.max_size = value.parse().unwrap(),
@@ -123,7 +124,8 @@ impl Run {
             }
             Event::Discard(error) => {
                 self.body = None;
-                self.transcript.push(format!("E: Discard {error:?}"));
+                let why = error.map_or("by the client".to_owned(), |e| format!("{e:?}"));
+                self.transcript.push(format!("E: Discard {why}"));
             }
             Event::MessageEnd(ticket, message) => {
                 let body = self.body.take().expect("a message has at least one piece");
@@ -139,8 +141,13 @@ impl Run {
                     to.join(","),
                     String::from_utf8_lossy(&body),
                 );
+                let tls = if message.envelope.require_tls {
+                    " requiretls"
+                } else {
+                    ""
+                };
                 self.transcript
-                    .push(format!("E: Message from=<{from}> to=<{to}> body={text:?}"));
+                    .push(format!("E: Message from=<{from}> to=<{to}>{tls} body={text:?}"));
                 let full = text.contains("DISKFULL");
                 let reply = if full {
                     Reply::new(452, (4, 3, 1), "disk full")
@@ -184,6 +191,14 @@ impl Run {
                 Some("slow.example") => return self.later.push(ticket),
                 _ => ok,
             },
+            Question::Data
+                if self
+                    .session
+                    .envelope()
+                    .is_some_and(|e| e.envid.as_deref() == Some("full")) =>
+            {
+                Reply::new(452, (4, 3, 1), "disk full")
+            }
             Question::Data => ok,
         };
         self.session.handle_answer(self.now, ticket, reply);
@@ -345,7 +360,7 @@ fn every_dialogue_goes_as_written_in_pieces_of_any_size() {
 /// Whatever comes, the session neither panics nor answers with anything but whole lines, nor grows.
 #[test]
 fn random_input_never_breaks_the_session() {
-    let words: [&[u8]; 24] = [
+    let words: [&[u8]; 28] = [
         b"EHLO x\r\n",
         b"HELO\r\n",
         b"MAIL FROM:<a@x.org>",
@@ -370,6 +385,10 @@ fn random_input_never_breaks_the_session() {
         b"QUIT\r\n",
         b"RCPT TO:<c@slow.example>\r\n",
         b"aaaaaaaaaaaaaaaa",
+        b"BDAT 9\r\n",
+        b"BDAT 9 LAST\r\n",
+        b"BDAT 0 LAST\r\n",
+        b"BDAT x\r\n",
     ];
     for seed in 0..3000 {
         let mut rng = StdRng::seed_from_u64(seed);

@@ -30,6 +30,7 @@ impl Session {
                 self.rate_due = Some(now + self.config.timers.rate_after);
             }
             Waiting::Data => self.reply(now, reply),
+            Waiting::Chunk(chunk) => self.first_chunk(now, chunk, reply),
             Waiting::Message => {
                 self.reply(now, reply);
                 self.after_message();
@@ -115,6 +116,7 @@ impl Session {
         self.waiting = None;
         self.slots.clear();
         self.envelope = None;
+        self.chunked = None;
         self.hold_until = None;
         self.rate_due = None;
         self.events.push_back(Event::Close(why));

@@ -23,7 +23,7 @@ pub enum Question {
     Mail,
     /// May the mail go to this recipient?
     Recipient(Mailbox),
-    /// May the data come (memory, disk)? Any positive answer becomes 354.
+    /// May the data come (memory, disk)? Any positive answer becomes 354, or lets the first chunk in.
     Data,
 }
 
@@ -41,8 +41,9 @@ pub enum Event {
         /// On the first piece only.
         header: Option<HeaderEnd>,
     },
-    /// The message is refused; drop its pieces. (The client hears of it at the end of the data.)
-    Discard(DataError),
+    /// The message is refused for this (the client hears of it at the end of the data), or given up by the client
+    /// between two chunks; drop its pieces.
+    Discard(Option<DataError>),
     /// The message is complete. Answer after the commit, 250 or why not.
     MessageEnd(Ticket, Message),
     /// Write what was given so far, drop everything read, do the TLS handshake, then call [`super::Session::handle_tls`].

@@ -8,9 +8,9 @@ use super::{
     Event, Question, Session, Slot, State, Waiting, Why,
     auth::{Exchange, Step},
     command::{self, Command, LineError},
-    replies,
+    replies::{self, Offers},
 };
-use crate::smtp::{Reply, data::DataError, parse_mail, parse_rcpt};
+use crate::smtp::{ParamError, Reply, data::DataError, parse_mail, parse_rcpt};
 
 impl Session {
     /// Takes one line off the input; false if there is none, or none that may be used yet.
@@ -71,13 +71,13 @@ impl Session {
             Command::Mail(args) => self.mail(now, args),
             Command::Rcpt(args) => self.rcpt(now, args),
             Command::Data => self.data_command(now),
+            Command::Bdat(args) => self.bdat(now, args),
             Command::Rset => {
-                self.envelope = None;
+                self.reset();
                 self.reply(now, replies::OK);
             }
             Command::Noop => self.reply(now, replies::OK),
-            Command::Vrfy => self.reply(now, replies::VRFY),
-            Command::Expn => self.reply(now, replies::NOT_IMPLEMENTED),
+            Command::Vrfy | Command::Expn => self.reply(now, replies::VRFY),
             Command::Help => self.reply(now, replies::HELP),
             Command::Quit => self.goodbye(replies::BYE, Why::Quit),
         }
@@ -90,11 +90,14 @@ impl Session {
         self.helo = Some(name.to_owned());
         self.esmtp = esmtp;
         // RFC 5321 4.1.4: EHLO also resets.
-        self.envelope = None;
+        self.reset();
         if esmtp {
-            let offers_tls = self.config.starttls && !self.tls;
-            let offers_auth = self.config.auth && self.tls && !self.authenticated;
-            replies::write_ehlo(&self.config, offers_tls, offers_auth, &mut self.out);
+            let offers = Offers {
+                starttls: self.config.starttls && !self.tls,
+                auth: self.config.auth && self.tls && !self.authenticated,
+                require_tls: self.config.require_tls && self.tls,
+            };
+            replies::write_ehlo(&self.config, offers, &mut self.out);
         } else {
             self.out.extend_from_slice(b"250 ");
             self.out.extend_from_slice(self.config.host.as_str().as_bytes());
@@ -128,6 +131,11 @@ impl Session {
         if envelope.size.is_some_and(|size| size > self.config.data.max_size) {
             return self.reply(now, DataError::TooBig.reply());
         }
+        // RFC 8689 4.1: a parameter of an extension that this session does not offer.
+        if envelope.require_tls && !(self.config.require_tls && self.tls) {
+            return self.reply(now, ParamError::UnknownParameter.reply(true));
+        }
+        self.reset();
         self.envelope = Some(envelope);
         self.ask_and_wait(Waiting::Mail, Question::Mail);
     }
@@ -136,6 +144,9 @@ impl Session {
         let Some(envelope) = &self.envelope else {
             return self.reply(now, replies::MAIL_FIRST);
         };
+        if self.chunked.is_some() {
+            return self.reply(now, replies::CHUNKS_UNDER_WAY);
+        }
         let recipient = match parse_rcpt(args, envelope.smtputf8, &self.config.host) {
             Ok(recipient) => recipient,
             Err(error) => return self.reply(now, error.reply(false)),
@@ -156,6 +167,8 @@ impl Session {
     pub(super) fn data_command(&mut self, now: Instant) {
         match &self.envelope {
             None => self.reply(now, replies::MAIL_FIRST),
+            // RFC 3030 2: DATA and BDAT do not mix.
+            Some(_) if self.chunked.is_some() => self.reply(now, replies::CHUNKS_UNDER_WAY),
             Some(envelope) if envelope.recipients.is_empty() => self.reply(now, replies::NO_RECIPIENTS),
             Some(_) => self.ask_and_wait(Waiting::Data, Question::Data),
         }

@@ -5,17 +5,17 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::{BODY_PIECE, Event, Message, Session, State, Waiting, Why, replies};
+use crate::smtp::data::DataReceiver;
 
 impl Session {
     pub(super) fn data(&mut self, now: Instant, input: &mut BytesMut) {
         let State::Data(receiver) = &mut self.state else {
             return;
         };
-        let handed_out = receiver.size() - receiver.pending() as u64;
         let ended = receiver.receive(input);
         if let Some(error) = receiver.failure() {
             if !std::mem::replace(&mut self.discarded, true) {
-                self.events.push_back(Event::Discard(error));
+                self.events.push_back(Event::Discard(Some(error)));
             }
             if ended {
                 self.end_of_data();
@@ -25,30 +25,30 @@ impl Session {
             }
             return;
         }
-        let header = receiver.header().filter(|_| handed_out == 0);
-        if ended || (receiver.header().is_some() && receiver.pending() >= BODY_PIECE) {
-            let piece = receiver.take();
-            if header.is_some() || !piece.is_empty() {
-                self.events.push_back(Event::Body { piece, header });
-            }
-        }
+        let piece = piece(receiver, ended);
+        self.events.extend(piece);
         if ended {
             let (size, eight_bit) = (receiver.size(), receiver.is_eight_bit());
             self.end_of_data();
-            let Some(envelope) = self.envelope.take() else {
-                return;
-            };
-            let ticket = self.ticket();
-            self.waiting = Some((ticket, Waiting::Message));
-            self.events.push_back(Event::MessageEnd(
-                ticket,
-                Message {
-                    envelope,
-                    size,
-                    eight_bit,
-                },
-            ));
+            self.message_end(size, eight_bit);
         }
+    }
+
+    /// Asks for the final reply.
+    pub(super) fn message_end(&mut self, size: u64, eight_bit: bool) {
+        let Some(envelope) = self.envelope.take() else {
+            return;
+        };
+        let ticket = self.ticket();
+        self.waiting = Some((ticket, Waiting::Message));
+        self.events.push_back(Event::MessageEnd(
+            ticket,
+            Message {
+                envelope,
+                size,
+                eight_bit,
+            },
+        ));
     }
 
     pub(super) fn end_of_data(&mut self) {
@@ -63,13 +63,26 @@ impl Session {
     }
 
     pub(super) fn check_rate(&mut self, now: Instant) {
-        let State::Data(receiver) = &self.state else {
-            return;
+        let came = match &self.state {
+            State::Data(receiver) => receiver.size(),
+            State::Chunk(chunk) => chunk.came(),
+            _ => return,
         };
         let elapsed = now.saturating_duration_since(self.data_since).as_secs();
-        if receiver.size() < elapsed.saturating_mul(self.config.timers.min_rate) {
+        if came < elapsed.saturating_mul(self.config.timers.min_rate) {
             return self.goodbye(replies::TOO_SLOW, Why::TooSlow);
         }
         self.rate_due = Some(now + self.config.timers.rate_after);
     }
+}
+
+/// The next piece to hand out: when there is enough of it, or at the end; the first one with the whole header section.
+pub(super) fn piece(receiver: &mut DataReceiver, ended: bool) -> Option<Event> {
+    let header = receiver.header()?;
+    let first = receiver.size() == receiver.pending() as u64;
+    let due = ended && (first || receiver.pending() > 0) || receiver.pending() >= BODY_PIECE;
+    due.then(|| Event::Body {
+        piece: receiver.take(),
+        header: first.then_some(header),
+    })
 }

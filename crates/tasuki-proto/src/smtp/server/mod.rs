@@ -16,6 +16,7 @@ use super::{Envelope, Recipient, Reply, data::DataReceiver};
 
 mod answers;
 mod auth;
+mod chunks;
 mod command;
 mod config;
 mod event;
@@ -28,6 +29,7 @@ pub use config::{ServerConfig, Timers};
 pub use event::{Event, Message, Question, Ticket, Why};
 
 use auth::Exchange;
+use chunks::{Chunk, Chunked};
 
 /// Most questions of one session that may be open at a time; the next RCPT waits.
 const MAX_OPEN_QUESTIONS: usize = 16;
@@ -40,6 +42,8 @@ enum State {
     Command,
     Auth(Exchange),
     Data(Box<DataReceiver>),
+    /// Within a chunk of BDAT.
+    Chunk(Chunk),
     /// `StartTls` is out, the shell shakes hands.
     Tls,
     Closed,
@@ -50,6 +54,7 @@ enum Waiting {
     Auth,
     Mail,
     Data,
+    Chunk(Chunk),
     Message,
 }
 
@@ -69,6 +74,8 @@ pub struct Session {
     esmtp: bool,
     authenticated: bool,
     envelope: Option<Envelope>,
+    /// The message that comes by BDAT.
+    chunked: Option<Chunked>,
     waiting: Option<(Ticket, Waiting)>,
     slots: VecDeque<Slot>,
     stalled: bool,
@@ -97,6 +104,7 @@ impl Session {
             esmtp: false,
             authenticated: false,
             envelope: None,
+            chunked: None,
             waiting: None,
             slots: VecDeque::new(),
             stalled: false,
@@ -160,6 +168,7 @@ impl Session {
             match self.state {
                 State::GreetPause => self.early_talker(),
                 State::Data(_) => self.data(now, input),
+                State::Chunk(_) => self.chunk(now, input),
                 State::Command | State::Auth(_) => {
                     if !self.line(now, input) {
                         break;
@@ -210,7 +219,7 @@ impl Session {
         self.tls = true;
         self.helo = None;
         self.esmtp = false;
-        self.envelope = None;
+        self.reset();
         self.last_input = now;
         self.state = State::Command;
     }
@@ -218,8 +227,11 @@ impl Session {
     /// The gateway stops: ends the session now, or after the message that is on its way.
     pub fn handle_drain(&mut self, _now: Instant) {
         self.draining = true;
-        let busy =
-            self.waiting.is_some() || matches!(self.state, State::Data(_) | State::Tls | State::Closed);
+        let busy = self.waiting.is_some()
+            || matches!(
+                self.state,
+                State::Data(_) | State::Chunk(_) | State::Tls | State::Closed
+            );
         if !busy {
             self.goodbye(replies::DRAINING, Why::Draining);
         }
@@ -274,11 +286,19 @@ impl Session {
     fn idle_deadline(&self) -> Instant {
         let timers = &self.config.timers;
         self.last_input
-            + if matches!(self.state, State::Data(_)) {
+            + if matches!(self.state, State::Data(_) | State::Chunk(_)) {
                 timers.data_idle
             } else {
                 timers.command
             }
+    }
+
+    /// Forgets the mail that was started.
+    fn reset(&mut self) {
+        self.envelope = None;
+        if let Some(Chunked::Taking(_)) = self.chunked.take() {
+            self.events.push_back(Event::Discard(None));
+        }
     }
 
     fn open_questions(&self) -> usize {

@@ -13,7 +13,7 @@ pub(super) const VRFY: Reply = Reply::new(252, (2, 0, 0), "send the mail and see
 pub(super) const HELP: Reply = Reply::new(
     214,
     (2, 0, 0),
-    "EHLO HELO STARTTLS AUTH MAIL RCPT DATA RSET NOOP VRFY HELP QUIT",
+    "EHLO HELO STARTTLS AUTH MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT",
 );
 
 pub(super) const DRAINING: Reply = Reply::new(421, (4, 3, 2), "shutting down, come back in a minute");
@@ -38,6 +38,10 @@ pub(super) const HELO_FIRST: Reply = Reply::new(503, (5, 5, 1), "send EHLO first
 pub(super) const MAIL_FIRST: Reply = Reply::new(503, (5, 5, 1), "send MAIL first");
 pub(super) const NESTED_MAIL: Reply =
     Reply::new(503, (5, 5, 1), "a mail is already under way, RSET drops it");
+pub(super) const CHUNKS_UNDER_WAY: Reply =
+    Reply::new(503, (5, 5, 1), "the message comes by BDAT already, RSET drops it");
+// Where the chunk ends cannot be told, so nothing after it can be read.
+pub(super) const BAD_CHUNK: Reply = Reply::new(501, (5, 5, 4), "syntax: BDAT octets [LAST]; closing");
 pub(super) const NO_RECIPIENTS: Reply = Reply::new(554, (5, 5, 1), "no valid recipients");
 pub(super) const AUTH_FAILED: Reply = Reply::new(535, (5, 7, 8), "authentication failed");
 pub(super) const AUTH_NEEDS_TLS: Reply = Reply::new(538, (5, 7, 11), "encryption required: STARTTLS first");
@@ -49,8 +53,16 @@ pub(super) const UNSYNCHRONISED: Reply = Reply::new(
 );
 pub(super) const WRONG_PROTOCOL: Reply = Reply::new(554, (5, 5, 1), "this is a mail server");
 
+/// What EHLO may offer at this point of the session.
+#[derive(Clone, Copy)]
+pub(super) struct Offers {
+    pub(super) starttls: bool,
+    pub(super) auth: bool,
+    pub(super) require_tls: bool,
+}
+
 /// EHLO's reply; every line is true at this point of the session.
-pub(super) fn write_ehlo(config: &ServerConfig, starttls: bool, auth: bool, out: &mut BytesMut) {
+pub(super) fn write_ehlo(config: &ServerConfig, offers: Offers, out: &mut BytesMut) {
     use std::fmt::Write as _;
     // Writing to a BytesMut cannot fail; it grows.
     let _ = write!(
@@ -58,11 +70,20 @@ pub(super) fn write_ehlo(config: &ServerConfig, starttls: bool, auth: bool, out:
         "250-{}\r\n250-PIPELINING\r\n250-SIZE {}\r\n",
         config.host, config.data.max_size
     );
-    if starttls {
+    if offers.starttls {
         out.extend_from_slice(b"250-STARTTLS\r\n");
     }
-    if auth {
+    if offers.auth {
         out.extend_from_slice(b"250-AUTH PLAIN LOGIN\r\n");
     }
-    out.extend_from_slice(b"250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 DSN\r\n");
+    if offers.require_tls {
+        out.extend_from_slice(b"250-REQUIRETLS\r\n");
+    }
+    // RFC 9422 4.1: a limit has one to six digits; a larger one is none.
+    if config.max_recipients < 1_000_000 {
+        let _ = write!(out, "250-LIMITS RCPTMAX={}\r\n", config.max_recipients);
+    }
+    out.extend_from_slice(
+        b"250-ENHANCEDSTATUSCODES\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250 DSN\r\n",
+    );
 }
