@@ -32,7 +32,7 @@ mod secrets;
 mod tests;
 
 use cache::{Follower, Queues, Versioned};
-pub use grants::{BadGrant, Grant, PrincipalKind, Role};
+pub use grants::{BadGrant, Grant, MailClass, PrincipalKind, Role};
 pub use making::{Made, MakeError, Terms, check_name, check_password};
 pub use scope::{BadScope, Scope};
 

@@ -53,6 +53,13 @@ pub enum What {
         reason: String,
         reported: bool,
     },
+    /// A principal has sent to four fifths of the recipients that it may send to in a day, or (`used` = `cap`) to all.
+    DailyCapNear {
+        principal: PrincipalId,
+        name: String,
+        used: u64,
+        cap: u64,
+    },
     /// A host joined the relay.
     HostSubscribed { host: String },
     /// A host left the relay or was removed.

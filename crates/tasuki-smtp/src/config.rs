@@ -215,6 +215,9 @@ pub struct LimitsConfig {
     pub max_received: usize,
     /// Recipients that a principal may send to in a minute, in the long run; 0 for no limit.
     pub recipients_per_minute: u32,
+    /// Recipients that a person may send to in a day (UTC), unless its grant `mail:daily:N` says otherwise; 0 for no
+    /// limit. Services have only their own caps.
+    pub recipients_per_day: u32,
 }
 
 /// Name lookups.
@@ -303,6 +306,7 @@ impl Default for LimitsConfig {
             max_header: data.max_header_size as u64,
             max_received: data.max_received,
             recipients_per_minute: 0,
+            recipients_per_day: 500,
         }
     }
 }
@@ -365,6 +369,7 @@ pub(crate) struct Settings {
     pub(crate) retry: Backoff,
     pub(crate) connections_per_address: usize,
     pub(crate) recipients_per_minute: u32,
+    pub(crate) recipients_per_day: u32,
 }
 
 impl MailConfig {
@@ -441,6 +446,7 @@ impl Settings {
             retry,
             connections_per_address: config.limits.connections_per_address,
             recipients_per_minute: config.limits.recipients_per_minute,
+            recipients_per_day: config.limits.recipients_per_day,
         })
     }
 

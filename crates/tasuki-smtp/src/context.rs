@@ -26,7 +26,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Settings, dns::Resolver, lanes::Lanes, metrics::Metrics, schedule::NextLook, settle::Report,
+    config::Settings, daily::Daily, dns::Resolver, lanes::Lanes, metrics::Metrics, schedule::NextLook,
+    settle::Report,
 };
 
 /// Bodies to this size are kept in the store's row.
@@ -56,6 +57,7 @@ pub(crate) struct Context {
     pub(crate) all_settled: Notify,
     pub(crate) finished_in_drain: AtomicU64,
     pub(crate) sessions: PerAddress,
+    pub(crate) daily: Daily,
     /// Our listeners' addresses, so that mail is not sent to ourselves.
     pub(crate) own: Vec<std::net::SocketAddr>,
 }

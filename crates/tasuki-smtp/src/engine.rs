@@ -22,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::{MailConfig, Role, Settings, differences},
     context::{Context, PerAddress},
+    daily::{self, Daily},
     dns::{Hickory, Resolver},
     lanes::{LaneStatus, Lanes},
     metrics::Metrics,
@@ -151,6 +152,7 @@ impl Engine {
             all_settled: Notify::new(),
             finished_in_drain: AtomicU64::new(0),
             sessions: PerAddress::default(),
+            daily: Daily::default(),
             own,
             deps,
         };
@@ -192,6 +194,7 @@ impl Engine {
         } = self;
         let settler = tokio::spawn(settle::settler(Arc::clone(&context), reports));
         let scheduler = tokio::spawn(schedule::scheduler(Arc::clone(&context)));
+        context.tracker.spawn(daily::keeper(Arc::clone(&context)));
         for (role, acceptor) in acceptors {
             let task = accept(Arc::clone(&context), role, acceptor);
             context.tracker.spawn(task);
@@ -204,6 +207,7 @@ impl Engine {
             .is_ok();
         let late = if in_time { 0 } else { context.tracker.len() as u64 };
         let _ = scheduler.await;
+        daily::flush(&context).await;
         // Outcomes that are on their way are settled; late tasks may still hold senders, so the settler is not awaited
         // by its channel's end.
         context.settled().await;

@@ -12,6 +12,7 @@ mod config;
 mod connect;
 mod context;
 mod convert;
+mod daily;
 mod deliver;
 mod dns;
 mod engine;

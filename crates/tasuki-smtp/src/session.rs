@@ -29,6 +29,7 @@ use crate::{
     config::{Role, Settings},
     connect::Socket,
     context::{Context, PerAddress},
+    daily::{self, Reserved},
     policy,
     receive::{BUSY, FULL, Incoming, Trace},
 };
@@ -62,6 +63,7 @@ pub(crate) async fn serve(context: Arc<Context>, role: Role, accepted: Accepted)
         network: None,
         login: None,
         incoming: None,
+        reserved: None,
         settings,
         context: Arc::clone(&context),
     };
@@ -117,6 +119,8 @@ struct Shell {
     network: Option<Arc<Principal>>,
     login: Option<Arc<Principal>>,
     incoming: Option<Incoming>,
+    /// What the mail under way takes of its principal's daily cap.
+    reserved: Option<Reserved>,
 }
 
 impl Shell {
@@ -283,6 +287,7 @@ impl Shell {
                         context.metrics.refuse("content");
                     }
                     self.incoming = None;
+                    self.reserved = None;
                 }
                 Event::MessageEnd(ticket, message) => {
                     self.flush().await?;
@@ -290,6 +295,10 @@ impl Shell {
                         Some(incoming) => incoming.commit(&context, message).await,
                         None => BUSY,
                     };
+                    if let Some(reserved) = self.reserved.take_if(|_| reply.is_positive()) {
+                        reserved.accepted();
+                    }
+                    self.reserved = None;
                     self.answered(session, ticket, reply, input);
                 }
                 Event::StartTls => {
@@ -337,7 +346,7 @@ impl Shell {
                 self.check_login(&credentials).await
             }
             Question::Mail => self.check_sender(session),
-            Question::Recipient(mailbox) => self.check_recipient(&mailbox),
+            Question::Recipient(mailbox) => self.check_recipient(&mailbox).await,
             Question::Data => self.begin_data(session),
         })
     }
@@ -380,6 +389,7 @@ impl Shell {
     fn check_sender(&mut self, session: &Session) -> Reply {
         // A mail keeps the settings of its MAIL to its end.
         self.settings = self.context.settings.load_full();
+        self.reserved = None;
         let Some(envelope) = session.envelope() else {
             return BUSY;
         };
@@ -393,7 +403,7 @@ impl Shell {
         }
     }
 
-    fn check_recipient(&mut self, mailbox: &Mailbox) -> Reply {
+    async fn check_recipient(&mut self, mailbox: &Mailbox) -> Reply {
         let client = self.client();
         if let Err(reply) = policy::may_relay_to(&client, mailbox, &self.settings, &self.context.deps.acl) {
             self.context.metrics.refuse("relay");
@@ -429,6 +439,13 @@ impl Shell {
                 );
                 return Reply::with_text(451, (4, 7, 1), text);
             }
+        }
+        if let Some(principal) = self.principal().cloned()
+            && let Some(cap) = daily::cap_of(&self.settings, &principal)
+            && let Err(reply) = Reserved::add(&mut self.reserved, &self.context, &principal, cap).await
+        {
+            self.context.metrics.refuse("rate");
+            return reply;
         }
         RECIPIENT_OK
     }

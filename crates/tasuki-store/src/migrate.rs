@@ -25,6 +25,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     2 "0002_mail",
     3 "0003_fediverse",
     4 "0004_credential_scope",
+    5 "0005_sent",
 );
 
 const POSTGRES: &[Migration] = migrations!("postgres":
@@ -32,6 +33,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     2 "0002_mail",
     3 "0003_fediverse",
     4 "0004_credential_scope",
+    5 "0005_sent",
 );
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";

@@ -133,6 +133,14 @@ fn write(event: &Event) {
             reason,
             reported,
         } => tracing::info!(engine, mail.id = %mail, recipients, reason, reported, "mail bounced"),
+        What::DailyCapNear {
+            principal,
+            name,
+            used,
+            cap,
+        } => {
+            tracing::warn!(engine, principal = %principal, name, used, cap, "the daily cap of recipients is near or reached")
+        }
         What::HostSubscribed { host } => tracing::info!(engine, actor.host = host, "instance subscribed"),
         What::HostUnsubscribed { host } => tracing::info!(engine, actor.host = host, "instance left"),
         What::ActivityRelayed { id, hosts } => {

@@ -69,6 +69,34 @@ impl FromStr for Role {
     }
 }
 
+/// What kind of mail a service sends; it decides the turns in the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MailClass {
+    /// To one person who waits for it: orders, passwords, receipts.
+    #[default]
+    Transactional,
+    /// To many who do not wait: newsletters.
+    Bulk,
+    /// From copiers, cameras, power supplies.
+    Device,
+}
+
+impl MailClass {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Transactional, Self::Bulk, Self::Device];
+
+    /// The name in commands and listings.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Transactional => "transactional",
+            Self::Bulk => "bulk",
+            Self::Device => "device",
+        }
+    }
+}
+
 /// One thing a principal may do through an engine. Written as text, for example `mail:send:example.com`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -79,6 +107,10 @@ pub enum Grant {
     SendAsAny,
     /// `mail:send:<>`: send with the null reverse-path (bounces of a mail system behind us).
     SendNull,
+    /// `mail:class:transactional`, `bulk` or `device`: what kind of mail it sends. Without it, transactional.
+    MailClass(MailClass),
+    /// `mail:daily:N`: to how many recipients it may send in a day (UTC). Without it, any number.
+    MailDaily(u32),
     /// `fedi:publish`: publish without being subscribed.
     Publish,
     /// `tunnel:name:DOMAIN`: expose this host name and its subdomains.
@@ -92,7 +124,7 @@ pub enum Grant {
 /// The text is not a grant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a grant; known: mail:send:DOMAIN, mail:send:*, mail:send:<>, fedi:publish, tunnel:name:DOMAIN, tunnel:default, tunnel:port:FROM-TO"
+    "{0:?} is not a grant; known: mail:send:DOMAIN, mail:send:*, mail:send:<>, mail:class:transactional|bulk|device, mail:daily:N, fedi:publish, tunnel:name:DOMAIN, tunnel:default, tunnel:port:FROM-TO"
 )]
 pub struct BadGrant(pub String);
 
@@ -105,6 +137,15 @@ impl FromStr for Grant {
             ["mail", "send", "*"] => Ok(Self::SendAsAny),
             ["mail", "send", "<>"] => Ok(Self::SendNull),
             ["mail", "send", d] => domain(d).map(Self::SendAs),
+            ["mail", "class", name] => MailClass::ALL
+                .into_iter()
+                .find(|class| class.name() == name)
+                .map(Self::MailClass)
+                .ok_or_else(bad),
+            ["mail", "daily", n] => match n.parse() {
+                Ok(n) if n > 0 => Ok(Self::MailDaily(n)),
+                _ => Err(bad()),
+            },
             ["fedi", "publish"] => Ok(Self::Publish),
             ["tunnel", "name", d] => domain(d).map(Self::ExposeName),
             ["tunnel", "default"] => Ok(Self::ExposeDefault),
@@ -129,6 +170,8 @@ impl fmt::Display for Grant {
             Self::SendAs(d) => write!(f, "mail:send:{d}"),
             Self::SendAsAny => f.write_str("mail:send:*"),
             Self::SendNull => f.write_str("mail:send:<>"),
+            Self::MailClass(class) => write!(f, "mail:class:{}", class.name()),
+            Self::MailDaily(n) => write!(f, "mail:daily:{n}"),
             Self::Publish => f.write_str("fedi:publish"),
             Self::ExposeName(d) => write!(f, "tunnel:name:{d}"),
             Self::ExposeDefault => f.write_str("tunnel:default"),
@@ -175,6 +218,28 @@ impl Principal {
     #[must_use]
     pub fn may_send(&self) -> bool {
         self.holds(|g| matches!(g, Grant::SendAs(_) | Grant::SendAsAny | Grant::SendNull))
+    }
+
+    /// What kind of mail it sends.
+    #[must_use]
+    pub fn mail_class(&self) -> MailClass {
+        self.grants
+            .iter()
+            .find_map(|grant| match grant {
+                Grant::MailClass(class) => Some(*class),
+                _ => None,
+            })
+            .unwrap_or_default()
+    }
+
+    /// To how many recipients it may send mail in a day; the smallest number counts, `None` is any number.
+    #[must_use]
+    pub fn mail_daily(&self) -> Option<u32> {
+        let caps = self.grants.iter().filter_map(|grant| match grant {
+            Grant::MailDaily(n) => Some(*n),
+            _ => None,
+        });
+        caps.min()
     }
 
     /// Whether it may publish through the fediverse relay without being subscribed.

@@ -366,6 +366,9 @@ pub trait MailStore: Send + Sync {
     async fn next_due(&self, node: NodeId) -> StoreResult<Option<Timestamp>>;
     /// Lists waiting deliveries, oldest mail first.
     async fn queue(&self, filter: &QueueFilter, limit: usize) -> StoreResult<Vec<QueueRow>>;
+    /// Adds recipients that principals sent to on a day (days since 1970, UTC); returns the day's sums, in order. Sums older
+    /// than the day before are forgotten.
+    async fn add_sent(&self, day: i64, sent: Vec<(PrincipalId, u64)>) -> StoreResult<Vec<u64>>;
     /// Counts them.
     async fn queue_counts(&self) -> StoreResult<QueueCounts>;
 }

@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use tasuki_core::{
     clock::Timestamp,
-    ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId},
+    ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId},
     store::{
         MailStore, Store, StoreError, StoreResult,
         mail::{
@@ -95,6 +95,9 @@ impl MailStore for Faulty {
     }
     async fn queue(&self, filter: &QueueFilter, limit: usize) -> StoreResult<Vec<QueueRow>> {
         self.inner.queue(filter, limit).await
+    }
+    async fn add_sent(&self, day: i64, sent: Vec<(PrincipalId, u64)>) -> StoreResult<Vec<u64>> {
+        self.works()?.add_sent(day, sent).await
     }
     async fn queue_counts(&self) -> StoreResult<QueueCounts> {
         self.inner.queue_counts().await

@@ -1,6 +1,7 @@
 //! The engine in process: real sockets on port 0, next hops that do as they are told, names from a table.
 #![allow(clippy::unwrap_used)]
 
+mod caps;
 mod chunks;
 mod deliver;
 mod dns;

@@ -50,6 +50,8 @@ pub(crate) struct House {
     pub(crate) budget: Budget,
     pub(crate) config: MailConfig,
     pub(crate) health: Health,
+    pub(crate) accounts: Accounts,
+    pub(crate) events: EventBus,
     /// Of the service `app`.
     pub(crate) password: String,
     metrics: Metrics,
@@ -214,7 +216,7 @@ impl House {
             budget: budget.clone(),
             pool,
             clock: clock.clone(),
-            events,
+            events: events.clone(),
             metrics: metrics.engine(EngineKind::Mail),
             health: health.clone(),
             secrets: Secrets::new(whole, [7; 32]),
@@ -240,6 +242,8 @@ impl House {
             budget,
             config,
             health,
+            accounts,
+            events,
             password,
             metrics,
             shutdown,
@@ -260,6 +264,17 @@ impl House {
             reason: "tests".into(),
         };
         self.acl.replace(vec![(Origin::File(1), rule)]);
+    }
+
+    /// Makes a service with these grants; its password.
+    pub(crate) async fn service(&self, name: &str, grants: &[&str]) -> String {
+        let grants = grants.iter().map(|g| g.parse().unwrap()).collect();
+        let made = self
+            .accounts
+            .create_service(name, Role::None, grants, &Actor::gateway("test"))
+            .await
+            .unwrap();
+        made.secret.expose().to_owned()
     }
 
     /// Ends the engine in order; what is left is in the directory.
@@ -338,13 +353,22 @@ impl House {
 
     /// A session of the service `app` on the submission port, logged in.
     pub(crate) async fn submission(&self) -> Talk<tokio_rustls::client::TlsStream<TcpStream>> {
+        self.login("app", &self.password).await
+    }
+
+    /// A session on the submission port, logged in.
+    pub(crate) async fn login(
+        &self,
+        name: &str,
+        password: &str,
+    ) -> Talk<tokio_rustls::client::TlsStream<TcpStream>> {
         let mut talk = Talk::connect(self.addrs.submission[0]).await;
         talk.expect("EHLO client.example", "250").await;
         talk.expect("STARTTLS", "220").await;
         let mut talk = talk.start_tls(&self.tls).await;
         talk.expect("EHLO client.example", "250").await;
         use base64::Engine as _;
-        let text = base64::engine::general_purpose::STANDARD.encode(format!("\0app\0{}", self.password));
+        let text = base64::engine::general_purpose::STANDARD.encode(format!("\0{name}\0{password}"));
         talk.expect(&format!("AUTH PLAIN {text}"), "235").await;
         talk
     }

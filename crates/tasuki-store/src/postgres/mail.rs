@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tasuki_core::clock::Timestamp;
-use tasuki_core::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId};
+use tasuki_core::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId};
 use tasuki_core::store::mail::{
     BodyPlace, BodySink, BodySource, Held, Hold, Lane, NewMail, Outcome, QueueCounts, QueueFilter, QueueRow,
     Settled, Settlement, StoredBody,
@@ -12,7 +12,7 @@ use tasuki_core::store::mail::{
 use tasuki_core::store::{MailStore, StoreError, StoreResult};
 
 use super::settle::{self, Applied};
-use super::{Conn, Db, bodies, nodes, queue, without_sync};
+use super::{Conn, Db, bodies, nodes, queue, sent, without_sync};
 use crate::bodies::Inline;
 use crate::error::{is_duplicate, store_error};
 use crate::head;
@@ -256,6 +256,11 @@ impl MailStore for Db {
     async fn queue(&self, filter: &QueueFilter, limit: usize) -> StoreResult<Vec<QueueRow>> {
         let mut conn = self.read().await?;
         queue::list(&mut conn, filter, limit).await
+    }
+
+    async fn add_sent(&self, day: i64, sent: Vec<(PrincipalId, u64)>) -> StoreResult<Vec<u64>> {
+        self.change(move |conn| Box::pin(async move { sent::add(conn, day, &sent).await }))
+            .await
     }
 
     async fn queue_counts(&self) -> StoreResult<QueueCounts> {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use sqlx::{Row as _, SqliteConnection};
 use tasuki_core::clock::Timestamp;
-use tasuki_core::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId};
+use tasuki_core::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId};
 use tasuki_core::store::mail::{
     BodyPlace, BodySink, BodySource, Held, Hold, Lane, NewMail, Outcome, QueueCounts, QueueFilter, QueueRow,
     Settled, Settlement, StoredBody,
@@ -16,7 +16,7 @@ use tasuki_core::store::{MailStore, StoreError, StoreResult};
 
 use super::segments::Place;
 use super::settle::{self, Applied};
-use super::{Db, FREED_COLUMNS, place_of, queue};
+use super::{Db, FREED_COLUMNS, place_of, queue, sent};
 use crate::bodies::Inline;
 use crate::error::{is_duplicate, store_error};
 use crate::head;
@@ -405,6 +405,11 @@ impl MailStore for Db {
     async fn queue(&self, filter: &QueueFilter, limit: usize) -> StoreResult<Vec<QueueRow>> {
         self.writer.land().await?;
         queue::list(&mut *self.read().await?, filter, limit).await
+    }
+
+    async fn add_sent(&self, day: i64, sent: Vec<(PrincipalId, u64)>) -> StoreResult<Vec<u64>> {
+        self.change(move |conn| Box::pin(async move { sent::add(conn, day, &sent).await }))
+            .await
     }
 
     async fn queue_counts(&self) -> StoreResult<QueueCounts> {

@@ -68,6 +68,12 @@ mod secrets;
     clippy::duplicate_mod,
     reason = "one text for both databases, compiled against each"
 )]
+#[path = "../shared/sent.rs"]
+mod sent;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
 #[path = "../shared/settle.rs"]
 mod settle;
 #[expect(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tasuki_core::clock::Timestamp;
-use tasuki_core::ids::{DeliverySeq, Epoch, MailId, NodeId};
+use tasuki_core::ids::{DeliverySeq, Epoch, MailId, NodeId, PrincipalId};
 use tasuki_core::store::mail::{Hold, Outcome, QueueFilter, Settled, Settlement};
 use tasuki_core::store::{Store, StoreError};
 
@@ -275,5 +275,21 @@ async fn a_mail_whose_segment_was_not_written_is_dropped_at_the_start() {
         let store = bench.open().await;
         assert_eq!(listed(&*store).await, 1);
         assert_eq!(store.queue_counts().await.unwrap().mails, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_sent_adds_up_over_the_day() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let (shop, news) = (PrincipalId(1), PrincipalId(2));
+        assert_eq!(store.add_sent(7, vec![(shop, 0)]).await.unwrap(), [0]);
+        assert_eq!(store.add_sent(7, vec![(shop, 3), (news, 5)]).await.unwrap(), [3, 5]);
+        assert_eq!(store.add_sent(7, vec![(news, 2), (shop, 1)]).await.unwrap(), [7, 4]);
+        assert_eq!(store.add_sent(8, vec![(shop, 1)]).await.unwrap(), [1]);
+        // Yesterday is kept for gateways whose clock is a little behind; the day before is forgotten.
+        assert_eq!(store.add_sent(7, vec![(shop, 1)]).await.unwrap(), [5]);
+        store.add_sent(9, vec![(shop, 1)]).await.unwrap();
+        assert_eq!(store.add_sent(7, vec![(shop, 1)]).await.unwrap(), [1]);
     }
 }

@@ -11,6 +11,7 @@ pub(super) enum Command {
     /// Add a program that sends mail; its password is printed once
     #[command(after_help = "Examples:
   tasuki service add shop --send-as shop.example
+  tasuki service add news --send-as news.example --class bulk --daily 20000
   tasuki service add backup --send-as '*'")]
     Add {
         /// 1 to 64 of a-z 0-9 . _ - @; it is the login name
@@ -18,6 +19,12 @@ pub(super) enum Command {
         /// Domain whose addresses it may send from, or '*' for any (may be repeated)
         #[arg(long = "send-as", value_name = "DOMAIN")]
         send_as: Vec<String>,
+        /// What kind of mail it sends: transactional (the default), bulk or device
+        #[arg(long, value_name = "CLASS")]
+        class: Option<String>,
+        /// To how many recipients it may send in a day (UTC)
+        #[arg(long, value_name = "N")]
+        daily: Option<u32>,
         /// Other grants, for example fedi:publish or mail:send:<> (may be repeated)
         #[arg(long = "grant", value_name = "GRANT")]
         grants: Vec<String>,
@@ -73,6 +80,8 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
         Command::Add {
             name,
             send_as,
+            class,
+            daily,
             mut grants,
             valid_for,
             json,
@@ -84,6 +93,8 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
                     "a service that may do nothing is of no use: say --send-as DOMAIN, whose addresses it may send from",
                 ));
             }
+            grants.extend(class.map(|class| format!("mail:class:{class}")));
+            grants.extend(daily.map(|n| format!("mail:daily:{n}")));
             let body = json!({"name": name, "grants": grants, "valid_for": valid_for});
             let made = gateway.call(Method::POST, "/v1/services", Some(body))?;
             if json {
