@@ -21,14 +21,23 @@ async fn over_the_daily_cap_a_client_hears_when_it_is_free_again() {
     let mut events = house.events.subscribe();
     let mut client = house.login("news", &password).await;
     let reply = client
-        .mail("a@x.org", &["1@y.org", "2@y.org", "3@y.org"], "Subject: 1\r\n\r\nx")
+        .mail(
+            "a@x.org",
+            &["1@y.org", "2@y.org", "3@y.org"],
+            "Subject: 1\r\n\r\nx",
+        )
         .await;
     assert!(reply.starts_with("250"), "{reply}");
     // What is given up is not counted.
     client.expect("MAIL FROM:<a@x.org>", "250").await;
     client.expect("RCPT TO:<4@y.org>", "250").await;
     client.expect("RCPT TO:<5@y.org>", "250").await;
-    client.expect("RCPT TO:<6@y.org>", "451 4.7.1 the daily cap of 5 recipients is reached, it is free again at ").await;
+    client
+        .expect(
+            "RCPT TO:<6@y.org>",
+            "451 4.7.1 the daily cap of 5 recipients is reached, it is free again at ",
+        )
+        .await;
     client.expect("RSET", "250").await;
     let reply = client.mail("a@x.org", &["4@y.org"], "Subject: 2\r\n\r\nx").await;
     assert!(reply.starts_with("250"), "{reply}");
@@ -79,7 +88,10 @@ async fn a_restart_does_not_refill_a_cap() {
     // Without its store a cap cannot be checked, and that is nobody's fault but ours.
     let password = house.service("fresh", &["mail:send:x.org", "mail:daily:2"]).await;
     let mut client = house.login("fresh", &password).await;
-    house.store.unavailable.store(true, std::sync::atomic::Ordering::SeqCst);
+    house
+        .store
+        .unavailable
+        .store(true, std::sync::atomic::Ordering::SeqCst);
     client.expect("MAIL FROM:<a@x.org>", "250").await;
     client.expect("RCPT TO:<3@y.org>", "451 4.3.0").await;
 }

@@ -284,8 +284,14 @@ async fn what_was_sent_adds_up_over_the_day() {
         let store = bench.open().await;
         let (shop, news) = (PrincipalId(1), PrincipalId(2));
         assert_eq!(store.add_sent(7, vec![(shop, 0)]).await.unwrap(), [0]);
-        assert_eq!(store.add_sent(7, vec![(shop, 3), (news, 5)]).await.unwrap(), [3, 5]);
-        assert_eq!(store.add_sent(7, vec![(news, 2), (shop, 1)]).await.unwrap(), [7, 4]);
+        assert_eq!(
+            store.add_sent(7, vec![(shop, 3), (news, 5)]).await.unwrap(),
+            [3, 5]
+        );
+        assert_eq!(
+            store.add_sent(7, vec![(news, 2), (shop, 1)]).await.unwrap(),
+            [7, 4]
+        );
         assert_eq!(store.add_sent(8, vec![(shop, 1)]).await.unwrap(), [1]);
         // Yesterday is kept for gateways whose clock is a little behind; the day before is forgotten.
         assert_eq!(store.add_sent(7, vec![(shop, 1)]).await.unwrap(), [5]);

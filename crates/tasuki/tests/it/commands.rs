@@ -90,7 +90,18 @@ fn people_services_and_tokens_come_and_go_and_their_secrets_are_shown_once() {
     assert_eq!(gateway.run(&["user", "remove", "hanako", "--yes"]).code, 65);
 
     let made = gateway
-        .ok(&["service", "add", "shop", "--send-as", "shop.test", "--class", "bulk", "--daily", "500", "--json"])
+        .ok(&[
+            "service",
+            "add",
+            "shop",
+            "--send-as",
+            "shop.test",
+            "--class",
+            "bulk",
+            "--daily",
+            "500",
+            "--json",
+        ])
         .json();
     let password = made["password"].as_str().unwrap();
     assert!(password.len() >= 26, "{made}");
@@ -99,7 +110,15 @@ fn people_services_and_tokens_come_and_go_and_their_secrets_are_shown_once() {
     let listed = gateway.ok(&["service", "list"]);
     assert!(listed.out.contains("mail:send:shop.test") && !listed.out.contains(password));
     assert!(listed.out.contains("mail:class:bulk") && listed.out.contains("mail:daily:500"));
-    let strange = ["service", "add", "odd", "--send-as", "odd.test", "--class", "spam"];
+    let strange = [
+        "service",
+        "add",
+        "odd",
+        "--send-as",
+        "odd.test",
+        "--class",
+        "spam",
+    ];
     assert_ne!(gateway.run(&strange).code, 0);
     gateway.ok(&["service", "remove", "shop", "--yes"]);
 
