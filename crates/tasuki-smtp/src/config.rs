@@ -167,8 +167,8 @@ pub struct DeliveryConfig {
     /// After this long the sender is told of the delay.
     #[serde(with = "duration")]
     pub delay_notice: Duration,
-    /// Most connections to one domain's mail servers at a time.
-    pub connections_per_domain: usize,
+    /// Most connections at a time to one site: all domains whose MX records name the same servers.
+    pub connections_per_site: usize,
     /// Most connections out in all.
     pub max_connections: usize,
     /// Most mails over one connection to a domain's server.
@@ -282,7 +282,7 @@ impl Default for DeliveryConfig {
             jitter_percent: 15,
             expire: Duration::from_secs(5 * 86_400),
             delay_notice: Duration::from_secs(4 * 3600),
-            connections_per_domain: 5,
+            connections_per_site: 5,
             max_connections: 500,
             mails_per_connection: 100,
             idle: Duration::from_secs(30),
@@ -412,8 +412,8 @@ impl Settings {
         for (key, value) in [
             ("mail.max_recipients", config.max_recipients),
             (
-                "mail.delivery.connections_per_domain",
-                config.delivery.connections_per_domain,
+                "mail.delivery.connections_per_site",
+                config.delivery.connections_per_site,
             ),
             ("mail.delivery.max_connections", config.delivery.max_connections),
             (

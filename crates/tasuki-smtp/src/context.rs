@@ -27,7 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Settings, daily::Daily, dns::Resolver, lanes::Lanes, metrics::Metrics, schedule::NextLook,
-    settle::Report,
+    settle::Report, trust::BrokenTls,
 };
 
 /// Bodies to this size are kept in the store's row.
@@ -43,6 +43,7 @@ pub(crate) struct Context {
     pub(crate) server_tls: Arc<rustls::ServerConfig>,
     /// Accepts any certificate: for opportunistic TLS, which protects against listeners only (RFC 7435).
     pub(crate) any_tls: Arc<rustls::ClientConfig>,
+    pub(crate) broken_tls: BrokenTls,
     pub(crate) lanes: Lanes,
     pub(crate) reports: mpsc::Sender<Report>,
     /// Wakes the scheduler: something may be due, or a lane has room.

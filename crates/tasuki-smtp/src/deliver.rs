@@ -13,6 +13,7 @@ use tasuki_core::{
 };
 use tasuki_proto::{
     backoff::jittered,
+    names::{Domain, MailHost},
     smtp::{
         BodyType, Reply,
         client::{ClientConfig, ClientFailure, Login, Problem, Proof, Protocol, Security, Stage, Timeouts},
@@ -39,9 +40,10 @@ pub(crate) type RecipientResult = Result<Reply, Failure>;
 /// Queues a job; starts a worker or puts the job off where that is the answer.
 pub(crate) async fn dispatch(context: &Arc<Context>, job: Job) {
     let settings = context.settings.load();
-    let limit = route::concurrency(&settings, &job.held.lane);
     let now = context.deps.clock.now();
-    match context.lanes.push(job, limit, now) {
+    let road = context.lanes.road(&job.held.lane, now);
+    let limit = route::concurrency(&settings, &road);
+    match context.lanes.push(job, &road, limit, now) {
         Pushed::Queued => {}
         Pushed::StartWorker(lane) => start_worker(context, lane),
         Pushed::Full(job) => {
@@ -75,6 +77,11 @@ fn start_worker(context: &Arc<Context>, lane: Arc<Lane>) {
 
 /// A worker's life.
 async fn work(context: &Arc<Context>, lane: &Arc<Lane>) {
+    let settings = context.settings.load_full();
+    if let Ok(NextHop::Mx(MailHost::Domain(domain))) = route::next_hop(&settings, &lane.key) {
+        return find_site(context, &settings, lane, &domain).await;
+    }
+    drop(settings);
     let mut connection: Option<Connection> = None;
     loop {
         if context.is_closing() {
@@ -106,6 +113,33 @@ async fn work(context: &Arc<Context>, lane: &Arc<Lane>) {
     }
 }
 
+/// The worker of a domain's own lane: hands what waits there over to the lane of the domain's site.
+async fn find_site(context: &Arc<Context>, settings: &Settings, lane: &Arc<Lane>, domain: &Domain) {
+    let site = route::site(context, settings, domain).await;
+    if let Ok(site) = &site {
+        lane.works();
+        context
+            .lanes
+            .learn(&lane.key, site.clone(), context.deps.clock.now());
+    }
+    let why = match &site {
+        Err(error @ RouteError::Unknown(_)) => Some(error.to_string()),
+        _ => None,
+    };
+    for job in lane.leave_with_all() {
+        match &site {
+            Ok(_) => dispatch(context, job).await,
+            Err(error) => {
+                context.metrics.attempts.inc();
+                conclude_all(context, settings, job, None, &refusal(error)).await;
+            }
+        }
+    }
+    if let Some(why) = why {
+        block(context, settings, lane, &why).await;
+    }
+}
+
 /// Waits with an open connection; `false` when that makes no more sense.
 async fn idle(context: &Context, lane: &Lane, open: &mut Connection) -> bool {
     if !lane.go_idle() {
@@ -131,7 +165,7 @@ async fn deliver(
 ) -> Option<Connection> {
     let settings = context.settings.load_full();
     context.metrics.attempts.inc();
-    let hop = match route::next_hop(&settings, &lane.key) {
+    let hop = match route::next_hop(&settings, &job.held.lane) {
         Ok(hop) => hop,
         Err(error) => {
             conclude_all(context, &settings, job, None, &refusal(&error)).await;
@@ -144,6 +178,7 @@ async fn deliver(
         lane,
         hop: &hop,
         connection,
+        unfit: Vec::new(),
     };
     let attempted = attempt.run(&job).await;
     let route_failure = attempted.route_failure.clone();
@@ -269,6 +304,8 @@ struct Attempt<'a> {
     lane: &'a Lane,
     hop: &'a NextHop,
     connection: Option<Connection>,
+    /// Servers of the domain that cannot take this mail as it is.
+    unfit: Vec<(String, ClientFailure)>,
 }
 
 impl Attempt<'_> {
@@ -297,6 +334,16 @@ impl Attempt<'_> {
                     let all = group.into_iter().chain(open.drain(..));
                     attempted.results.extend(all.map(|r| (r, Err(make()))));
                     return attempted;
+                }
+                Err(NoConnection::Nobody) => {
+                    let nobody = || ClientFailure::new(Stage::Connect, Problem::Closed);
+                    let (host, failure) = self
+                        .unfit
+                        .last()
+                        .cloned()
+                        .unwrap_or_else(|| (String::new(), nobody()));
+                    attempted.host = Some(host);
+                    group.iter().map(|_| Err(failure.clone())).collect()
                 }
                 Err(NoConnection::Failed(host, failure)) => {
                     attempted.host = Some(host);
@@ -344,6 +391,17 @@ impl Attempt<'_> {
             }
             let (results, left) = connection.send(self.context, job, envelope).await;
             self.connection = left;
+            // RFC 6531 3.6: what one server lacks another one may have.
+            if matches!(self.hop, NextHop::Mx(_)) && results.iter().all(|r| r.as_ref().is_err_and(is_unfit)) {
+                if let Some(open) = self.connection.take() {
+                    open.quit(&self.context.deps.clock).await;
+                }
+                let why = results.into_iter().find_map(Result::err);
+                self.unfit.extend(why.map(|failure| (host, failure)));
+                self.connection = Some(self.connect(job).await?);
+                fresh = true;
+                continue;
+            }
             let died = self.connection.is_none() && results.iter().all(|r| r.as_ref().is_err_and(is_stale));
             if died && !fresh {
                 fresh = true;
@@ -359,9 +417,13 @@ impl Attempt<'_> {
 
     async fn connect(&self, job: &Job) -> Result<Connection, NoConnection> {
         let seed = job.held.mail.0.cast_unsigned();
-        let candidates = route::candidates(self.context, self.settings, self.hop, seed)
+        let mut candidates = route::candidates(self.context, self.settings, self.hop, seed)
             .await
             .map_err(NoConnection::Route)?;
+        candidates.retain(|candidate| self.unfit.iter().all(|(host, _)| *host != candidate.host));
+        if candidates.is_empty() {
+            return Err(NoConnection::Nobody);
+        }
         let permit = Arc::clone(&self.context.lanes.connections).acquire_owned().await;
         let Ok(permit) = permit else {
             return Err(NoConnection::Route(RouteError::Unknown(
@@ -374,8 +436,11 @@ impl Attempt<'_> {
             .await
             .map_err(|what| NoConnection::Route(RouteError::Unknown(what)))?;
         let mut last = None;
+        let broken_tls = &self.context.broken_tls;
         for candidate in &candidates {
-            for dialer in dialer.with_fallback() {
+            let known_broken = broken_tls.is_broken(&candidate.host, self.context.deps.clock.now());
+            let mut tls_broke = false;
+            for dialer in dialer.with_fallback(known_broken) {
                 let held = match permit.take() {
                     Some(held) => held,
                     None => match Arc::clone(&self.context.lanes.connections).acquire_owned().await {
@@ -384,11 +449,16 @@ impl Attempt<'_> {
                     },
                 };
                 match dialer.dial(self.context, candidate, held).await {
-                    Ok(connection) => return Ok(connection),
+                    Ok(connection) => {
+                        if tls_broke {
+                            broken_tls.remember(&candidate.host, self.context.deps.clock.now());
+                        }
+                        return Ok(connection);
+                    }
                     Err(failure) => {
                         tracing::debug!(lane = %self.lane.key.0, host = %candidate.host, error = %failure, "next hop refused the connection");
                         self.lane.note_error(&failure.to_string());
-                        let tls_broke = failure.stage == Stage::StartTls;
+                        tls_broke = failure.stage == Stage::StartTls;
                         last = Some((candidate.host.clone(), failure));
                         if !tls_broke {
                             break;
@@ -433,14 +503,17 @@ impl Attempt<'_> {
 
 impl Dialer {
     /// Itself, and for opportunistic TLS a second one without, for servers whose TLS is broken.
-    fn with_fallback(&self) -> Vec<Self> {
-        let mut all = vec![self.clone()];
-        if self.client.security == Security::Opportunistic {
-            let mut plain = self.clone();
-            plain.client.security = Security::Plain;
-            all.push(plain);
+    fn with_fallback(&self, known_broken: bool) -> Vec<Self> {
+        if self.client.security != Security::Opportunistic {
+            return vec![self.clone()];
         }
-        all
+        let mut plain = self.clone();
+        plain.client.security = Security::Plain;
+        if known_broken {
+            vec![plain]
+        } else {
+            vec![self.clone(), plain]
+        }
     }
 }
 
@@ -451,6 +524,8 @@ struct Sent {
 }
 
 enum NoConnection {
+    /// All servers are known not to take this mail.
+    Nobody,
     Route(RouteError),
     Failed(String, ClientFailure),
 }
@@ -483,6 +558,11 @@ async fn login(context: &Context, smarthost: &Smarthost) -> Result<Option<Login>
 
 fn is_too_many(failure: &ClientFailure) -> bool {
     failure.stage == Stage::Recipient && failure.reply().is_some_and(|r| r.code == 452)
+}
+
+/// The server lacks what the mail needs.
+fn is_unfit(failure: &ClientFailure) -> bool {
+    matches!(failure.problem, Problem::Unfit(_))
 }
 
 /// Failures by which a kept connection shows that it had died, before the server could have taken the mail.

@@ -28,7 +28,7 @@ use crate::{
     metrics::Metrics,
     schedule::{self, NextLook},
     session, settle,
-    trust::any_certificate,
+    trust::{BrokenTls, any_certificate},
 };
 
 /// The mail engine. See the crate for what it does.
@@ -139,6 +139,7 @@ impl Engine {
             ids: MailIds::new(deps.node.0, deps.clock.clone()),
             server_tls: deps.tls.server(&[]),
             any_tls: any_certificate(),
+            broken_tls: BrokenTls::default(),
             lanes: Lanes::new(settings.delivery.max_connections),
             settings: ArcSwap::from_pointee(settings),
             resolver,

@@ -1,5 +1,9 @@
 //! Lanes in memory: one for each next hop, with a bounded queue and a bounded number of workers.
 //!
+//! In the store, mail waits by recipient domain. In memory, domains whose MX records name the same servers share one
+//! lane, the **site's**, so that its limits hold for a provider as a whole and a connection serves all its domains. A
+//! domain's own lane then only finds out its site; see [`Lanes::learn`].
+//!
 //! A worker is a task that takes jobs of one lane and delivers them over one connection. A push wakes an idle worker, or
 //! starts one while the lane may have more. What does not fit, or would meet a next hop that just failed, goes back to
 //! the caller, who defers it: memory is bounded, and the store keeps the rest.
@@ -12,14 +16,21 @@ use std::{
 
 use tasuki_core::{
     ids::{DeliverySeq, Epoch, LaneId, MailId},
-    store::mail::LaneKey,
+    store::mail::{Hold, LaneKey},
 };
 use tokio::sync::{Notify, Semaphore};
 
-use crate::context::Job;
+use crate::{
+    context::Job,
+    fair::{FairQueue, Sender},
+};
 
-/// Most jobs of one lane in memory.
+/// Most jobs of one lane in memory, and most of one sender, so that the others find room.
 const LANE_MAX: usize = 4096;
+const SENDER_MAX: usize = LANE_MAX / 4 * 3;
+/// How long a domain's site is believed, and most domains whose site is remembered.
+const SITE_FOR: Duration = Duration::from_secs(600);
+const MAX_SITES: usize = 50_000;
 /// Most jobs in memory in all.
 const TOTAL_MAX: usize = 65_536;
 /// A settlement may ride in a commit 100 ms later; until then the store still shows the delivery as due.
@@ -28,6 +39,8 @@ const SETTLED_FOR: Duration = Duration::from_secs(2);
 /// All lanes that have something to do.
 pub(crate) struct Lanes {
     by_key: Mutex<HashMap<LaneKey, Arc<Lane>>>,
+    /// The sites of domains' lanes, and until when each is believed.
+    sites: Mutex<HashMap<LaneKey, (LaneKey, Instant)>>,
     /// Connections out, in all.
     pub(crate) connections: Arc<Semaphore>,
 }
@@ -41,7 +54,9 @@ pub(crate) struct Lane {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Job>,
+    queue: FairQueue<Job>,
+    /// Deliveries from the store were queued since it was last asked for more.
+    fed_by_store: bool,
     workers: usize,
     idle: usize,
     /// Failures of the next hop in a row, until it works again.
@@ -68,7 +83,7 @@ pub(crate) enum Pushed {
 /// A lane for people.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct LaneStatus {
-    /// `mx:DOMAIN` or `via:SMARTHOST`.
+    /// `site:MX` (with a mark, where there are several), `mx:DOMAIN` until its site is known, or `via:SMARTHOST`.
     pub lane: String,
     /// Jobs in memory that wait for a worker.
     pub queued: usize,
@@ -88,6 +103,7 @@ impl Lanes {
     pub(crate) fn new(max_connections: usize) -> Self {
         Self {
             by_key: Mutex::default(),
+            sites: Mutex::default(),
             connections: Arc::new(Semaphore::new(max_connections)),
         }
     }
@@ -106,18 +122,39 @@ impl Lanes {
         lane
     }
 
-    /// Queues a job in its lane, which may have `limit` workers.
-    pub(crate) fn push(&self, job: Job, limit: usize, now: Instant) -> Pushed {
-        let lane = self.lane(&job.held.lane);
+    /// The lane in which a delivery of the store's lane `key` waits in memory.
+    pub(crate) fn road(&self, key: &LaneKey, now: Instant) -> LaneKey {
+        let sites = lock(&self.sites);
+        let known = sites.get(key).filter(|(_, until)| *until > now);
+        known.map_or_else(|| key.clone(), |(site, _)| site.clone())
+    }
+
+    /// Deliveries of `key` go through `site` for a while.
+    pub(crate) fn learn(&self, key: &LaneKey, site: LaneKey, now: Instant) {
+        let mut sites = lock(&self.sites);
+        if sites.len() >= MAX_SITES {
+            sites.retain(|_, (_, until)| *until > now);
+            if sites.len() >= MAX_SITES {
+                sites.clear();
+            }
+        }
+        sites.insert(key.clone(), (site, now + SITE_FOR));
+    }
+
+    /// Queues a job in lane `road`, which may have `limit` workers.
+    pub(crate) fn push(&self, job: Job, road: &LaneKey, limit: usize, now: Instant) -> Pushed {
+        let lane = self.lane(road);
         let mut state = lock(&lane.state);
         if let Some(until) = state.blocked_until.filter(|until| *until > now) {
             let why = state.last_error.clone().unwrap_or_default();
             return Pushed::Blocked(job, until, why);
         }
-        if state.queue.len() >= LANE_MAX {
+        let (sender, class) = (Sender::of(&job.held.envelope), job.held.envelope.class);
+        if state.queue.len() >= LANE_MAX || state.queue.len_of(&sender, class) >= SENDER_MAX {
             return Pushed::Full(job);
         }
-        state.queue.push_back(job);
+        state.fed_by_store |= matches!(job.held.hold, Hold::Lane(..));
+        state.queue.push(sender, class, job.held.body.len, job);
         if state.idle > 0 {
             lane.wake.notify_one();
         }
@@ -128,6 +165,18 @@ impl Lanes {
         state.workers += 1;
         drop(state);
         Pushed::StartWorker(lane)
+    }
+
+    /// How many jobs may be fetched for a lane of the store, and what is in flight of it; `None` while the lane they
+    /// would wait in is busy or blocked.
+    pub(crate) fn room(&self, lane: &Lane, now: Instant) -> Option<(usize, Vec<(MailId, DeliverySeq)>)> {
+        let road = self.road(&lane.key, now);
+        let takes_more = if road == lane.key {
+            lane.takes_more(now)
+        } else {
+            self.lane(&road).takes_more(now)
+        };
+        takes_more.then(|| (64, lane.in_flight(now)))
     }
 
     /// Whether much more may be taken from the store.
@@ -182,17 +231,24 @@ impl Lanes {
 impl Lane {
     /// The next job, if there is one now. A worker that gets none must call [`Lane::leave`] or [`Lane::wait`].
     pub(crate) fn take(&self) -> Option<Job> {
-        lock(&self.state).queue.pop_front()
+        lock(&self.state).queue.pop()
     }
 
     /// Ends a worker, unless a job came in between.
     pub(crate) fn leave(&self) -> Option<Job> {
         let mut state = lock(&self.state);
-        let job = state.queue.pop_front();
+        let job = state.queue.pop();
         if job.is_none() {
             state.workers -= 1;
         }
         job
+    }
+
+    /// Ends a worker and gives it all that is queued.
+    pub(crate) fn leave_with_all(&self) -> VecDeque<Job> {
+        let mut state = lock(&self.state);
+        state.workers -= 1;
+        state.queue.take()
     }
 
     /// Ends a worker whatever is queued (shutdown).
@@ -234,7 +290,7 @@ impl Lane {
         state.failures = state.failures.saturating_add(1);
         state.last_error = Some(why.to_owned());
         state.blocked_until = Some(until(state.failures));
-        (state.failures, std::mem::take(&mut state.queue))
+        (state.failures, state.queue.take())
     }
 
     pub(crate) fn note_error(&self, why: &str) {
@@ -249,16 +305,18 @@ impl Lane {
         lock(&self.state).owned = owner;
     }
 
-    /// How many jobs may be fetched into this lane, and what is in flight; `None` while it is busy or blocked.
-    pub(crate) fn room(&self, now: Instant) -> Option<(usize, Vec<(MailId, DeliverySeq)>)> {
+    /// What was taken from the store's lane and is not settled there yet.
+    fn in_flight(&self, now: Instant) -> Vec<(MailId, DeliverySeq)> {
         let mut state = lock(&self.state);
         state
             .in_flight
             .retain(|_, settled| settled.is_none_or(|at| now.saturating_duration_since(at) < SETTLED_FOR));
-        if state.queue.len() >= 32 || state.blocked_until.is_some_and(|until| until > now) {
-            return None;
-        }
-        Some((64, state.in_flight.keys().copied().collect()))
+        state.in_flight.keys().copied().collect()
+    }
+
+    fn takes_more(&self, now: Instant) -> bool {
+        let state = lock(&self.state);
+        state.queue.len() < 32 && state.blocked_until.is_none_or(|until| until <= now)
     }
 
     pub(crate) fn is_quiet(&self) -> bool {
@@ -267,8 +325,8 @@ impl Lane {
     }
 
     pub(crate) fn wants_more(&self) -> bool {
-        let state = lock(&self.state);
-        state.owned.is_some() && state.queue.len() < 16
+        let mut state = lock(&self.state);
+        state.queue.len() < 16 && std::mem::take(&mut state.fed_by_store)
     }
 
     pub(crate) fn fetched(&self, mail: MailId, delivery: DeliverySeq) {

@@ -16,6 +16,7 @@ mod daily;
 mod deliver;
 mod dns;
 mod engine;
+mod fair;
 mod lanes;
 mod metrics;
 mod notice;

@@ -84,7 +84,9 @@ pub(crate) fn next_hop(settings: &Settings, key: &LaneKey) -> Result<NextHop, Ro
 pub(crate) fn concurrency(settings: &Settings, key: &LaneKey) -> usize {
     match next_hop(settings, key) {
         Ok(NextHop::Smarthost(smarthost)) => smarthost.connections,
-        _ => settings.delivery.connections_per_domain,
+        // It only finds out its site.
+        Ok(NextHop::Mx(MailHost::Domain(_))) => 1,
+        _ => settings.delivery.connections_per_site,
     }
 }
 
@@ -135,18 +137,52 @@ async fn lookup(context: &Context, host: &str) -> Result<Vec<IpAddr>, RouteError
         .map_err(|e| RouteError::Unknown(e.to_string()))
 }
 
+/// A domain's mail servers by name, best first.
+async fn mx_hosts(
+    context: &Context,
+    settings: &Settings,
+    domain: &Domain,
+    seed: u64,
+) -> Result<Vec<String>, RouteError> {
+    let answer = context
+        .resolver
+        .mx(domain.as_str())
+        .await
+        .map_err(|e| RouteError::Unknown(e.to_string()))?;
+    mail_servers(answer, domain, &settings.host, seed).map_err(RouteError::Unroutable)
+}
+
+/// The lane that a domain shares with all domains that have the same mail servers.
+pub(crate) async fn site(
+    context: &Context,
+    settings: &Settings,
+    domain: &Domain,
+) -> Result<LaneKey, RouteError> {
+    // Any seed will do as long as it is the same for all, so that the same servers make the same name.
+    let hosts = mx_hosts(context, settings, domain, 0).await?;
+    Ok(site_of(&hosts))
+}
+
+/// The name for people is the first server's; sets that begin with the same one are told apart by a mark.
+fn site_of(hosts: &[String]) -> LaneKey {
+    let first = hosts.first().map_or("", String::as_str);
+    if hosts.len() < 2 {
+        return LaneKey(format!("site:{first}"));
+    }
+    let mark = hosts.iter().flat_map(|host| host.bytes().chain([0]));
+    let mark = mark.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    });
+    LaneKey(format!("site:{first}~{mark:016x}"))
+}
+
 async fn mx_addresses(
     context: &Context,
     settings: &Settings,
     domain: &Domain,
     seed: u64,
 ) -> Result<Vec<Candidate>, RouteError> {
-    let answer = context
-        .resolver
-        .mx(domain.as_str())
-        .await
-        .map_err(|e| RouteError::Unknown(e.to_string()))?;
-    let hosts = mail_servers(answer, domain, &settings.host, seed).map_err(RouteError::Unroutable)?;
+    let hosts = mx_hosts(context, settings, domain, seed).await?;
     let mut candidates = Vec::new();
     let mut trouble = None;
     for host in hosts.into_iter().take(MAX_HOSTS) {

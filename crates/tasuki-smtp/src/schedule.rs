@@ -167,7 +167,7 @@ async fn fetch(
     id: LaneId,
     epoch: Epoch,
 ) -> Result<usize, StoreError> {
-    let Some((room, in_flight)) = lane.room(context.deps.clock.now()) else {
+    let Some((room, in_flight)) = context.lanes.room(lane, context.deps.clock.now()) else {
         return Ok(0);
     };
     let due = context

@@ -371,3 +371,125 @@ async fn a_drain_finishes_what_is_under_way_and_the_next_life_does_the_rest() {
     house.nothing_is_lost(0).await;
     assert_eq!(house.figure("inherited_recipients_total"), 2);
 }
+
+/// Domains at a sink, by the MX host `mx.shared.example`.
+fn shared_names(domains: &[&'static str]) -> Names {
+    let answer = MxAnswer::Hosts(vec![(10, "mx.shared.example".into())]);
+    Names(
+        domains.iter().map(|d| (*d, answer.clone())).collect(),
+        vec![("mx.shared.example", [127, 0, 0, 1].into())],
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn domains_with_the_same_mail_servers_share_connections_and_their_limit() {
+    let sink = Sink::start().await;
+    let port = sink.addr.port();
+    let house = House::start(
+        shared_names(&["one.example", "two.example", "three.example"]),
+        |c| {
+            c.delivery.mx_port = port;
+            c.delivery.danger_private_addresses = true;
+            c.delivery.connections_per_site = 1;
+        },
+    )
+    .await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    for n in 0..12 {
+        let to = ["b@one.example", "b@two.example", "b@three.example"][n % 3];
+        client.mail("a@x.org", &[to], "Subject: hi\r\n\r\nx").await;
+    }
+    sink.wait(12).await;
+    assert_eq!(sink.connections(), 1);
+    house.nothing_is_lost(0).await;
+    let lanes: Vec<String> = house.handle.status().lanes.into_iter().map(|l| l.lane).collect();
+    assert!(lanes.contains(&"site:mx.shared.example".to_owned()), "{lanes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deferred_mail_of_domains_that_share_servers_comes_back_through_their_site() {
+    let sink = Sink::scripted(|line| line.starts_with("RCPT").then(|| "450 4.2.1 later".into())).await;
+    let port = sink.addr.port();
+    let house = House::start(shared_names(&["one.example", "two.example"]), |c| {
+        c.delivery.mx_port = port;
+        c.delivery.danger_private_addresses = true;
+    })
+    .await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    for n in 0..150 {
+        let to = ["b@one.example", "b@two.example"][n % 2];
+        client
+            .mail("a@x.org", &[to], &format!("Subject: {n}\r\n\r\nx"))
+            .await;
+    }
+    house.until("the deferral", |h| h.errors().len() == 150).await;
+    sink.script(|_| None);
+    house.clock.advance(Duration::from_secs(120));
+    house.handle.retry_now();
+    let received = sink.wait(150).await;
+    house.nothing_is_lost(0).await;
+    assert_eq!(received.len(), 150, "each once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_of_one_mail_does_not_wait_behind_a_sender_of_many() {
+    let sink = Sink::scripted(|line| (line == "banner").then(|| "421 4.3.2 not yet".into())).await;
+    let house = House::with_sink(&sink, |c| c.smarthosts[0].connections = 1).await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    for _ in 0..60 {
+        client
+            .mail("many@many.example", &["b@y.org"], "Subject: m\r\n\r\nx")
+            .await;
+    }
+    client
+        .mail("one@one.example", &["b@y.org"], "Subject: 1\r\n\r\nx")
+        .await;
+    house.until("the deferral", |h| h.errors().len() == 61).await;
+    sink.script(|_| None);
+    house.clock.advance(Duration::from_secs(600));
+    house.handle.retry_now();
+    let received = sink.wait(61).await;
+    let at = received.iter().position(|r| r.from == "one@one.example").unwrap();
+    assert!(at < 40, "it was the {at}th");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_that_one_server_cannot_take_goes_to_another_of_the_same_domain() {
+    let old = Sink::with(&["PIPELINING"], None, std::sync::Arc::new(|_| None)).await;
+    let answer = MxAnswer::Hosts(vec![(10, "old.y.example".into()), (20, "old2.y.example".into())]);
+    let names = Names(
+        vec![("y.example", answer)],
+        vec![
+            ("old.y.example", [127, 0, 0, 1].into()),
+            ("old2.y.example", [127, 0, 0, 1].into()),
+        ],
+    );
+    let port = old.addr.port();
+    let house = House::start(names, |c| {
+        c.delivery.mx_port = port;
+        c.delivery.danger_private_addresses = true;
+    })
+    .await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    client.expect("MAIL FROM:<> BODY=8BITMIME", "250").await;
+    client.expect("RCPT TO:<b@y.example>", "250").await;
+    client.expect("DATA", "354").await;
+    client
+        .expect("Subject: caf\u{e9}\r\n\r\n\u{e9}\r\n.", "250")
+        .await;
+    // Both are asked, neither can take it, and it is never sent in another form.
+    house
+        .until("the end", |h| h.figure("dropped_recipients_total") == 1)
+        .await;
+    assert_eq!(old.connections(), 2);
+    assert!(old.received().is_empty());
+    house.nothing_is_lost(0).await;
+}

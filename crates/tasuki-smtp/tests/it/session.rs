@@ -447,13 +447,26 @@ async fn opportunistic_tls_takes_any_certificate_and_falls_back() {
         let script: crate::sink::Script =
             std::sync::Arc::new(move |line| (broken && line == "handshake").then(|| "close".into()));
         let sink = Sink::with(&["PIPELINING"], Some(stranger.server(&[])), script).await;
-        let house = House::with_sink(&sink, |c| c.smarthosts[0].tls = SmarthostTls::Opportunistic).await;
+        let house = House::with_sink(&sink, |c| {
+            c.smarthosts[0].tls = SmarthostTls::Opportunistic;
+            c.delivery.idle = Duration::from_millis(1);
+        })
+        .await;
         house.allow_loopback();
         let mut client = house.relay().await;
         client.expect("EHLO c", "250").await;
         client.mail("a@x.org", &["b@y.org"], "Subject: hi\r\n\r\nx").await;
         let received = sink.wait(1).await;
         assert_eq!(received[0].tls, !broken);
+        // What is broken is remembered, so the next connection does not try it again.
+        house
+            .until("the idle end", |h| h.figure("connections_out_open") == 0)
+            .await;
+        client.mail("a@x.org", &["b@y.org"], "Subject: hi\r\n\r\nx").await;
+        sink.wait(2).await;
+        let tried = sink.commands().iter().filter(|c| *c == "STARTTLS").count();
+        assert_eq!(tried, if broken { 1 } else { 2 });
+        house.nothing_is_lost(0).await;
     }
 }
 
