@@ -12,6 +12,13 @@ pub(crate) fn store_error(error: sqlx::Error) -> StoreError {
             if db.is_unique_violation() {
                 return StoreError::Conflict("somebody else stored the same at the same time".into());
             }
+            // A value that this database cannot hold (class 22: a NUL in a text, a number out of range).
+            if db
+                .code()
+                .is_some_and(|code| code.len() == 5 && code.starts_with("22"))
+            {
+                return StoreError::Damaged(error.to_string());
+            }
             StoreError::Unavailable(Box::new(error))
         }
         sqlx::Error::ColumnDecode { .. }
@@ -43,5 +50,34 @@ pub(crate) fn io_error(error: std::io::Error) -> StoreError {
         StoreError::Full
     } else {
         StoreError::Unavailable(Box::new(error))
+    }
+}
+
+/// Whether a transaction met another one and would have gone through alone: serialization_failure, deadlock_detected.
+pub(crate) fn is_collision(error: &StoreError) -> bool {
+    let StoreError::Unavailable(source) = error else {
+        return false;
+    };
+    source
+        .downcast_ref::<sqlx::Error>()
+        .and_then(sqlx::Error::as_database_error)
+        .and_then(sqlx::error::DatabaseError::code)
+        .is_some_and(|code| matches!(code.as_ref(), "40001" | "40P01"))
+}
+
+/// Whether one request's content is the cause, so that others in the same transaction would have gone through.
+pub(crate) fn is_own_fault(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Conflict(_) | StoreError::NotFound(_) | StoreError::Damaged(_) | StoreError::StaleEpoch
+    )
+}
+
+/// The same failure for each who shared a commit.
+pub(crate) fn share(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Full => StoreError::Full,
+        StoreError::Unavailable(source) => StoreError::Unavailable(source.to_string().into()),
+        other => StoreError::Unavailable(other.to_string().into()),
     }
 }

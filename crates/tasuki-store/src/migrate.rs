@@ -26,6 +26,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     3 "0003_fediverse",
     4 "0004_credential_scope",
     5 "0005_sent",
+    6 "0006_queue",
 );
 
 const POSTGRES: &[Migration] = migrations!("postgres":
@@ -34,6 +35,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     3 "0003_fediverse",
     4 "0004_credential_scope",
     5 "0005_sent",
+    6 "0006_queue",
 );
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";

@@ -1,5 +1,7 @@
 //! Small values as they stand in rows: closed enums as one word, structures as JSON.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tasuki_core::store::{StoreError, StoreResult};
@@ -17,6 +19,15 @@ pub(crate) fn word<T: Serialize>(value: &T) -> String {
 pub(crate) fn from_word<T: DeserializeOwned>(word: &str) -> StoreResult<T> {
     serde_json::from_value(serde_json::Value::String(word.into()))
         .map_err(|error| StoreError::Damaged(format!("{word:?}: {error}")))
+}
+
+/// Without NUL, which PostgreSQL's texts cannot hold; peers' words may have it.
+pub(crate) fn no_nul(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') {
+        Cow::Owned(text.replace('\0', "\u{fffd}"))
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 /// As JSON.

@@ -1,5 +1,6 @@
 //! Bodies above 16 KiB: rows of 256 KiB, written while they arrive, live with the commit of their mail.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -145,20 +146,18 @@ impl BodySource for Source {
     }
 }
 
-/// Makes bodies live, in the transaction that stores their mails.
-pub(super) async fn make_live(conn: &mut Conn, bodies: &[i64]) -> StoreResult<()> {
+/// Makes bodies live, in the transaction that stores their mails; returns those that are there.
+pub(super) async fn make_live(conn: &mut Conn, bodies: &[i64]) -> StoreResult<HashSet<i64>> {
     if bodies.is_empty() {
-        return Ok(());
+        return Ok(HashSet::new());
     }
-    let done = sqlx::query("UPDATE bodies SET is_live = TRUE WHERE id = ANY($1)")
-        .bind(bodies)
-        .execute(conn)
-        .await
-        .map_err(store_error)?;
-    if done.rows_affected() < bodies.len() as u64 {
-        return Err(StoreError::NotFound("a mail's body".into()));
-    }
-    Ok(())
+    let live: Vec<i64> =
+        sqlx::query_scalar("UPDATE bodies SET is_live = TRUE WHERE id = ANY($1) RETURNING id")
+            .bind(bodies)
+            .fetch_all(conn)
+            .await
+            .map_err(store_error)?;
+    Ok(live.into_iter().collect())
 }
 
 /// Removes the bodies of finished mails.

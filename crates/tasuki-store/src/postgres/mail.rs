@@ -1,8 +1,10 @@
 //! The mail verbs on PostgreSQL.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId};
 use tasuki_core::store::mail::{
@@ -12,66 +14,109 @@ use tasuki_core::store::mail::{
 use tasuki_core::store::{MailStore, StoreError, StoreResult};
 
 use super::settle::{self, Applied};
-use super::{Conn, Db, bodies, nodes, queue, sent, without_sync};
+use super::writer::{Enqueue, Settle};
+use super::{Conn, Db, bodies, queue, sent, totals};
 use crate::bodies::Inline;
 use crate::error::{is_duplicate, store_error};
 use crate::head;
 
+/// A mail as it goes into its row.
+#[derive(Debug)]
+pub(super) struct MailRow {
+    id: i64,
+    lanes: i64,
+    accepted_at: i64,
+    expires_at: i64,
+    body_len: i64,
+    chunks: Option<i64>,
+    head: Vec<u8>,
+    body: Option<Bytes>,
+}
+
+impl MailRow {
+    fn new(mail: &NewMail) -> StoreResult<Self> {
+        let (chunks, body) = match &mail.body.place {
+            BodyPlace::Inline(bytes) => (None, Some(bytes.clone())),
+            BodyPlace::Chunks { body } => (Some(*body), None),
+            BodyPlace::Segment { segment, .. } => {
+                return Err(StoreError::Damaged(format!(
+                    "a body in segment {segment} is not in this store"
+                )));
+            }
+        };
+        Ok(Self {
+            id: mail.id.0,
+            lanes: i64::try_from(mail.deliveries.len()).unwrap_or(i64::MAX),
+            accepted_at: mail.accepted_at.0,
+            expires_at: mail.expires_at.0,
+            body_len: i64::try_from(mail.body.len).unwrap_or(i64::MAX),
+            chunks,
+            head: head::encode(mail)?,
+            body,
+        })
+    }
+
+    fn all(mails: &[NewMail]) -> StoreResult<Vec<Self>> {
+        mails.iter().map(Self::new).collect()
+    }
+
+    /// Bytes that its row takes, about.
+    pub(super) fn size(&self) -> usize {
+        self.head.len() + self.body.as_ref().map_or(0, Bytes::len) + 100
+    }
+}
+
+/// A mail and the life of the node that holds it.
+type Taken<'a> = ((NodeId, Epoch), &'a MailRow);
+
 /// New mails, column by column.
 #[derive(Default)]
-struct Columns {
+struct Columns<'a> {
+    nodes: Vec<i64>,
+    epochs: Vec<i64>,
     ids: Vec<i64>,
     lanes: Vec<i64>,
     accepted_at: Vec<i64>,
     expires_at: Vec<i64>,
     body_len: Vec<i64>,
     chunks: Vec<Option<i64>>,
-    heads: Vec<Vec<u8>>,
-    bodies: Vec<Option<Vec<u8>>>,
+    heads: Vec<&'a [u8]>,
+    bodies: Vec<Option<&'a [u8]>>,
 }
 
-impl Columns {
-    fn new(mails: &[NewMail]) -> StoreResult<Self> {
+impl<'a> Columns<'a> {
+    fn new(mails: &[Taken<'a>]) -> Self {
         let mut columns = Self::default();
-        for mail in mails {
-            columns.heads.push(head::encode(mail)?);
-            let (chunks, body) = match &mail.body.place {
-                BodyPlace::Inline(bytes) => (None, Some(bytes.to_vec())),
-                BodyPlace::Chunks { body } => (Some(*body), None),
-                BodyPlace::Segment { segment, .. } => {
-                    return Err(StoreError::Damaged(format!(
-                        "a body in segment {segment} is not in this store"
-                    )));
-                }
-            };
-            columns.chunks.push(chunks);
-            columns.bodies.push(body);
-            columns.ids.push(mail.id.0);
-            columns
-                .lanes
-                .push(i64::try_from(mail.deliveries.len()).unwrap_or(i64::MAX));
-            columns.accepted_at.push(mail.accepted_at.0);
-            columns.expires_at.push(mail.expires_at.0);
-            columns
-                .body_len
-                .push(i64::try_from(mail.body.len).unwrap_or(i64::MAX));
+        for ((node, epoch), row) in mails {
+            columns.nodes.push(i64::from(node.0));
+            columns.epochs.push(epoch.0);
+            columns.ids.push(row.id);
+            columns.lanes.push(row.lanes);
+            columns.accepted_at.push(row.accepted_at);
+            columns.expires_at.push(row.expires_at);
+            columns.body_len.push(row.body_len);
+            columns.chunks.push(row.chunks);
+            columns.heads.push(&row.head);
+            columns.bodies.push(row.body.as_deref());
         }
-        Ok(columns)
+        columns
     }
 }
 
-async fn insert(conn: &mut Conn, (node, epoch): (NodeId, Epoch), columns: Columns) -> StoreResult<()> {
-    let live: Vec<i64> = columns.chunks.iter().flatten().copied().collect();
-    bodies::make_live(conn, &live).await?;
+async fn insert(conn: &mut Conn, mails: &[Taken<'_>]) -> StoreResult<()> {
+    if mails.is_empty() {
+        return Ok(());
+    }
+    let columns = Columns::new(mails);
     sqlx::query(
-        "INSERT INTO mails (id, node, epoch, lanes, open, fresh, accepted_at, expires_at, body_len, chunks, head, body)
-         SELECT id, $1, $2, lanes, lanes, lanes, accepted_at, expires_at, body_len, chunks, head, body
-         FROM unnest($3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[], $7::BIGINT[], $8::BIGINT[],
-             $9::BYTEA[], $10::BYTEA[])
-             AS new (id, lanes, accepted_at, expires_at, body_len, chunks, head, body)",
+        "INSERT INTO mails (node, epoch, id, lanes, open, fresh, accepted_at, expires_at, body_len, chunks, head, body)
+         SELECT node, epoch, id, lanes, lanes, lanes, accepted_at, expires_at, body_len, chunks, head, body
+         FROM unnest($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[],
+             $7::BIGINT[], $8::BIGINT[], $9::BYTEA[], $10::BYTEA[])
+             AS new (node, epoch, id, lanes, accepted_at, expires_at, body_len, chunks, head, body)",
     )
-    .bind(i64::from(node.0))
-    .bind(epoch.0)
+    .bind(columns.nodes)
+    .bind(columns.epochs)
     .bind(columns.ids)
     .bind(columns.lanes)
     .bind(columns.accepted_at)
@@ -92,23 +137,63 @@ async fn insert(conn: &mut Conn, (node, epoch): (NodeId, Epoch), columns: Column
     Ok(())
 }
 
+fn bodies_of(rows: &[MailRow]) -> Vec<i64> {
+    rows.iter().filter_map(|row| row.chunks).collect()
+}
+
+/// The present life of each node.
+async fn present_lives(conn: &mut Conn) -> StoreResult<HashMap<i64, i64>> {
+    let lives: Vec<(i64, i64)> = sqlx::query_as("SELECT id, epoch FROM nodes")
+        .fetch_all(conn)
+        .await
+        .map_err(store_error)?;
+    Ok(lives.into_iter().collect())
+}
+
+/// Stores the mails of several callers. Whose life is over, or whose body is gone, is refused alone.
+pub(super) async fn enqueue_all(conn: &mut Conn, enqueues: &[Enqueue]) -> StoreResult<Vec<StoreResult<()>>> {
+    if enqueues.is_empty() {
+        return Ok(Vec::new());
+    }
+    let lives = present_lives(conn).await?;
+    let wanted: Vec<i64> = enqueues.iter().flat_map(|e| bodies_of(&e.rows)).collect();
+    let live: HashSet<i64> = bodies::make_live(conn, &wanted).await?;
+    let mut mails = Vec::new();
+    let mut results = Vec::with_capacity(enqueues.len());
+    for enqueue in enqueues {
+        let result = if lives.get(&i64::from(enqueue.node.0)) != Some(&enqueue.epoch.0) {
+            Err(StoreError::StaleEpoch)
+        } else if bodies_of(&enqueue.rows).iter().any(|body| !live.contains(body)) {
+            Err(StoreError::NotFound("a mail's body".into()))
+        } else {
+            mails.extend(
+                enqueue
+                    .rows
+                    .iter()
+                    .map(|row| ((enqueue.node, enqueue.epoch), row)),
+            );
+            Ok(())
+        };
+        results.push(result);
+    }
+    insert(conn, &mails).await?;
+    Ok(results)
+}
+
 /// Deletes the mails with one lane among these outcomes; returns which.
-async fn finish_single(
-    conn: &mut Conn,
-    node: NodeId,
-    outcomes: &[Outcome],
-    applied: &mut Applied,
-) -> StoreResult<Vec<i64>> {
-    let (ids, epochs): (Vec<i64>, Vec<i64>) = outcomes
+async fn finish_single(conn: &mut Conn, settle: &Settle, applied: &mut Applied) -> StoreResult<HashSet<i64>> {
+    let (ids, epochs): (Vec<i64>, Vec<i64>) = settle
+        .outcomes
         .iter()
-        .filter(|o| o.follow_up.is_empty() && o.settlement == Settlement::Finished)
-        .filter_map(|o| match o.hold {
-            Hold::Fresh(epoch) => Some((o.mail.0, epoch.0)),
+        .zip(&settle.follow_ups)
+        .filter(|(outcome, follow_up)| follow_up.is_empty() && outcome.settlement == Settlement::Finished)
+        .filter_map(|(outcome, _)| match outcome.hold {
+            Hold::Fresh(epoch) => Some((outcome.mail.0, epoch.0)),
             Hold::Lane(..) => None,
         })
         .unzip();
     if ids.is_empty() {
-        return Ok(Vec::new());
+        return Ok(HashSet::new());
     }
     let rows: Vec<(i64, Option<i64>)> = sqlx::query_as(
         "DELETE FROM mails USING unnest($1::BIGINT[], $2::BIGINT[]) AS held (held_id, held_epoch)
@@ -117,45 +202,60 @@ async fn finish_single(
     )
     .bind(ids)
     .bind(epochs)
-    .bind(i64::from(node.0))
+    .bind(i64::from(settle.node.0))
     .fetch_all(conn)
     .await
     .map_err(store_error)?;
+    applied.mails -= i64::try_from(rows.len()).unwrap_or(i64::MAX);
     applied
         .freed
         .extend(rows.iter().filter_map(|(_, chunks)| *chunks));
     Ok(rows.into_iter().map(|(id, _)| id).collect())
 }
 
-async fn present_life(conn: &mut Conn, node: NodeId) -> StoreResult<Epoch> {
-    let epoch: Option<i64> = sqlx::query_scalar("SELECT epoch FROM nodes WHERE id = $1")
-        .bind(i64::from(node.0))
-        .fetch_optional(conn)
-        .await
-        .map_err(store_error)?;
-    epoch.map(Epoch).ok_or(StoreError::StaleEpoch)
+/// What the outcomes of one caller did.
+pub(super) struct SettledAll {
+    pub(super) results: Vec<Settled>,
+    pub(super) mails: i64,
+    pub(super) deferred: i64,
 }
 
-async fn settle_all(conn: &mut Conn, node: NodeId, outcomes: Vec<Outcome>) -> StoreResult<Vec<Settled>> {
+/// Applies one caller's outcomes and what they cause.
+pub(super) async fn settle_all(conn: &mut Conn, settle: &Settle) -> StoreResult<SettledAll> {
     let mut applied = Applied::default();
-    let single = finish_single(conn, node, &outcomes, &mut applied).await?;
-    let mut results = Vec::with_capacity(outcomes.len());
-    for mut outcome in outcomes {
-        if outcome.follow_up.is_empty() && single.contains(&outcome.mail.0) {
+    let single = finish_single(conn, settle, &mut applied).await?;
+    let mut results = Vec::with_capacity(settle.outcomes.len());
+    for (outcome, follow_up) in settle.outcomes.iter().zip(&settle.follow_ups) {
+        if follow_up.is_empty() && single.contains(&outcome.mail.0) {
             results.push(Settled::Done);
             continue;
         }
-        let follow_up = std::mem::take(&mut outcome.follow_up);
-        let result = settle::settle_one(conn, node, &outcome, &mut applied).await?;
+        let result = settle::settle_one(conn, settle.node, outcome, &mut applied).await?;
         if result == Settled::Done && !follow_up.is_empty() {
-            let epoch = present_life(conn, node).await?;
-            insert(conn, (node, epoch), Columns::new(&follow_up)?).await?;
+            follow(conn, settle.node, follow_up).await?;
+            applied.mails += i64::try_from(follow_up.len()).unwrap_or(i64::MAX);
         }
         results.push(result);
     }
     settle::finish(conn, &mut applied).await?;
     bodies::remove(conn, &applied.freed).await?;
-    Ok(results)
+    Ok(SettledAll {
+        results,
+        mails: applied.mails,
+        deferred: applied.deferred,
+    })
+}
+
+/// Stores mails that an outcome causes; they are held by the node's present life.
+async fn follow(conn: &mut Conn, node: NodeId, rows: &[MailRow]) -> StoreResult<()> {
+    let lives = present_lives(conn).await?;
+    let epoch = lives.get(&i64::from(node.0)).ok_or(StoreError::StaleEpoch)?;
+    let wanted = bodies_of(rows);
+    if bodies::make_live(conn, &wanted).await?.len() < wanted.len() {
+        return Err(StoreError::NotFound("a mail's body".into()));
+    }
+    let mails: Vec<Taken<'_>> = rows.iter().map(|row| ((node, Epoch(*epoch)), row)).collect();
+    insert(conn, &mails).await
 }
 
 #[async_trait]
@@ -168,16 +268,8 @@ impl MailStore for Db {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let ids = batch.iter().map(|mail| mail.id).collect();
-        let columns = Columns::new(&batch)?;
-        self.change(move |conn| {
-            Box::pin(async move {
-                nodes::require_life(conn, node, epoch).await?;
-                insert(conn, (node, epoch), columns).await
-            })
-        })
-        .await?;
-        Ok(ids)
+        self.writer.enqueue(node, epoch, MailRow::all(&batch)?).await?;
+        Ok(batch.iter().map(|mail| mail.id).collect())
     }
 
     async fn body(&self, body: &StoredBody) -> StoreResult<Box<dyn BodySource>> {
@@ -235,17 +327,15 @@ impl MailStore for Db {
         queue::due(&mut conn, (lane, epoch), now, n, in_flight).await
     }
 
-    async fn settle(&self, node: NodeId, outcomes: Vec<Outcome>) -> StoreResult<Vec<Settled>> {
-        let rides = outcomes.iter().all(|o| o.follow_up.is_empty());
-        self.change(move |conn| {
-            Box::pin(async move {
-                if rides {
-                    without_sync(conn).await?;
-                }
-                settle_all(conn, node, outcomes).await
-            })
-        })
-        .await
+    async fn settle(&self, node: NodeId, mut outcomes: Vec<Outcome>) -> StoreResult<Vec<Settled>> {
+        if outcomes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let follow_ups = outcomes
+            .iter_mut()
+            .map(|outcome| MailRow::all(&std::mem::take(&mut outcome.follow_up)))
+            .collect::<StoreResult<_>>()?;
+        self.writer.settle(node, outcomes, follow_ups).await
     }
 
     async fn next_due(&self, node: NodeId) -> StoreResult<Option<Timestamp>> {
@@ -264,17 +354,12 @@ impl MailStore for Db {
     }
 
     async fn queue_counts(&self) -> StoreResult<QueueCounts> {
-        let (mails, deferred, oldest): (i64, i64, Option<i64>) = sqlx::query_as(
-            "SELECT (SELECT count(*) FROM mails), (SELECT count(*) FROM deliveries),
-                 (SELECT accepted_at FROM mails ORDER BY id LIMIT 1)",
-        )
-        .fetch_one(&mut *self.read().await?)
-        .await
-        .map_err(store_error)?;
+        let mut conn = self.read().await?;
+        let (mails, deferred) = totals::sum(&mut conn).await?;
         Ok(QueueCounts {
             mails: u64::try_from(mails).unwrap_or(0),
             deferred: u64::try_from(deferred).unwrap_or(0),
-            oldest: oldest.map(Timestamp),
+            oldest: queue::oldest(&mut conn).await?,
         })
     }
 }

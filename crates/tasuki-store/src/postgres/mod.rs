@@ -1,10 +1,13 @@
 //! PostgreSQL: any number of gateways.
 //!
-//! Each change is one short transaction; none is open while the network is slow. Concurrent commits share the server's
-//! syncs. Holds end by the database's clock. Bodies above 16 KiB are chunk rows, see [`bodies`].
+//! Each change is one short transaction; none is open while the network is slow. What comes often shares transactions,
+//! see [`writer`]. A transaction that met another gateway's is tried again; one that the server does not answer is given
+//! up after [`DEADLINE`]. When the server is away every verb says `Unavailable` until it is back. Holds end by the
+//! database's clock. Bodies above 16 KiB are chunk rows, see [`bodies`].
 
 mod bodies;
 mod mail;
+mod writer;
 
 #[expect(
     clippy::duplicate_mod,
@@ -76,6 +79,12 @@ mod settle;
     clippy::duplicate_mod,
     reason = "one text for both databases, compiled against each"
 )]
+#[path = "../shared/totals.rs"]
+mod totals;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
 #[path = "../shared/tunnel.rs"]
 mod tunnel;
 
@@ -91,12 +100,14 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
 use sqlx::{ConnectOptions as _, Connection as _, Postgres, Row as _};
 use tasuki_core::ids::{Epoch, LaneId, NodeId};
+use tasuki_core::store::fedi::{Appended, NewEntry};
 use tasuki_core::store::mail::{BodyPlace, Lane, StoredBody};
-use tasuki_core::store::{NodeStore, Store, StoreResult, StoreStats};
+use tasuki_core::store::{NodeStore, Store, StoreError, StoreResult, StoreStats};
 use tokio::task::JoinHandle;
 
+use self::writer::Writer;
 use crate::OpenError;
-use crate::error::store_error;
+use crate::error::{is_collision, store_error};
 use crate::migrate;
 
 /// The connection type that the shared texts are compiled against.
@@ -111,8 +122,14 @@ const FOR_UPDATE_SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
 const BODY_COLUMNS: &str = "body_len, chunks, body";
 const FREED_COLUMNS: &str = "chunks";
 
-/// Connections of one gateway.
-const CONNECTIONS: u32 = 16;
+/// Connections of one gateway, beside the writer's.
+const CONNECTIONS: u32 = 15;
+/// How long a verb waits for one of them.
+const ACQUIRE: Duration = Duration::from_secs(10);
+/// How long a transaction may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How often a transaction that met another one is tried again.
+const RETRIES: u32 = 8;
 /// How often abandoned bodies are looked for.
 const SWEEP: Duration = Duration::from_secs(300);
 /// The lock that makes places in the log grow in the order of their commits.
@@ -121,7 +138,8 @@ const LOG_LOCK: i64 = 0x7461_7375_6b69;
 /// The PostgreSQL store.
 pub(crate) struct Db {
     pool: PgPool,
-    commits: AtomicU64,
+    writer: Writer,
+    commits: Arc<AtomicU64>,
     waiting: AtomicI64,
     size_bytes: Arc<AtomicU64>,
     sweeper: std::sync::Mutex<Option<JoinHandle<()>>>,
@@ -134,6 +152,11 @@ impl Db {
         let options = PgConnectOptions::from_str(url)
             .map_err(|_| OpenError::Url("this is not a postgres:// URL that can be read".into()))?
             .application_name("tasuki")
+            .options([
+                ("statement_timeout", "30s"),
+                ("lock_timeout", "10s"),
+                ("idle_in_transaction_session_timeout", "60s"),
+            ])
             .disable_statement_logging();
         let name = format!(
             "{} on {}",
@@ -145,8 +168,8 @@ impl Db {
         );
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
-            .acquire_timeout(Duration::from_secs(20))
-            .connect_with(options)
+            .acquire_timeout(ACQUIRE)
+            .connect_with(options.clone())
             .await
             .map_err(|e| OpenError::connect(&name, e))?;
         let mut conn = pool.acquire().await.map_err(|e| OpenError::connect(&name, e))?;
@@ -154,13 +177,25 @@ impl Db {
         drop(conn);
         let size_bytes = Arc::new(AtomicU64::new(0));
         let sweeper = tokio::spawn(sweep(pool.clone(), Arc::clone(&size_bytes)));
+        let commits = Arc::new(AtomicU64::new(0));
         Ok(Self {
             pool,
-            commits: AtomicU64::new(0),
+            writer: Writer::start(options, Arc::clone(&commits)),
+            commits,
             waiting: AtomicI64::new(0),
             size_bytes,
             sweeper: std::sync::Mutex::new(Some(sweeper)),
         })
+    }
+
+    /// Whether there is room for new work: the server's disk is its own affair, and its refusals tell.
+    fn require_space(&self) -> StoreResult<()> {
+        Ok(())
+    }
+
+    /// Appends an entry to the log.
+    async fn append_entry(&self, entry: NewEntry) -> StoreResult<Appended> {
+        self.writer.append(entry).await
     }
 
     /// A connection for reading.
@@ -172,7 +207,7 @@ impl Db {
     async fn change<T, F>(&self, f: F) -> StoreResult<T>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, StoreResult<T>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, StoreResult<T>> + Clone + Send + 'static,
     {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let result = transact(&self.pool, f).await;
@@ -186,7 +221,7 @@ impl Db {
     /// A change whose loss in a crash does no harm: it does not wait for the disk.
     async fn ride<F>(&self, f: F) -> StoreResult<()>
     where
-        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, StoreResult<()>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, StoreResult<()>> + Clone + Send + 'static,
     {
         self.change(move |conn| {
             Box::pin(async move {
@@ -198,17 +233,52 @@ impl Db {
     }
 }
 
+/// Runs `f` in a transaction; again, if it met another one.
 async fn transact<T, F>(pool: &PgPool, f: F) -> StoreResult<T>
+where
+    T: Send + 'static,
+    F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, StoreResult<T>> + Clone + Send + 'static,
+{
+    let mut tries = 0;
+    loop {
+        match transact_once(pool, f.clone()).await {
+            Err(error) if is_collision(&error) && tries < RETRIES => {
+                tries += 1;
+                tokio::time::sleep(retry_pause(tries)).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn transact_once<T, F>(pool: &PgPool, f: F) -> StoreResult<T>
 where
     T: Send + 'static,
     F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, StoreResult<T>> + Send + 'static,
 {
     let mut conn = pool.acquire().await.map_err(store_error)?;
-    let mut transaction = conn.begin().await.map_err(store_error)?;
-    // Dropped unfinished, a transaction rolls back.
-    let done = f(&mut transaction).await?;
-    transaction.commit().await.map_err(store_error)?;
-    Ok(done)
+    let tried = tokio::time::timeout(DEADLINE, async {
+        let mut transaction = conn.begin().await.map_err(store_error)?;
+        // Dropped unfinished, a transaction rolls back.
+        let done = f(&mut transaction).await?;
+        transaction.commit().await.map_err(store_error)?;
+        Ok(done)
+    })
+    .await;
+    tried.unwrap_or_else(|_| {
+        // It may answer later what nobody asks any more.
+        drop(conn.detach());
+        Err(StoreError::Unavailable(
+            "the database did not answer in time".into(),
+        ))
+    })
+}
+
+/// How long to wait before try `tries`, so that those who met do not meet again.
+fn retry_pause(tries: u32) -> Duration {
+    // Two gateways that wait equally long would meet again; their process numbers differ.
+    let own = u64::from(std::process::id() % 7);
+    Duration::from_millis(u64::from(tries) * (3 + own))
 }
 
 /// Lets this transaction's commit return before it is on the disk; its order among the others stays.
@@ -341,7 +411,8 @@ impl NodeStore for Db {
         StoreStats {
             commits: self.commits.load(Ordering::Relaxed),
             syncs: 0,
-            waiting: u64::try_from(self.waiting.load(Ordering::Relaxed)).unwrap_or(0),
+            waiting: u64::try_from(self.waiting.load(Ordering::Relaxed)).unwrap_or(0)
+                + self.writer.waiting() as u64,
             size_bytes: self.size_bytes.load(Ordering::Relaxed),
         }
     }
@@ -352,6 +423,7 @@ impl NodeStore for Db {
             sweeper.abort();
             let _ = sweeper.await;
         }
+        self.writer.close().await;
         self.pool.close().await;
     }
 }

@@ -134,6 +134,7 @@ impl FediStore for Db {
         answers: Vec<NewEntry>,
         entry: Option<AuditEntry>,
     ) -> StoreResult<Subscription> {
+        self.require_space()?;
         self.change(move |conn| {
             Box::pin(async move {
                 let subscription = subscribe(conn, &new).await?;
@@ -221,8 +222,7 @@ impl FediStore for Db {
     }
 
     async fn append(&self, entry: NewEntry) -> StoreResult<Appended> {
-        self.change(move |conn| Box::pin(async move { log::append(conn, &entry).await }))
-            .await
+        self.append_entry(entry).await
     }
 
     async fn entries(&self, after: Option<LogSeq>, n: usize, max_bytes: u64) -> StoreResult<Vec<Entry>> {

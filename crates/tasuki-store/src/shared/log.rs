@@ -15,7 +15,7 @@ use tasuki_core::store::{StoreError, StoreResult};
 
 use super::{Conn, DbRow, lock_log, progress, store_now};
 use crate::error::store_error;
-use crate::words::{from_word, word};
+use crate::words::{from_word, no_nul, word};
 
 /// How long it is known which hosts got an object.
 const OBJECTS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -72,7 +72,7 @@ pub(super) async fn append(conn: &mut Conn, entry: &NewEntry) -> StoreResult<App
     .bind(entry.at.0)
     .bind(i64::try_from(size).unwrap_or(i64::MAX))
     .bind(word(&entry.kind))
-    .bind(&entry.object)
+    .bind(no_nul(&entry.object))
     .bind(object)
     .bind(bitmap_bytes(&audience)?)
     .bind(bitmap_bytes(&entry.announce_to)?)

@@ -10,7 +10,7 @@ use tasuki_core::store::{StoreError, StoreResult};
 
 use super::{Conn, DbRow, FOR_UPDATE, store_now};
 use crate::error::store_error;
-use crate::words::{from_json, json};
+use crate::words::{from_json, json, no_nul};
 
 fn behind_of(row: &DbRow) -> StoreResult<HostProgress> {
     let number = |column| row.try_get::<i64, _>(column).map_err(store_error);
@@ -103,7 +103,7 @@ pub(super) async fn store(conn: &mut Conn, behind: &[HostProgress], caught_up: &
         .bind(json(&host.parked)?)
         .bind(i64::from(host.failures))
         .bind(host.next_try.map(|t| t.0))
-        .bind(&host.last_error)
+        .bind(host.last_error.as_deref().map(no_nul))
         .execute(&mut *conn)
         .await
         .map_err(store_error)?;

@@ -29,7 +29,7 @@ static DUE: LazyLock<String> = LazyLock::new(|| {
 static ADOPTABLE: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT id, gone, accepted_at, expires_at, head, {BODY_COLUMNS} FROM mails
-         WHERE fresh > 0 AND node = $1 AND epoch < $2 ORDER BY id LIMIT $3{FOR_UPDATE_SKIP_LOCKED}"
+         WHERE fresh > 0 AND node = $1 AND epoch < $2 ORDER BY epoch, id LIMIT $3{FOR_UPDATE_SKIP_LOCKED}"
     )
 });
 static CLAIM: LazyLock<String> = LazyLock::new(|| {
@@ -43,6 +43,9 @@ static CLAIM: LazyLock<String> = LazyLock::new(|| {
          RETURNING id, name, epoch, next_due"
     )
 });
+
+/// Reads one row: ids grow with time.
+const OLDEST: &str = "SELECT accepted_at FROM mails ORDER BY id LIMIT 1";
 
 struct Mail {
     id: MailId,
@@ -84,6 +87,7 @@ pub(super) fn lane_of(row: &DbRow) -> StoreResult<Lane> {
 }
 
 /// A wish for lanes; see `MailStore::claim_lanes`.
+#[derive(Clone)]
 pub(super) struct Claim {
     pub(super) node: NodeId,
     pub(super) now: Timestamp,
@@ -334,13 +338,24 @@ pub(super) async fn next_due(conn: &mut Conn, node: NodeId) -> StoreResult<Optio
     Ok(due.map(Timestamp))
 }
 
+/// When the oldest waiting mail was taken.
+pub(super) async fn oldest(conn: &mut Conn) -> StoreResult<Option<Timestamp>> {
+    let at: Option<i64> = sqlx::query_scalar(OLDEST)
+        .fetch_optional(conn)
+        .await
+        .map_err(store_error)?;
+    Ok(at.map(Timestamp))
+}
+
 /// Mails read for one step of a listing.
-const PAGE: i64 = 256;
+const PAGE: usize = 256;
 
 /// Lists; whole mails, so that paging by mail misses nothing: the answer may be longer than `limit` by one mail.
 pub(super) async fn list(conn: &mut Conn, filter: &QueueFilter, limit: usize) -> StoreResult<Vec<QueueRow>> {
     let mut out = Vec::new();
     let mut after = filter.after.map_or(i64::MIN, |id| id.0);
+    let is_filtered = filter.sender.is_some() || filter.recipient_domain.is_some();
+    let page = if is_filtered { PAGE } else { limit.clamp(1, PAGE) };
     loop {
         let rows = sqlx::query(
             "SELECT id, gone, accepted_at, body_len, head FROM mails
@@ -349,7 +364,7 @@ pub(super) async fn list(conn: &mut Conn, filter: &QueueFilter, limit: usize) ->
         .bind(after)
         .bind(i64::from(filter.mail.is_some()))
         .bind(filter.mail.map_or(0, |id| id.0))
-        .bind(PAGE)
+        .bind(i64::try_from(page).unwrap_or(i64::MAX))
         .fetch_all(&mut *conn)
         .await
         .map_err(store_error)?;
@@ -360,7 +375,7 @@ pub(super) async fn list(conn: &mut Conn, filter: &QueueFilter, limit: usize) ->
             after = row.try_get("id").map_err(store_error)?;
             list_mail(conn, filter, row, &mut out).await?;
         }
-        if i64::try_from(rows.len()).unwrap_or(0) < PAGE {
+        if rows.len() < page || out.len() >= limit {
             return Ok(out);
         }
     }

@@ -11,7 +11,7 @@ use tasuki_core::store::mail::{Hold, LaneKey, Outcome, Settled, Settlement};
 use super::{Conn, FOR_UPDATE, FREED_COLUMNS, Freed, freed_of};
 use crate::error::store_error;
 use crate::head::gone_mark;
-use crate::words::json;
+use crate::words::{json, no_nul};
 
 /// What a transaction's outcomes did beside their rows.
 #[derive(Debug, Default)]
@@ -184,7 +184,7 @@ async fn defer_fresh(
     .bind(due.0)
     .bind(i64::from(*attempts))
     .bind(*delay_reported)
-    .bind(last_error)
+    .bind(no_nul(last_error))
     .bind(json(recipients)?.into_bytes())
     .execute(conn)
     .await
@@ -252,7 +252,7 @@ async fn defer_again(
     .bind(due.0)
     .bind(i64::from(*attempts))
     .bind(*delay_reported)
-    .bind(last_error)
+    .bind(no_nul(last_error))
     .bind(json(recipients)?.into_bytes())
     .execute(conn)
     .await

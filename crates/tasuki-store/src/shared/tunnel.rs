@@ -98,6 +98,7 @@ async fn refuse_buried(conn: &mut Conn, slot: &str, agent: PrincipalId, now: Tim
     Ok(())
 }
 
+#[derive(Clone)]
 struct Claim {
     agent: PrincipalId,
     label: String,

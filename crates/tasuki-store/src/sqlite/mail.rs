@@ -16,7 +16,8 @@ use tasuki_core::store::{MailStore, StoreError, StoreResult};
 
 use super::segments::Place;
 use super::settle::{self, Applied};
-use super::{Db, FREED_COLUMNS, place_of, queue, sent};
+use super::writer::ALL_NODES;
+use super::{Db, FREED_COLUMNS, place_of, queue, sent, totals};
 use crate::bodies::Inline;
 use crate::error::{is_duplicate, store_error};
 use crate::head;
@@ -199,6 +200,22 @@ async fn finish_single(
     Ok(gone)
 }
 
+/// Removes the mails with these bodies; returns how many.
+async fn remove_at(conn: &mut SqliteConnection, places: &[Place]) -> StoreResult<i64> {
+    let mut removed = 0;
+    for place in places {
+        let done = sqlx::query("DELETE FROM mails WHERE segment = $1 AND place = $2")
+            .bind(place.segment.cast_signed())
+            .bind(place.offset.cast_signed())
+            .execute(&mut *conn)
+            .await
+            .map_err(store_error)?;
+        removed += i64::try_from(done.rows_affected()).unwrap_or(i64::MAX);
+    }
+    totals::add(conn, ALL_NODES, -removed, 0).await?;
+    Ok(removed)
+}
+
 impl Db {
     /// The rows of new mails, and the segments that must be synced with them.
     fn rows(&self, node: NodeId, epoch: Epoch, mails: &[NewMail]) -> StoreResult<Vec<MailRow>> {
@@ -231,20 +248,13 @@ impl Db {
 
     /// Removes mails whose rows were committed but whose bodies are not safe: their senders are told to try again.
     async fn take_back(&self, places: Vec<Place>) {
+        let counters = Arc::clone(&self.counters);
         let undone = self
-            .change(move |conn| {
-                Box::pin(async move {
-                    for place in places {
-                        sqlx::query("DELETE FROM mails WHERE segment = $1 AND place = $2")
-                            .bind(place.segment.cast_signed())
-                            .bind(place.offset.cast_signed())
-                            .execute(&mut *conn)
-                            .await
-                            .map_err(store_error)?;
-                    }
-                    Ok(())
-                })
-            })
+            .writer
+            .change(
+                move |conn| Box::pin(async move { remove_at(conn, &places).await }),
+                move |removed| counters.removed(*removed),
+            )
             .await;
         if let Err(error) = undone {
             tracing::error!(error = %error, "a mail that was refused to its sender is still stored and may be delivered");
@@ -413,14 +423,10 @@ impl MailStore for Db {
     }
 
     async fn queue_counts(&self) -> StoreResult<QueueCounts> {
-        let oldest: Option<i64> = sqlx::query_scalar("SELECT accepted_at FROM mails ORDER BY id LIMIT 1")
-            .fetch_optional(&mut *self.read().await?)
-            .await
-            .map_err(store_error)?;
         Ok(QueueCounts {
             mails: self.counters.mails(),
             deferred: self.counters.deferred(),
-            oldest: oldest.map(Timestamp),
+            oldest: queue::oldest(&mut *self.read().await?).await?,
         })
     }
 }

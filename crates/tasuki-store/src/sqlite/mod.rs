@@ -80,6 +80,12 @@ mod settle;
     clippy::duplicate_mod,
     reason = "one text for both databases, compiled against each"
 )]
+#[path = "../shared/totals.rs"]
+mod totals;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
 #[path = "../shared/tunnel.rs"]
 mod tunnel;
 
@@ -97,6 +103,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection};
 use tasuki_core::clock::Clock;
 use tasuki_core::ids::{Epoch, LaneId, NodeId};
+use tasuki_core::store::fedi::{Appended, NewEntry};
 use tasuki_core::store::mail::{BodyPlace, Lane, StoredBody};
 use tasuki_core::store::{NodeStore, Store, StoreError, StoreResult, StoreStats};
 use tokio::task::JoinHandle;
@@ -186,6 +193,18 @@ impl Db {
             database: file.to_owned(),
             janitor: std::sync::Mutex::new(Some(tokio::spawn(janitor))),
         })
+    }
+
+    /// `Full` when what is free on the disk is kept for the work at hand.
+    fn require_space(&self) -> StoreResult<()> {
+        self.space.require()
+    }
+
+    /// Appends an entry to the log.
+    async fn append_entry(&self, entry: NewEntry) -> StoreResult<Appended> {
+        self.space.require()?;
+        self.change(move |conn| Box::pin(async move { log::append(conn, &entry).await }))
+            .await
     }
 
     /// A connection for reading.

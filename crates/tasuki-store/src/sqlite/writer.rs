@@ -22,7 +22,8 @@ use tokio::time::Instant;
 use super::mail::{self, MailRow};
 use super::segments::Segments;
 use super::settle::{self, Applied};
-use crate::error::store_error;
+use super::totals;
+use crate::error::{share, store_error};
 
 /// Requests that may wait in the channel.
 const QUEUE: usize = 1024;
@@ -35,7 +36,10 @@ const BATCH_BYTES: usize = 8 << 20;
 /// Outcomes kept while commits fail; above it no request is taken.
 const MAX_RIDERS: usize = 20_000;
 
-/// Figures that are kept in memory because counting rows would read the whole queue.
+/// The figures' row: one process needs no parts of its own.
+pub(super) const ALL_NODES: i64 = 0;
+
+/// Figures that are kept because counting rows would read the whole queue: in the database, and in memory for who asks.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     commits: AtomicU64,
@@ -44,6 +48,11 @@ pub(super) struct Counters {
 }
 
 impl Counters {
+    /// Mails were removed outside the writer's own statements.
+    pub(super) fn removed(&self, mails: i64) {
+        self.mails.fetch_sub(mails, Ordering::Relaxed);
+    }
+
     pub(super) fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }
@@ -57,16 +66,9 @@ impl Counters {
     }
 }
 
-/// Counts once, at the start.
+/// As they stand at the start.
 pub(super) async fn count(conn: &mut SqliteConnection) -> StoreResult<Counters> {
-    let mails: i64 = sqlx::query_scalar("SELECT count(*) FROM mails")
-        .fetch_one(&mut *conn)
-        .await
-        .map_err(store_error)?;
-    let deferred: i64 = sqlx::query_scalar("SELECT count(*) FROM deliveries")
-        .fetch_one(conn)
-        .await
-        .map_err(store_error)?;
+    let (mails, deferred) = totals::sum(conn).await?;
     Ok(Counters {
         commits: AtomicU64::new(0),
         mails: AtomicI64::new(mails),
@@ -269,14 +271,6 @@ where
     }
 }
 
-/// The same failure for each who shared a commit.
-fn share(error: &StoreError) -> StoreError {
-    match error {
-        StoreError::Full => StoreError::Full,
-        other => StoreError::Unavailable(other.to_string().into()),
-    }
-}
-
 #[derive(Default)]
 struct Batch {
     enqueues: Vec<Enqueue>,
@@ -467,6 +461,13 @@ impl Task {
         }
         self.apply_settles(work.settles, &mut done).await?;
         self.apply_changes(changes, &mut done).await?;
+        totals::add(
+            &mut self.conn,
+            ALL_NODES,
+            done.applied.mails,
+            done.applied.deferred,
+        )
+        .await?;
         run(&mut self.conn, "COMMIT").await?;
         Ok(done)
     }

@@ -43,7 +43,7 @@ async fn listed(store: &dyn Store) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_callers_share_commits() {
-    for bench in benches().await.into_iter().filter(|b| b.is_sqlite()) {
+    for bench in benches().await {
         let store = bench.open().await;
         let (node, epoch) = joined(&*store).await;
         let before = store.stats();
@@ -297,5 +297,47 @@ async fn what_was_sent_adds_up_over_the_day() {
         assert_eq!(store.add_sent(7, vec![(shop, 1)]).await.unwrap(), [5]);
         store.add_sent(9, vec![(shop, 1)]).await.unwrap();
         assert_eq!(store.add_sent(7, vec![(shop, 1)]).await.unwrap(), [1]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_in_figures_is_the_queue_in_rows_also_after_a_restart() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let (node, epoch) = joined(&*store).await;
+        let large = write(&*store, &[7; 100_000]).await;
+        let mut new = vec![mail(&["a.example", "b.example"], large)];
+        new.extend((0..5).map(|_| mail(&["a.example"], small())));
+        let ids = store.enqueue(node, epoch, new).await.unwrap();
+        let fresh = Hold::Fresh(epoch);
+        let mut bounced = outcome(ids[3], 0, fresh, Settlement::Finished);
+        bounced.follow_up = vec![mail(&["example.org"], small())];
+        let outcomes = vec![
+            outcome(ids[0], 0, fresh, deferred("a.example", 100)),
+            outcome(ids[1], 0, fresh, deferred("a.example", 100)),
+            outcome(ids[2], 0, fresh, Settlement::Finished),
+            bounced,
+        ];
+        store.settle(node, outcomes).await.unwrap();
+        let lanes = store
+            .claim_lanes(node, Timestamp(200), HOUR, 9, &[])
+            .await
+            .unwrap();
+        let hold = Hold::Lane(lanes[0].id, lanes[0].epoch);
+        let rest = outcome(ids[1], 0, hold, Settlement::Finished);
+        store.settle(node, vec![rest]).await.unwrap();
+
+        let figures = async |store: &dyn Store| {
+            let rows = store.queue(&QueueFilter::default(), 100).await.unwrap();
+            let mut mails: Vec<_> = rows.iter().map(|row| row.mail).collect();
+            mails.dedup();
+            let deferred = rows.iter().filter(|row| row.state == "deferred").count();
+            assert_eq!((mails.len(), deferred), (4, 1));
+            let counts = store.queue_counts().await.unwrap();
+            assert_eq!((counts.mails, counts.deferred), (4, 1));
+        };
+        figures(&*store).await;
+        store.close().await;
+        figures(&*bench.open().await).await;
     }
 }

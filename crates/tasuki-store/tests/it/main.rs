@@ -5,5 +5,6 @@
 mod fedi;
 mod gateway;
 mod mail;
+mod outage;
 mod postgres;
 mod support;

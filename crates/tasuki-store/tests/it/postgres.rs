@@ -1,5 +1,6 @@
 //! A throw-away PostgreSQL for this test binary: Unix socket only, stopped when the binary ends.
 
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,10 +10,11 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-struct Server {
-    dir: TempDir,
+/// A server in a directory of its own.
+pub(crate) struct Server {
     /// A shell that stops the server when its standard input closes, that is when this process is gone.
-    _keeper: Child,
+    keeper: Option<Child>,
+    dir: TempDir,
 }
 
 static SERVER: OnceLock<Server> = OnceLock::new();
@@ -64,45 +66,109 @@ fn run(command: &mut Command) {
     );
 }
 
-fn start() -> Server {
-    let dir = tempfile::Builder::new()
-        .prefix("tasuki-pg")
-        .tempdir_in("/tmp")
-        .unwrap();
-    if is_root() {
-        run(Command::new("chown").arg("postgres:postgres").arg(dir.path()));
+impl Server {
+    /// A new server, running.
+    pub(crate) fn start() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("tasuki-pg")
+            .tempdir_in("/tmp")
+            .unwrap();
+        if is_root() {
+            run(Command::new("chown").arg("postgres:postgres").arg(dir.path()));
+        }
+        run(command("initdb").arg("-D").arg(dir.path().join("data")).args([
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-N",
+            "-E",
+            "UTF8",
+            "--no-locale",
+        ]));
+        let mut server = Self { keeper: None, dir };
+        server.start_again();
+        server
     }
-    let data = dir.path().join("data");
-    run(command("initdb").arg("-D").arg(&data).args([
-        "-U",
-        "postgres",
-        "-A",
-        "trust",
-        "-N",
-        "-E",
-        "UTF8",
-        "--no-locale",
-    ]));
-    let mut server = command("postgres");
-    server
-        .arg("-D")
-        .arg(&data)
-        .args(["-c", "listen_addresses=", "-c", "max_connections=300"])
-        .arg("-k")
-        .arg(dir.path());
-    // The keeper outlives a test binary that is killed, and takes the server with it.
-    let mut keeper = Command::new("sh");
-    keeper
-        .arg("-c")
-        .arg("\"$@\" >/dev/null 2>&1 </dev/null & pid=$!; cat >/dev/null; kill -INT $pid; wait $pid; rm -rf \"$0\"")
-        .arg(dir.path())
-        .arg(server.get_program())
-        .args(server.get_args())
-        .stdin(Stdio::piped())
-        .process_group(0);
-    let keeper = keeper.spawn().unwrap();
-    wait_for(dir.path());
-    Server { dir, _keeper: keeper }
+
+    /// Runs again on the same data.
+    pub(crate) fn start_again(&mut self) {
+        let dir = self.dir.path();
+        let mut server = command("postgres");
+        server
+            .arg("-D")
+            .arg(dir.join("data"))
+            .args(["-c", "listen_addresses=", "-c", "max_connections=300"])
+            .arg("-k")
+            .arg(dir);
+        // The keeper outlives a test binary that is killed, and takes the server and its directory with it.
+        let mut keeper = Command::new("sh");
+        keeper
+            .arg("-c")
+            .arg(
+                "\"$@\" >/dev/null 2>&1 </dev/null & pid=$!; read word; kill -INT $pid; wait $pid
+                 [ \"$word\" = stop ] || rm -rf \"$0\"",
+            )
+            .arg(dir)
+            .arg(server.get_program())
+            .args(server.get_args())
+            .stdin(Stdio::piped())
+            .process_group(0);
+        self.keeper = Some(keeper.spawn().unwrap());
+        wait_for(dir);
+    }
+
+    /// Ends the server; all its connections break.
+    pub(crate) fn stop(&mut self) {
+        let mut keeper = self.keeper.take().unwrap();
+        keeper.stdin.take().unwrap().write_all(b"stop\n").unwrap();
+        keeper.wait().unwrap();
+    }
+
+    /// The URL of a new, empty database.
+    pub(crate) fn new_database(&self) -> String {
+        let dir = self.dir.path().display();
+        let name = format!("t{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+        self.ask("postgres", &format!("CREATE DATABASE {name}"));
+        format!("postgres://postgres:secret-word@localhost/{name}?host={dir}")
+    }
+
+    /// What the server says to a statement.
+    pub(crate) fn ask(&self, database: &str, sql: &str) -> String {
+        let output = command("psql")
+            .args([
+                "-U",
+                "postgres",
+                "-XAtq",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-c",
+                sql,
+                "-h",
+            ])
+            .arg(self.dir.path())
+            .arg(database)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{sql}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+/// The name of a URL's database.
+pub(crate) fn name_of(url: &str) -> &str {
+    let path = url.split('?').next().unwrap();
+    path.rsplit('/').next().unwrap()
+}
+
+/// The server that the suite shares.
+pub(crate) fn shared() -> &'static Server {
+    SERVER.get_or_init(Server::start)
 }
 
 fn wait_for(dir: &Path) {
@@ -120,10 +186,7 @@ fn wait_for(dir: &Path) {
     panic!("PostgreSQL did not start within 30 s");
 }
 
-/// The URL of a new, empty database.
+/// The URL of a new, empty database of the shared server.
 pub(crate) fn new_database() -> String {
-    let dir = SERVER.get_or_init(start).dir.path().display().to_string();
-    let name = format!("t{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-    run(command("createdb").args(["-U", "postgres", "-h", &dir, &name]));
-    format!("postgres://postgres:secret-word@localhost/{name}?host={dir}")
+    shared().new_database()
 }

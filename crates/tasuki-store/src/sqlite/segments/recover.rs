@@ -14,6 +14,8 @@ use tasuki_core::ids::MailId;
 use tasuki_core::store::StoreResult;
 use tokio::sync::Notify;
 
+use super::super::totals;
+use super::super::writer::ALL_NODES;
 use super::file;
 use super::{Entry, Place, Segments, State, blocking, seal};
 use crate::bodies::PIECE;
@@ -202,11 +204,13 @@ async fn drop_mails(conn: &mut SqliteConnection, mails: &[i64]) -> StoreResult<(
             mail.id = %MailId(*mail),
             "dropped a mail whose body did not reach the disk before the crash; its sender was not told that it was taken"
         );
-        sqlx::query("DELETE FROM deliveries WHERE mail = ?")
+        let deliveries = sqlx::query("DELETE FROM deliveries WHERE mail = ?")
             .bind(mail)
             .execute(&mut *conn)
             .await
             .map_err(store_error)?;
+        let deferred = i64::try_from(deliveries.rows_affected()).unwrap_or(i64::MAX);
+        totals::add(&mut *conn, ALL_NODES, -1, -deferred).await?;
         sqlx::query("DELETE FROM mails WHERE id = ?")
             .bind(mail)
             .execute(&mut *conn)
