@@ -65,9 +65,11 @@ def send(options, identities):
         if not (options.sender + options.recipient).isascii():
             flags.append("SMTPUTF8")
             client.command_encoding = "utf-8"
+        flags += [f"{name}={value}" for name, value in (("RET", options.ret), ("ENVID", options.envid)) if value]
+        wishes = [f"{name}={value}" for name, value in (("NOTIFY", options.notify), ("ORCPT", options.orcpt)) if value]
         recipient = options.recipient.replace("ID", identity)
         try:
-            client.sendmail(options.sender, [recipient], message(options, identity), mail_options=flags)
+            client.sendmail(options.sender, [recipient], message(options, identity), flags, wishes)
             say(accepted=identity)
         except smtplib.SMTPRecipientsRefused as error:
             code, text = error.recipients[recipient]
@@ -99,6 +101,8 @@ def main():
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--size", type=int, default=0)
     parser.add_argument("--name", default="m")
+    for wish in ("--notify", "--orcpt", "--ret", "--envid"):
+        parser.add_argument(wish, help="RFC 3461, as it goes on the wire")
     options = parser.parse_args()
     identities = [f"{options.name}{number}" for number in range(options.count)]
     threads = [threading.Thread(target=send, args=(options, identities[start::options.connections]))

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::support::fediverse::Instance;
-use crate::support::mail::{self, Postfix, Sink};
+use crate::support::mail::{self, Sink};
 use crate::support::postgres::Postgres;
 use crate::support::process::{self, Running, node, python};
+use crate::support::servers::{MailServer, Make};
 use crate::support::{client, eventually, open_directory};
 
 #[test]
@@ -27,7 +28,7 @@ fn smtplib_speaks_to_smtp_sink_and_to_postfix() {
     assert_eq!(report.accepted.len(), 7, "{report:?}");
     assert_eq!(sink.whole_ids(), report.accepted);
 
-    let postfix = Postfix::start();
+    let postfix = MailServer::next_hop(Make::Postfix);
     let port = postfix.address.port().to_string();
     let arguments = [
         "--port",

@@ -2,10 +2,11 @@
 
 use std::process::Command;
 
-use crate::support::gateway::Gateway;
-use crate::support::mail::{self, Postfix, Sink};
+use crate::support::gateway::{Gateway, NAME};
+use crate::support::mail::{self, Sink};
 use crate::support::postgres::Postgres;
-use crate::support::{eventually, process};
+use crate::support::servers::{MailServer, Make};
+use crate::support::{client, eventually, process};
 
 /// A service that may send as `shop.test`, with its password.
 fn shop(gateway: &Gateway) -> String {
@@ -171,7 +172,7 @@ fn the_main_path_holds_on_postgresql_too() {
 
 #[test]
 fn a_real_postfix_is_the_next_hop() {
-    let postfix = Postfix::start();
+    let postfix = MailServer::next_hop(Make::Postfix);
     let gateway = Gateway::start(&Gateway::smarthost(postfix.address));
     let password = shop(&gateway);
     let port = gateway.address("mail.submission").port().to_string();
@@ -312,4 +313,63 @@ fn mail_refused_for_good_comes_back_as_a_delivery_status_notification() {
         message.text
     );
     assert!(message.text.contains("Status: 5."), "{}", message.text);
+}
+
+#[test]
+fn msmtp_and_nodemailer_send_with_a_checked_certificate() {
+    let sink = Sink::start(&[]);
+    let gateway = Gateway::start(&Gateway::smarthost(sink.address));
+    let password = shop(&gateway);
+    let ca = gateway.ca_file();
+    for (listener, implicit) in [("mail.submission", false), ("mail.submissions", true)] {
+        let port = gateway.address(listener).port().to_string();
+        msmtp(&gateway, &port, implicit, &password);
+        let mut command = process::node(&client("node/mail.js"));
+        command.args(["--port", &port, "--user", "shop", "--password", &password]);
+        command.args(["--from", "orders@shop.test", "--to", "someone@far.test"]);
+        command.args(["--ca", &ca, "--name", NAME]);
+        if implicit {
+            command.arg("--implicit");
+        }
+        let said: serde_json::Value = serde_json::from_str(&process::succeed(&mut command)).unwrap();
+        assert_eq!(
+            said["accepted"],
+            serde_json::json!(["someone@far.test"]),
+            "{said}"
+        );
+    }
+    let messages = eventually("two mails of each arrive", || {
+        let messages = sink.messages();
+        let of = |words: &str| messages.iter().filter(|m| m.text.contains(words)).count();
+        (of("msmtp says hello") == 2 && of("<p>nodemailer says <b>hello</b></p>") == 2).then_some(messages)
+    });
+    // The attachment came whole: its base64 text is 100,000 times the octet 7.
+    for message in messages.iter().filter(|m| m.text.contains("nodemailer")) {
+        let octets = message
+            .text
+            .lines()
+            .filter(|line| line.starts_with("BwcH"))
+            .map(|line| line.trim_end_matches('=').len() * 6 / 8)
+            .sum::<usize>();
+        assert_eq!(octets, 100_000, "{}", message.text);
+    }
+}
+
+/// Hands in one mail with msmtp, as cron jobs do.
+#[track_caller]
+fn msmtp(gateway: &Gateway, port: &str, implicit: bool, password: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let file = gateway.directory().join("msmtprc");
+    let starttls = if implicit { "off" } else { "on" };
+    let ca = gateway.ca_file();
+    let text = format!(
+        "account default\nhost 127.0.0.1\nport {port}\nfrom orders@shop.test\nauth on\nuser shop\npassword {password}\n\
+         tls on\ntls_starttls {starttls}\ntls_trust_file {ca}\ntls_host_override {NAME}\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let mut command = process::tool("msmtp");
+    command.arg("-C").arg(&file).arg("someone@far.test");
+    let mail = "From: orders@shop.test\nTo: someone@far.test\nSubject: from cron\n\nmsmtp says hello\n";
+    process::feed(&mut command, mail.as_bytes());
 }

@@ -11,6 +11,7 @@ mod demo;
 mod far_ends;
 mod fediverse;
 mod mail;
+mod mail_servers;
 mod proxies;
 mod readme;
 mod restart;

@@ -65,7 +65,7 @@ impl MailTraffic {
                 "the client ended before the gateway: {:?}",
                 self.report
             );
-            if self.report.accepted.len() % 8 == 0 {
+            if self.report.accepted.len().is_multiple_of(8) {
                 let arrived = sink.arrivals();
                 if self.report.accepted.len() >= 60 && arrived.len() >= 5 {
                     return arrived;

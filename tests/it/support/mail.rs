@@ -1,4 +1,4 @@
-//! Next hops for mail, and what they got: Postfix and its `smtp-sink`.
+//! Mail by Python's smtplib, `smtp-sink` as a next hop, and what it got.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::process::{self, Lines, Running, is_root, tool, tool_as_root};
+use super::process::{self, Lines, Running, is_root, tool};
 use super::{client, free_port, loopback, open_directory, wait_for_listener};
 
 /// One message as a next hop wrote it down: lines end with LF there.
@@ -94,7 +94,7 @@ impl Sink {
     }
 }
 
-fn read_messages(folder: &Path) -> Vec<Message> {
+pub(super) fn read_messages(folder: &Path) -> Vec<Message> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .filter_map(|entry| std::fs::read(entry.path()).ok())
@@ -102,70 +102,6 @@ fn read_messages(folder: &Path) -> Vec<Message> {
             text: String::from_utf8_lossy(&bytes).into_owned(),
         })
         .collect()
-}
-
-/// A whole Postfix as the next hop: it accepts mail for `next.test` and stores it in a Maildir.
-pub(crate) struct Postfix {
-    pub(crate) address: SocketAddr,
-    directory: TempDir,
-    master: Running,
-}
-
-impl Postfix {
-    pub(crate) fn start() -> Self {
-        let directory = open_directory();
-        let base = directory.path();
-        let address = loopback(free_port());
-        for folder in ["conf", "queue", "data", "mail"] {
-            std::fs::create_dir(base.join(folder)).unwrap();
-        }
-        let text = std::fs::read_to_string(client("postfix/main.cf")).unwrap();
-        std::fs::write(
-            base.join("conf/main.cf"),
-            text.replace("BASE", base.to_str().unwrap()),
-        )
-        .unwrap();
-        let text = std::fs::read_to_string(client("postfix/master.cf")).unwrap();
-        std::fs::write(
-            base.join("conf/master.cf"),
-            text.replace("PORT", &address.port().to_string()),
-        )
-        .unwrap();
-        // Postfix's master runs as root, and its helpers as two other users.
-        process::succeed(tool_as_root("chown").arg("-R").arg("root").arg(base));
-        process::succeed(tool_as_root("chown").arg("postfix").arg(base.join("data")));
-        process::succeed(tool_as_root("chown").arg("nobody").arg(base.join("mail")));
-        let mut command = tool_as_root("postfix");
-        command.arg("-c").arg(base.join("conf")).arg("start-fg");
-        let master = Running::start("postfix", &mut command, &base.join("log"));
-        wait_for_listener("postfix", address);
-        Self {
-            address,
-            directory,
-            master,
-        }
-    }
-
-    pub(crate) fn messages(&self) -> Vec<Message> {
-        read_messages(&self.directory.path().join("mail/box/new"))
-    }
-
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.directory.path().join("maillog")).unwrap_or_default()
-    }
-}
-
-impl Drop for Postfix {
-    fn drop(&mut self) {
-        // master tells its children to end when it is asked to, not when it is killed.
-        let _ = tool_as_root("postfix")
-            .arg("-c")
-            .arg(self.directory.path().join("conf"))
-            .arg("stop")
-            .stderr(std::process::Stdio::null())
-            .status();
-        process::signal(rustix::process::Signal::TERM, self.master.id());
-    }
 }
 
 /// What `tests/clients/mail.py` reports.

@@ -9,6 +9,7 @@ pub(crate) mod mail;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod readme;
+pub(crate) mod servers;
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

@@ -1,0 +1,222 @@
+//! The gateway between two mail servers of the same other make: Postfix, Exim, sendmail. What a mail carries beside its
+//! text arrives: what its sender wants to know (RFC 3461), and addresses in UTF-8 (RFC 6531).
+
+use crate::support::eventually;
+use crate::support::figures::all_mail_is_settled;
+use crate::support::gateway::Gateway;
+use crate::support::mail::{self, Message, Report};
+use crate::support::servers::{MailServer, Make};
+
+/// client -> upstream -> gateway -> next hop.
+struct Chain {
+    next_hop: MailServer,
+    gateway: Gateway,
+    upstream: MailServer,
+}
+
+impl Chain {
+    fn of(make: Make) -> Self {
+        let next_hop = MailServer::next_hop(make);
+        let office = "[[mail.mynetworks]]\nnet = \"127.0.0.0/8\"\nservice = \"shop\"\n";
+        let gateway = Gateway::start(&(Gateway::smarthost(next_hop.address) + office));
+        gateway.cli(&["service", "add", "shop", "--send-as", "shop.test"]);
+        let upstream = MailServer::upstream(make, gateway.address("mail.relay"));
+        Self {
+            next_hop,
+            gateway,
+            upstream,
+        }
+    }
+
+    /// Hands mail to the upstream with smtplib.
+    #[track_caller]
+    fn send(&self, arguments: &[&str]) -> Report {
+        let port = self.upstream.address.port().to_string();
+        let mut all = vec!["--port", &port];
+        all.extend(arguments);
+        mail::send(&all, self.gateway.directory())
+    }
+
+    /// Waits for a mail at the next hop.
+    #[track_caller]
+    fn arrives(&self, what: &str, is_it: impl Fn(&Message) -> bool) -> Message {
+        eventually(what, || self.next_hop.messages().into_iter().find(&is_it))
+    }
+}
+
+/// What the sender asks for with its mail; the notification must repeat the id and the first recipient.
+fn wishes<'a>(notify: &'a str, envelope_id: &'a str) -> [&'a str; 8] {
+    let first = "rfc822;first@list.test";
+    [
+        "--ret",
+        "HDRS",
+        "--notify",
+        notify,
+        "--envid",
+        envelope_id,
+        "--orcpt",
+        first,
+    ]
+}
+
+fn works_before_and_behind(make: Make) {
+    let chain = Chain::of(make);
+    let plain = [
+        "--sender",
+        "orders@shop.test",
+        "--recipient",
+        "box@next.test",
+        "--count",
+        "12",
+        "--connections",
+        "3",
+        "--size",
+        "40000",
+    ];
+    let report = chain.send(&plain);
+    assert_eq!(report.accepted.len(), 12, "{report:?}");
+    eventually("all twelve arrive whole", || {
+        let messages = chain.next_hop.messages();
+        let whole = messages.iter().filter(|message| message.whole_id().is_some());
+        (whole.count() == 12).then_some(())
+    });
+
+    // Success is told by the last server that knows how, and it knows what the first was asked.
+    let mut arguments = vec!["--sender", "orders@shop.test", "--recipient", "box@next.test"];
+    arguments.extend(["--name", "wanted-"]);
+    arguments.extend(wishes("SUCCESS,FAILURE", "ORDER-7"));
+    assert_eq!(chain.send(&arguments).accepted.len(), 1);
+    let told = chain.arrives("the sender is told of the delivery", |message| {
+        notifies(message, "delivered") && message.text.contains("box@next.test")
+    });
+    assert_repeats_the_wishes(&told, "ORDER-7");
+
+    // Failure is told by the gateway, when its next hop refuses.
+    let mut arguments = vec![
+        "--sender",
+        "orders@shop.test",
+        "--recipient",
+        "someone@elsewhere.test",
+    ];
+    arguments.extend(["--name", "refused-"]);
+    arguments.extend(wishes("FAILURE", "ORDER+2B8"));
+    assert_eq!(chain.send(&arguments).accepted.len(), 1);
+    let told = chain.arrives("the sender is told of the refusal", |message| {
+        notifies(message, "failed") && message.text.contains("someone@elsewhere.test")
+    });
+    assert!(
+        told.text.contains("Reporting-MTA: dns; relay.test"),
+        "{}",
+        told.text
+    );
+    assert_repeats_the_wishes(&told, "ORDER+8");
+
+    // Nobody wants to know.
+    let mut arguments = vec![
+        "--sender",
+        "orders@shop.test",
+        "--recipient",
+        "nobody@elsewhere.test",
+    ];
+    arguments.extend(["--name", "silent-", "--notify", "NEVER"]);
+    assert_eq!(chain.send(&arguments).accepted.len(), 1);
+    eventually("the gateway has given it up", || {
+        (all_mail_is_settled(&chain.gateway).bounced == 2).then_some(())
+    });
+    let told = chain.next_hop.messages();
+    assert!(
+        !told
+            .iter()
+            .any(|message| message.text.contains("nobody@elsewhere.test"))
+    );
+    chain.gateway.assert_healthy();
+}
+
+fn notifies(message: &Message, action: &str) -> bool {
+    message.text.contains("message/delivery-status")
+        && message.text.to_lowercase().contains(&format!("action: {action}"))
+}
+
+/// RFC 3464 2.2.1 and 2.3.1: as they were given, without the encoding of SMTP (RFC 3461 4).
+#[track_caller]
+fn assert_repeats_the_wishes(told: &Message, envelope_id: &str) {
+    let bare = told.text.replace("rfc822; ", "rfc822;").to_lowercase();
+    for line in [
+        format!("original-envelope-id: {}\n", envelope_id.to_lowercase()),
+        "original-recipient: rfc822;first@list.test\n".to_owned(),
+    ] {
+        assert!(bare.contains(&line), "{line}: {}", told.text);
+    }
+}
+
+#[test]
+fn postfix_works_before_and_behind_the_gateway() {
+    works_before_and_behind(Make::Postfix);
+}
+
+#[test]
+fn exim_works_before_and_behind_the_gateway() {
+    works_before_and_behind(Make::Exim);
+}
+
+#[test]
+fn sendmail_works_before_and_behind_the_gateway() {
+    works_before_and_behind(Make::Sendmail);
+}
+
+fn carries_utf8_addresses(make: Make) {
+    let chain = Chain::of(make);
+    for (sender, recipient, name) in [
+        ("注文@shop.test", "box@next.test", "sender-"),
+        ("orders@shop.test", "箱@next.test", "recipient-"),
+    ] {
+        let report = chain.send(&["--sender", sender, "--recipient", recipient, "--name", name]);
+        assert_eq!(report.accepted.len(), 1, "{report:?}");
+        let arrived = chain.arrives("the mail with an address in UTF-8", |message| {
+            message.whole_id() == Some(&format!("{name}0"))
+        });
+        assert_eq!(arrived.header("Return-Path"), Some(&*format!("<{sender}>")));
+        assert_eq!(arrived.header("To"), Some(&*format!("<{recipient}>")));
+    }
+    chain.gateway.assert_healthy();
+}
+
+#[test]
+fn postfix_gets_and_gives_addresses_in_utf_8() {
+    carries_utf8_addresses(Make::Postfix);
+}
+
+#[test]
+fn exim_gets_and_gives_addresses_in_utf_8() {
+    carries_utf8_addresses(Make::Exim);
+}
+
+/// Debian's sendmail is built without SMTPUTF8: nothing is altered for it, the sender is told (RFC 6531 3.2).
+#[test]
+fn an_address_in_utf_8_that_the_next_hop_cannot_take_comes_back() {
+    let chain = Chain::of(Make::Sendmail);
+    let port = chain.gateway.address("mail.relay").port().to_string();
+    let report = mail::send(
+        &[
+            "--port",
+            &port,
+            "--sender",
+            "orders@shop.test",
+            "--recipient",
+            "箱@next.test",
+        ],
+        chain.gateway.directory(),
+    );
+    assert_eq!(report.accepted.len(), 1, "{report:?}");
+    let told = chain.arrives("the sender is told", |message| {
+        message.text.contains("Action: failed")
+    });
+    assert!(told.text.contains("5.6.7"), "{}", told.text);
+    assert!(
+        !chain
+            .next_hop
+            .messages()
+            .iter()
+            .any(|message| message.whole_id().is_some())
+    );
+}
