@@ -3,8 +3,9 @@
 //! Both directions run to their own end. The end of one (FIN or finish) is carried over and the other goes on. A reset
 //! of either side ends both, and both sides see a reset: a cut connection never looks like a finished one.
 //!
-//! Invariant: an idle flow holds no buffer; a blocked one holds what it read last and nothing more; a flow that does
-//! not move for [`Patience`] is cut, so that its unread bytes cannot use up the session's window for ever.
+//! Invariant: an idle flow holds no buffer; a blocked one holds what it read last and nothing more, and on the gateway
+//! only within the process's byte budget; a flow that does not move for [`Patience`] is cut, in either direction, so that
+//! its unread bytes cannot use up the session's window or the budget for ever.
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -18,6 +19,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use prometheus_client::metrics::counter::Counter;
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
 use socket2::{SockRef, TcpKeepalive};
+use tasuki_core::budget::{Budget, BudgetPermit};
 use tasuki_proto::tunnel::{RESET_ABORTED, RESET_STALLED};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::TcpStream;
@@ -47,7 +49,7 @@ pub(crate) enum End {
     TcpReset,
     /// The QUIC side was reset, stopped, or lost its session.
     StreamReset,
-    /// The TCP side took no bytes for too long.
+    /// The TCP side, or the far end behind the stream, took no bytes for too long.
     Stalled,
 }
 
@@ -121,8 +123,11 @@ impl Patience {
         }
     }
 
-    /// Waits until `socket` takes bytes; false if the patience ended.
-    async fn writable(&self, socket: &TcpStream) -> io::Result<bool> {
+    /// Waits until `socket` takes bytes; false if the patience ended. It is short, too, for a flow whose `held` bytes do
+    /// not fit into the budget.
+    async fn writable(&self, socket: &TcpStream, held: usize, budget: Option<&Budget>) -> io::Result<bool> {
+        let permit = budget.map(|budget| budget.try_take(held as u64));
+        let over_budget = matches!(permit, Some(None));
         self.blocked.fetch_add(1, Ordering::Relaxed);
         let _count = scopeguard(|| {
             self.blocked.fetch_sub(1, Ordering::Relaxed);
@@ -130,7 +135,7 @@ impl Patience {
         let mut waited = Duration::ZERO;
         loop {
             let crowded = self.blocked.load(Ordering::Relaxed) > self.many;
-            let limit = if crowded {
+            let limit = if crowded || over_budget {
                 CROWDED.min(self.usual)
             } else {
                 self.usual
@@ -163,6 +168,24 @@ pub(crate) struct Shared<'a> {
     pub(crate) pool: &'a Pool,
     pub(crate) patience: &'a Patience,
     pub(crate) meter: &'a Meter,
+    /// The process's byte budget, on the gateway: one visitor is nothing, all of them together are bounded by it.
+    pub(crate) budget: Option<&'a Budget>,
+}
+
+/// How often a flow that waits for room in the budget looks again.
+const BUDGET_RETRY: Duration = Duration::from_millis(20);
+
+impl Shared<'_> {
+    /// Room in the budget for one read buffer. While there is none, the flow's socket is not read.
+    async fn room(&self) -> Option<BudgetPermit> {
+        let budget = self.budget?;
+        loop {
+            if let Some(permit) = budget.try_take(BUFFER_BYTES as u64) {
+                return Some(permit);
+            }
+            tokio::time::sleep(BUDGET_RETRY).await;
+        }
+    }
 }
 
 /// The sending half of a stream. Dropping it unfinished resets the stream: quinn alone would finish it, and a cut
@@ -299,6 +322,7 @@ async fn socket_to_stream(
         // saying that there is something: without this, the two would keep the thread to themselves for ever.
         consume_budget().await;
         socket.readable().await.map_err(|_| End::TcpReset)?;
+        let _permit = shared.room().await;
         let mut buffer = shared.pool.take();
         loop {
             let room = buffer.capacity();
@@ -313,14 +337,20 @@ async fn socket_to_stream(
                 Some(Err(_)) => return Err(End::TcpReset),
             };
             pace.note(read, &outgoing.stream);
-            let sent = if read <= COPY_BELOW {
-                let sent = outgoing.stream.write_all(&buffer).await;
-                buffer.clear();
-                sent
-            } else {
-                outgoing.stream.write_chunk(buffer.split().freeze()).await
+            let sending = async {
+                if read <= COPY_BELOW {
+                    let sent = outgoing.stream.write_all(&buffer).await;
+                    buffer.clear();
+                    sent
+                } else {
+                    outgoing.stream.write_chunk(buffer.split().freeze()).await
+                }
             };
-            sent.map_err(|_| End::StreamReset)?;
+            match tokio::time::timeout(shared.patience.usual, sending).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(End::StreamReset),
+                Err(_) => return Err(End::Stalled),
+            }
             shared.meter.add_to_stream(read);
             // The socket gave less than it could have: it is empty, and asking again would cost a call for nothing.
             if read < room {
@@ -414,9 +444,10 @@ async fn write_chunks(socket: &TcpStream, mut chunks: &mut [Bytes], shared: Shar
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let held = chunks.iter().map(Bytes::len).sum();
                 if !shared
                     .patience
-                    .writable(socket)
+                    .writable(socket, held, shared.budget)
                     .await
                     .map_err(|_| End::TcpReset)?
                 {

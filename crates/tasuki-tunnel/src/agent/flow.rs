@@ -70,6 +70,7 @@ pub(super) async fn serve(inner: Arc<Inner>, tell: Tell, send: SendStream, mut i
         pool: &inner.pool,
         patience: &inner.patience,
         meter: &meter,
+        budget: None,
     };
     let end = splice(socket, outgoing, incoming, async |_| Ok(()), shared).await;
     tracing::debug!(
@@ -97,33 +98,32 @@ async fn open(inner: &Inner, tell: &Tell, header: &StreamHeader) -> Result<TcpSt
         .ok_or(OpenReply::NotDeclared)?;
     let endpoint = &served.endpoint;
     let limit = inner.config.connect_timeout;
-    let mut socket = match tokio::time::timeout(limit, dial(endpoint)).await {
+    let dialling = async {
+        let mut socket = TcpStream::connect(endpoint.target.as_str()).await?;
+        prepare_socket(&socket);
+        if endpoint.proxy_protocol {
+            let line = proxy_protocol::encode_v2(header.visitor, header.door);
+            socket.write_all(&line).await?;
+        }
+        Ok::<_, io::Error>(socket)
+    };
+    match tokio::time::timeout(limit, dialling).await {
         Ok(Ok(socket)) => {
             served.note(Ok(()), tell);
-            socket
+            Ok(socket)
         }
         Ok(Err(error)) => {
             served.note(Err(error.to_string()), tell);
-            return Err(match error.kind() {
+            Err(match error.kind() {
                 io::ErrorKind::ConnectionRefused => OpenReply::Refused,
                 _ => OpenReply::Failed,
-            });
+            })
         }
         Err(_) => {
             served.note(Err(format!("no answer within {} s", limit.as_secs_f64())), tell);
-            return Err(OpenReply::Silent);
+            Err(OpenReply::Silent)
         }
-    };
-    prepare_socket(&socket);
-    if endpoint.proxy_protocol {
-        let line = proxy_protocol::encode_v2(header.visitor, header.door);
-        socket.write_all(&line).await.map_err(|_| OpenReply::Failed)?;
     }
-    Ok(socket)
-}
-
-async fn dial(endpoint: &LocalEndpoint) -> io::Result<TcpStream> {
-    TcpStream::connect(endpoint.target.as_str()).await
 }
 
 impl LocalEndpoint {

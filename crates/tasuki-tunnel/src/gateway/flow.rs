@@ -124,6 +124,7 @@ pub(crate) async fn join(
         pool: &inner.pool,
         patience: &target.session.patience,
         meter: &meter,
+        budget: Some(&inner.deps.budget),
     };
     let wait_for_reply = async |incoming: &mut RecvStream| match reply_limit {
         Some(limit) => read_reply(incoming, limit).await.map_err(|not_joined| {

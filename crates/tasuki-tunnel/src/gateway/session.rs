@@ -157,21 +157,34 @@ async fn serve(inner: Arc<Inner>, incoming: Incoming, greeting: tokio::sync::Own
         return;
     }
     let limit = inner.config().quic.handshake_timeout;
-    let greeted = tokio::time::timeout(limit, greet(&inner, incoming, from)).await;
+    let until = tokio::time::Instant::now() + limit;
+    let connection = match tokio::time::timeout_at(until, incoming).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(_)) => return inner.metrics.agent_refused("handshake"),
+        Err(_) => return inner.metrics.agent_refused("timeout"),
+    };
+    let greeted = tokio::time::timeout_at(until, greet(&inner, &connection, from)).await;
     drop(greeting);
-    match greeted {
-        Ok(Ok(greeted)) => run(inner, from, greeted).await,
+    let refusal = match greeted {
+        Ok(Ok(greeted)) => return run(inner, from, connection, greeted).await,
+        Ok(Err(None)) => return inner.metrics.agent_refused("handshake"),
         Ok(Err(Some(refusal))) => {
-            tracing::debug!(peer.addr = %from, reason = refusal.label(), "agent refused");
             inner.metrics.agent_refused(refusal.label());
+            refusal
         }
-        Ok(Err(None)) => inner.metrics.agent_refused("handshake"),
-        Err(_) => inner.metrics.agent_refused("timeout"),
-    }
+        Err(_) => {
+            inner.metrics.agent_refused("timeout");
+            Refusal::new(
+                CloseCode::Protocol,
+                format!("no hello within {} s", limit.as_secs_f64()),
+            )
+        }
+    };
+    tracing::debug!(peer.addr = %from, reason = refusal.label(), "agent refused");
+    connection.close(VarInt::from_u32(refusal.code.code()), refusal.text.as_bytes());
 }
 
 struct Greeted {
-    connection: Connection,
     send: SendStream,
     receive: RecvStream,
     input: BytesMut,
@@ -181,33 +194,20 @@ struct Greeted {
     enrolled: bool,
 }
 
-/// Handshake, Hello, decision. `Err(None)` is a connection that broke by itself.
-async fn greet(inner: &Inner, incoming: Incoming, from: SocketAddr) -> Result<Greeted, Option<Refusal>> {
-    let connection = incoming.await.map_err(|_| None)?;
-    let refuse = |refusal: Refusal| {
-        connection.close(VarInt::from_u32(refusal.code.code()), refusal.text.as_bytes());
-        Some(refusal)
-    };
-    let fingerprint = peer_fingerprint(&connection)
-        .ok_or_else(|| refuse(Refusal::new(CloseCode::Protocol, "a client key is required")))?;
+/// Hello and decision. `Err(None)` is a connection that broke by itself.
+async fn greet(inner: &Inner, connection: &Connection, from: SocketAddr) -> Result<Greeted, Option<Refusal>> {
+    let protocol = |text: &str| Some(Refusal::new(CloseCode::Protocol, text));
+    let fingerprint = peer_fingerprint(connection).ok_or_else(|| protocol("a client key is required"))?;
     let (send, mut receive) = connection.accept_bi().await.map_err(|_| None)?;
     let mut input = BytesMut::new();
     let hello = match read_frame::<FromAgent>(&mut receive, &mut input).await {
         Ok(Some(FromAgent::Hello(hello))) => hello,
-        Ok(Some(_)) => {
-            return Err(refuse(Refusal::new(
-                CloseCode::Protocol,
-                "the first frame must be a hello",
-            )));
-        }
-        Ok(None) => return Err(None),
-        Err(error) => return Err(refuse(Refusal::new(CloseCode::Protocol, error.to_string()))),
+        Ok(Some(_)) => return Err(protocol("the first frame must be a hello")),
+        Ok(None) => return Err(protocol("the control stream ended before a hello")),
+        Err(error) => return Err(protocol(&error.to_string())),
     };
-    let (principal, enrolled) = admit::admit(inner, fingerprint, &hello, from.ip())
-        .await
-        .map_err(refuse)?;
+    let (principal, enrolled) = admit::admit(inner, fingerprint, &hello, from.ip()).await?;
     Ok(Greeted {
-        connection,
         send,
         receive,
         input,
@@ -243,9 +243,8 @@ pub(crate) async fn read_frame<T: DeserializeOwned>(
     }
 }
 
-async fn run(inner: Arc<Inner>, from: SocketAddr, greeted: Greeted) {
+async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greeted: Greeted) {
     let Greeted {
-        connection,
         send,
         receive,
         input,

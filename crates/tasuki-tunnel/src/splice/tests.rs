@@ -83,6 +83,7 @@ fn a_flow_whose_task_has_spent_its_budget_yields_and_goes_on() {
             pool: &pool,
             patience: &patience,
             meter: &meter,
+            budget: None,
         };
         let mut outgoing = Outgoing::new(send);
         let (mut read_half, _write_half) = socket.split();

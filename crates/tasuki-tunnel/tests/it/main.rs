@@ -3,5 +3,7 @@
 
 mod admission;
 mod flows;
+mod hostile;
+mod limits;
 mod players;
 mod world;

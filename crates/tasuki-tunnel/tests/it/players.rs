@@ -21,7 +21,7 @@ fn handshake(host: &str, next: NextState) -> Vec<u8> {
 }
 
 /// A join as a client sends it: handshake and Login Start at once.
-fn join(host: &str) -> Vec<u8> {
+pub(crate) fn join(host: &str) -> Vec<u8> {
     let mut bytes = handshake(host, NextState::Login);
     bytes.extend_from_slice(
         b"\x16\x00\x04itzg\x5c\xdd\xfd\x26\xfc\x86\x49\x81\xb5\x2e\xc4\x2b\xb1\x0b\xfd\xef",
@@ -29,14 +29,14 @@ fn join(host: &str) -> Vec<u8> {
     bytes
 }
 
-fn status(host: &str) -> Vec<u8> {
+pub(crate) fn status(host: &str) -> Vec<u8> {
     let mut bytes = handshake(host, NextState::Status);
     bytes.extend_from_slice(b"\x01\x00\x09\x01\x00\x00\x01\x8b\xcf\xe5\x68\x00");
     bytes
 }
 
 /// Everything the gateway says until it closes.
-async fn said(players: SocketAddr, bytes: &[u8]) -> String {
+pub(crate) async fn said(players: SocketAddr, bytes: &[u8]) -> String {
     soon("the gateway's words", async {
         let mut client = TcpStream::connect(players).await.unwrap();
         client.write_all(bytes).await.unwrap();
@@ -48,7 +48,7 @@ async fn said(players: SocketAddr, bytes: &[u8]) -> String {
 }
 
 /// A page's text as it stands in JSON.
-fn text(page: Page) -> String {
+pub(crate) fn text(page: Page) -> String {
     page.default_text().replace('\n', "\\n")
 }
 

@@ -66,6 +66,7 @@ pub(crate) struct World {
     pub(crate) handle: Handle,
     pub(crate) metrics: Metrics,
     pub(crate) settings: TunnelConfig,
+    pub(crate) budget: Budget,
     accounts: Accounts,
     shutdown: Shutdown,
     task: JoinHandle<Drained>,
@@ -103,7 +104,7 @@ impl World {
         Self::build(config, tempfile::tempdir().unwrap()).await
     }
 
-    async fn build(mut settings: TunnelConfig, dir: TempDir) -> Self {
+    async fn build(settings: TunnelConfig, dir: TempDir) -> Self {
         tasuki_core::tls::install_provider();
         let clock = Clock::adjustable();
         let events = EventBus::new(clock.clone());
@@ -129,6 +130,7 @@ impl World {
             events.clone(),
         );
         let metrics = Metrics::new();
+        let budget = Budget::new(64 << 20);
         let deps: Deps<dyn TunnelStore> = Deps {
             store: Arc::clone(&store) as _,
             node,
@@ -136,7 +138,7 @@ impl World {
             acl: Acl::new(),
             limits: Limits::new(clock.clone()),
             bans,
-            budget: Budget::new(64 << 20),
+            budget: budget.clone(),
             pool,
             clock,
             events,
@@ -151,8 +153,6 @@ impl World {
         let shutdown = Shutdown::new(Duration::from_secs(2));
         let task = tokio::spawn(engine.run(shutdown.clone()));
         let players = addrs.minecraft.unwrap();
-        settings.quic.listen = addrs.quic;
-        settings.minecraft.listen = players;
         Self {
             quic: addrs.quic,
             players,
@@ -160,11 +160,22 @@ impl World {
             handle,
             metrics,
             settings,
+            budget,
             accounts,
             shutdown,
             task,
             dir,
         }
+    }
+
+    /// Waits until the metrics have this line.
+    pub(crate) async fn counted(&self, line: &str) {
+        soon(line, async {
+            while !self.metrics.encode().lines().any(|have| have == line) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 
     pub(crate) async fn code(&self, name: &str, grants: &[&str]) -> String {
@@ -198,7 +209,9 @@ impl World {
     }
 
     /// Stops the gateway and keeps what it needs to come back.
-    pub(crate) async fn pause(self) -> Asleep {
+    pub(crate) async fn pause(mut self) -> Asleep {
+        self.settings.quic.listen = self.quic;
+        self.settings.minecraft.listen = self.players;
         self.shutdown.begin();
         soon("the drain", self.task).await.unwrap();
         Asleep {
