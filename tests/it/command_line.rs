@@ -42,6 +42,45 @@ fn mistakes_in_the_configuration_end_with_64_and_name_file_line_and_key() {
         ("[nonsense]\nx = 1\n", ":1", &["nonsense"]),
         ("[tunnel.tcp]\nports = \"9-8\"\n", ":2", &["ports"]),
         ("[[acl]]\neffect = \"maybe\"\n", ":2", &["effect", "maybe"]),
+        // A list, a type, a name, a number, a size, an address, a network.
+        ("engines = [\"mail\", \"radio\"]\n", ":1", &["engines", "radio"]),
+        ("engines = \"mail\"\n", ":1", &["engines"]),
+        ("[server]\nhost = \"not a host\"\n", ":2", &["server.host"]),
+        ("[server]\ncpu_threads = -1\n", ":2", &["server.cpu_threads"]),
+        (
+            "[memory]\n\nbudget = \"1MB\"\n",
+            ":3",
+            &["memory.budget", "25MiB"],
+        ),
+        (
+            "[admin]\nlisten = \"127.0.0.1\"\n",
+            ":2",
+            &["admin.listen", "127.0.0.1:25"],
+        ),
+        (
+            "[server]\ntrusted_proxies = [\"10.0.0.0/99\"]\n",
+            ":2",
+            &["server.trusted_proxies"],
+        ),
+        // Twice, unfinished, missing, and what only two keys together can be wrong about.
+        (
+            "[server]\nhost = \"a.test\"\nhost = \"b.test\"\n",
+            ":3",
+            &["duplicate"],
+        ),
+        ("[server]\nhost = \"a.test\n", ":2", &["server.host"]),
+        ("[[acl]]\nreason = \"x\"\n", ":1", &["acl", "effect"]),
+        (
+            "[mail]\ndefault_route = \"nowhere\"\n",
+            ":2",
+            &["mail.default_route", "nowhere"],
+        ),
+        ("[tls]\ncert = \"/etc/a.pem\"\n", ":1", &["tls.key"]),
+        (
+            "[tls.acme]\n\nenabled = true\n",
+            ":1",
+            &["tls.acme.names", "server.host"],
+        ),
     ] {
         std::fs::write(&file, text).unwrap();
         let (code, said) = tasuki(&["check", "--config", path]);
@@ -210,4 +249,36 @@ fn a_first_start_without_configuration_binds_loopback_only_and_keeps_the_passwor
         running.log()
     );
     assert!(running.terminate().success());
+}
+
+#[test]
+fn the_file_with_the_first_password_is_gone_after_its_first_use() {
+    let gateway = Gateway::start("");
+    let file = gateway.directory().join("data/initial-admin-password");
+    let password = std::fs::read_to_string(&file).unwrap();
+    let address = gateway.address("mail.submission");
+    let log_in = |password: &str| {
+        let mut swaks = process::tool("swaks");
+        swaks.args([
+            "--server",
+            &address.ip().to_string(),
+            "--port",
+            &address.port().to_string(),
+        ]);
+        swaks.args([
+            "--tls",
+            "--quit-after",
+            "AUTH",
+            "--auth-user",
+            "admin",
+            "--auth-password",
+            password,
+        ]);
+        process::output(&mut swaks).status.success()
+    };
+    assert!(!log_in("a wrong password"));
+    assert!(file.exists(), "nobody has used it yet");
+    assert!(log_in(password.trim()));
+    eventually("the file is deleted", || (!file.exists()).then_some(()));
+    assert!(log_in(password.trim()), "the password itself stays good");
 }

@@ -214,10 +214,18 @@ fn proto_has_no_io_clock_or_randomness() {
         ] {
             let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
             for line in code {
-                assert!(!line.contains(word), "{} uses {word}: {line}", file.display());
+                assert!(!has_word(line, word), "{} uses {word}: {line}", file.display());
             }
         }
     }
+}
+
+/// Whether `line` has `word` and not only a longer one that begins with it.
+fn has_word(line: &str, word: &str) -> bool {
+    line.match_indices(word).any(|(at, _)| {
+        let after = line[at + word.len()..].chars().next();
+        !after.is_some_and(|c| c == '_' || c.is_ascii_lowercase())
+    })
 }
 
 /// The build graph itself: `cargo metadata` also lists optional packages that no feature turns on.
@@ -340,4 +348,99 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// A newcomer follows ARCHITECTURE.md: what it names must be where it says.
+#[test]
+fn each_path_module_and_function_that_the_architecture_names_exists() {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let mut looked_at = 0;
+    for (number, line) in text.lines().enumerate() {
+        let words: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
+        // A row of the map: what it names without a folder is inside that crate.
+        let crate_of_row = words
+            .first()
+            .filter(|first| line.starts_with("| `tasuki") && root().join("crates").join(first).is_dir());
+        for word in words.iter().filter(|word| !is_made_at_run_time(word)) {
+            let found = match crate_of_row.filter(|crate_name| !is_crate(word) && **crate_name != *word) {
+                Some(crate_name) => has_module(crate_name, word.trim_end_matches('/')),
+                None => match existence(word) {
+                    Some(found) => found,
+                    None => continue,
+                },
+            };
+            assert!(found, "ARCHITECTURE.md:{}: `{word}` does not exist", number + 1);
+            looked_at += 1;
+        }
+    }
+    assert!(looked_at > 50, "only {looked_at} names were looked at");
+}
+
+/// Files of a gateway, not of the source tree.
+fn is_made_at_run_time(word: &str) -> bool {
+    word.starts_with("data/") || word.starts_with("keys/")
+}
+
+fn is_crate(word: &str) -> bool {
+    root().join("crates").join(word).is_dir()
+}
+
+fn has_module(crate_name: &str, module: &str) -> bool {
+    let sources = root().join("crates").join(crate_name).join("src");
+    sources.join(module).is_dir() || sources.join(format!("{module}.rs")).is_file()
+}
+
+/// Whether a name exists; `None` for what is no name in the tree: a command, a reply code, a key.
+fn existence(word: &str) -> Option<bool> {
+    if word.contains(char::is_whitespace) {
+        return None;
+    }
+    if let Some((owner, name)) = word.split_once("::") {
+        if is_crate(owner) {
+            return Some(has_module(owner, name));
+        }
+        let wanted = format!("fn {name}(");
+        return Some(anywhere_in_crates(&|text| text.contains(&wanted)));
+    }
+    if let Some((folder, ending)) = word.split_once("/*.") {
+        let files = std::fs::read_dir(root().join(folder))
+            .into_iter()
+            .flatten()
+            .flatten();
+        return Some(
+            files
+                .map(|f| f.path())
+                .any(|f| f.extension().is_some_and(|e| e == ending)),
+        );
+    }
+    if let Some(folder) = word
+        .strip_suffix('/')
+        .filter(|folder| !folder.is_empty() && !folder.starts_with('/'))
+    {
+        return Some(root().join(folder).is_dir());
+    }
+    if word.contains('/') && !word.starts_with('/') {
+        return Some(root().join(word).is_file());
+    }
+    if is_test_name(word) {
+        return Some(anywhere_in_tests(word));
+    }
+    None
+}
+
+fn anywhere_in_crates(found: &dyn Fn(&str) -> bool) -> bool {
+    sources(&root().join("crates"))
+        .iter()
+        .any(|file| found(&std::fs::read_to_string(file).unwrap()))
+}
+
+fn anywhere_in_tests(name: &str) -> bool {
+    let folders = ["crates", "tests", "bench"];
+    folders
+        .iter()
+        .flat_map(|folder| sources(&root().join(folder)))
+        .any(|file| {
+            let text = std::fs::read_to_string(file).unwrap();
+            text.contains(name) && test_names(&text).iter().any(|found| found == name)
+        })
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serializer};
+use serde::{Deserializer, Serializer};
 
 const UNITS: [(&str, u64); 5] = [
     ("ms", 1),
@@ -49,7 +49,7 @@ pub fn format(duration: Duration) -> String {
 /// # Errors
 /// As [`parse`].
 pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-    parse(&String::deserialize(d)?).map_err(serde::de::Error::custom)
+    parse(&super::text(d, "a duration such as \"30s\"")?).map_err(serde::de::Error::custom)
 }
 
 /// For serde.

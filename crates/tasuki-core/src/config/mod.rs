@@ -7,7 +7,7 @@ pub mod duration;
 mod read;
 pub mod size;
 
-pub use read::{error_at, parse};
+pub use read::{error_at, parse, utf8};
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -21,4 +21,21 @@ pub struct ConfigError {
     pub key: Option<String>,
     /// What is wrong and what would be right.
     pub problem: String,
+}
+
+/// Reads a text; a value of another type is refused by saying what is expected.
+fn text<'de, D: serde::Deserializer<'de>>(d: D, expected: &'static str) -> Result<String, D::Error> {
+    struct Text(&'static str);
+
+    impl serde::de::Visitor<'_> for Text {
+        type Value = String;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+        fn visit_str<E>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+    }
+
+    d.deserialize_str(Text(expected))
 }

@@ -15,9 +15,46 @@ pub fn parse<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, ConfigErr
             file: file.to_owned(),
             line: at.map(|at| line_of(text, at)),
             key: at.and_then(|at| key_at(text, at)),
-            problem: error.message().to_owned(),
+            problem: plain(error.message()),
         }
     })
+}
+
+/// The file's bytes as text.
+///
+/// # Errors
+/// Names the line with the first byte that is no UTF-8.
+pub fn utf8<'a>(file: &str, bytes: &'a [u8]) -> Result<&'a str, ConfigError> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
+        ConfigError {
+            file: file.to_owned(),
+            line: Some(before.iter().filter(|b| **b == b'\n').count() + 1),
+            key: None,
+            problem: "a byte that is no UTF-8: is this a TOML file?".to_owned(),
+        }
+    })
+}
+
+/// The reader's message without the names of our types, and with an example where it gives none.
+fn plain(message: &str) -> String {
+    const EXAMPLES: [(&str, &str); 2] = [
+        (
+            "invalid IP address syntax",
+            "a network is written as 192.0.2.0/24 or 2001:db8::/32, a single address as 192.0.2.7/32",
+        ),
+        (
+            "invalid socket address syntax",
+            "address and port are expected, for example \"127.0.0.1:25\" or \"[::]:25\"",
+        ),
+    ];
+    if let Some((what, _)) = message.split_once("expected struct ") {
+        return format!("{what}expected a table");
+    }
+    match EXAMPLES.iter().find(|(start, _)| message == *start) {
+        Some((_, example)) => format!("{message}; {example}"),
+        None => message.to_owned(),
+    }
 }
 
 /// An error about `key`, found after reading.
@@ -140,6 +177,16 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_named_by_their_line() {
+        let error = super::utf8("t.toml", b"[mail]\nname = \"\xff\"\n").expect_err("no UTF-8");
+        assert!(error.to_string().starts_with("t.toml:2: "), "{error}");
+        assert_eq!(
+            super::utf8("t.toml", "a = \"\u{e9}\"".as_bytes()).expect("text"),
+            "a = \"\u{e9}\""
+        );
     }
 
     #[test]

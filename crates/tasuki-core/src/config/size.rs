@@ -1,6 +1,6 @@
 //! Sizes as texts: `"512B"`, `"64KiB"`, `"25MiB"`, `"1GiB"`. Use with `#[serde(with = "config::size")]`.
 
-use serde::{Deserialize, Deserializer, Serializer};
+use serde::{Deserializer, Serializer};
 
 const UNITS: [(&str, u64); 4] = [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
@@ -37,7 +37,7 @@ pub fn format(bytes: u64) -> String {
 /// # Errors
 /// As [`parse`].
 pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
-    parse(&String::deserialize(d)?).map_err(serde::de::Error::custom)
+    parse(&super::text(d, "a size such as \"25MiB\"")?).map_err(serde::de::Error::custom)
 }
 
 /// For serde.

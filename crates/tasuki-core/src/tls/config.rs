@@ -85,6 +85,16 @@ impl Source {
     }
 }
 
+impl TlsConfig {
+    /// Checks what the types alone cannot say; `host` is `server.host`. Reads no file.
+    ///
+    /// # Errors
+    /// [`TlsError::Config`] with the key.
+    pub fn check(&self, host: Option<&str>) -> Result<(), TlsError> {
+        Settings::check(self.clone(), host).map(drop)
+    }
+}
+
 /// A configuration that was checked, with what it needs from outside `[tls]`.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {

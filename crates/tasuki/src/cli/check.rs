@@ -17,7 +17,7 @@ pub(super) fn run(Args {}: Args, context: &Context) -> Outcome {
         Some(file) => output::line(format!("{}: no mistakes", file.display())),
         None => output::line("no configuration file: all defaults hold, every listener is on loopback"),
     }
-    for warning in loaded.warnings() {
+    for warning in loaded.warnings().into_iter().chain(loaded.unreadable_files()) {
         output::line(format!("note: {warning}"));
     }
     Ok(())

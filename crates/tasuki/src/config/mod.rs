@@ -3,7 +3,6 @@
 //! Everything has a default, and all defaults together make a gateway that listens on loopback alone. A key that nobody
 //! knows is an error. `config/tasuki.toml` shows every key at its default.
 
-mod read;
 #[cfg(test)]
 mod tests;
 
@@ -15,9 +14,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tasuki_activitypub::FediConfig;
 use tasuki_core::acl::RuleSpec;
-use tasuki_core::config::{ConfigError, duration, size};
+use tasuki_core::config::{self, ConfigError, duration, size};
 use tasuki_core::front::FrontConfig;
-use tasuki_core::tls::TlsConfig;
+use tasuki_core::tls::{TlsConfig, TlsError};
 use tasuki_core::{BuildError, EngineKind, Shared};
 use tasuki_proto::names::Domain;
 use tasuki_smtp::MailConfig;
@@ -157,6 +156,21 @@ impl Default for AdminConfig {
 }
 
 impl Config {
+    /// Reads and checks `text`; `file` is its name in errors.
+    fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        let parsed: Self = config::parse(file, text)?;
+        parsed.check().map_err(|error| match error {
+            BuildError::Config { key, problem } => config::error_at(file, text, &key, problem),
+            other => ConfigError {
+                file: file.to_owned(),
+                line: None,
+                key: None,
+                problem: other.to_string(),
+            },
+        })?;
+        Ok(parsed)
+    }
+
     /// Whether this engine runs.
     pub(crate) fn has(&self, engine: EngineKind) -> bool {
         self.engines.contains(&engine)
@@ -216,6 +230,12 @@ impl Config {
             return wrong("log.level", problem);
         }
         self.front.check()?;
+        let host = self.server.host.as_ref().map(Domain::as_str);
+        match self.tls.check(host) {
+            Err(TlsError::Config { key, problem }) => return wrong(key, problem),
+            Err(error) => return wrong("tls", crate::exit::chain(&error)),
+            Ok(()) => {}
+        }
         self.check_engines()
     }
 
@@ -259,13 +279,16 @@ impl Loaded {
         let config = match file {
             None => Config::default(),
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|e| {
+                let bytes = std::fs::read(path).map_err(|e| {
                     Fail::io(
                         format!("the configuration file {} cannot be read", path.display()),
                         &e,
                     )
                 })?;
-                read::parse(&path.display().to_string(), &text).map_err(refused)?
+                let file = path.display().to_string();
+                config::utf8(&file, &bytes)
+                    .and_then(|text| Config::parse(&file, text))
+                    .map_err(refused)?
             }
         };
         Ok(Self {
@@ -284,6 +307,21 @@ impl Loaded {
     pub(crate) fn data_dir(&self) -> DataDir {
         let path = self.data_option.as_ref().unwrap_or(&self.config.server.data);
         DataDir::new(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
+    }
+
+    /// Files that the configuration names and that cannot be read now: `serve` would refuse to start, or defer mail.
+    pub(crate) fn unreadable_files(&self) -> Vec<String> {
+        let tls = &self.config.tls;
+        let named = [("tls.cert", &tls.cert), ("tls.key", &tls.key)];
+        let single = named
+            .into_iter()
+            .filter_map(|(key, path)| Some((key, path.as_ref()?)));
+        let all = single.chain(tls.extra_ca.iter().map(|path| ("tls.extra_ca", path)));
+        all.filter_map(|(key, path)| {
+            let error = std::fs::File::open(path).err()?;
+            Some(format!("{key}: {} cannot be read now: {error}", path.display()))
+        })
+        .collect()
     }
 
     /// What works, but perhaps not as it was meant.

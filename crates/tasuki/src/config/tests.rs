@@ -2,12 +2,12 @@
 
 use toml::{Table, Value};
 
-use super::{Config, read};
+use super::Config;
 
 const SAMPLE: &str = include_str!("../../../../config/tasuki.toml");
 
 fn parse(text: &str) -> Result<Config, String> {
-    read::parse("tasuki.toml", text).map_err(|e| e.to_string())
+    Config::parse("tasuki.toml", text).map_err(|e| e.to_string())
 }
 
 fn shown(config: &Config) -> Table {
@@ -115,6 +115,30 @@ fn values_that_cannot_be_used_are_named_with_line_and_key() {
             "tasuki.toml:2: tunnel.quic.handshake_timeout: ",
         ),
         ("[fediverse]\nname = \"\"\n", "tasuki.toml:2: fediverse.name: "),
+        (
+            "[tls]\ncert = \"/etc/a.pem\"\n",
+            "tasuki.toml:1: tls.key: is missing",
+        ),
+        (
+            "[tls.acme]\nenabled = true\n",
+            "tasuki.toml:1: tls.acme.names: is empty and server.host is not set",
+        ),
+        (
+            "[server]\ngrace = 30\n",
+            "tasuki.toml:2: server.grace: invalid type: integer `30`, expected a duration such as \"30s\"",
+        ),
+        (
+            "[memory]\nbudget = 30\n",
+            "tasuki.toml:2: memory.budget: invalid type: integer `30`, expected a size such as \"25MiB\"",
+        ),
+        (
+            "[[acl]]\neffect = \"deny\"\nfrom = [\"192.0.2.7\"]\n",
+            "tasuki.toml:3: acl.from: invalid IP address syntax; a network is written as 192.0.2.0/24",
+        ),
+        (
+            "server = 3\n",
+            "tasuki.toml:1: server: invalid type: integer `3`, expected a table",
+        ),
         ("[server\n", "tasuki.toml:1: "),
     ] {
         let error = parse(text).unwrap_err();

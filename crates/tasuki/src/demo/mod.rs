@@ -9,7 +9,7 @@ mod show;
 mod smtp;
 mod web;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,10 +89,18 @@ async fn demo(args: &Args) -> bool {
         clock: clock.clone(),
         show,
     };
+    let (mut stop, programs, place) = match prepared() {
+        Ok(all) => all,
+        Err(error) => {
+            eprintln!("tasuki: the demo cannot begin: {error:#}");
+            return false;
+        }
+    };
+    report.programs = programs.names();
     let mut standing = None;
     let played = tokio::select! {
-        played = stage.play(args, &mut report) => played.map(|s| standing = Some(s)),
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("stopped by Ctrl-C")),
+        played = stage.play(args, &programs, place.path(), &mut report) => played.map(|s| standing = Some(s)),
+        () = stop.asked() => Err(anyhow::anyhow!("stopped before everything was shown")),
     };
     if let Err(error) = played {
         report.error = Some(format!("{error:#}"));
@@ -109,14 +117,63 @@ async fn demo(args: &Args) -> bool {
     } else {
         report.print_table();
     }
-    if let Some(standing) = standing {
-        if !args.once {
-            standing.print_addresses();
-            let _ = tokio::signal::ctrl_c().await;
-        }
-        standing.stop().await;
+    if let Some(standing) = standing.filter(|_| !args.once) {
+        standing.print_addresses();
+        stop.asked().await;
     }
+    programs.end().await;
+    clear(place).await;
     report.ok
+}
+
+/// What must be there before anything runs, and is cleared away at the end however that comes.
+fn prepared() -> Result<(Stop, Programs, tempfile::TempDir)> {
+    let stop = Stop::listen()?;
+    let programs = Programs::find()?;
+    let place = tempfile::Builder::new()
+        .prefix("tasuki-demo-")
+        .tempdir()
+        .context("no temporary directory can be made")?;
+    Ok((stop, programs, place))
+}
+
+/// Removes the directory. A command that was cut off may need a moment to be gone, and makes files until then.
+async fn clear(place: tempfile::TempDir) {
+    let path = place.keep();
+    for _ in 0..20 {
+        match std::fs::remove_dir_all(&path) {
+            Ok(()) => return,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return,
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+    eprintln!(
+        "tasuki: {} could not be removed; remove it by hand",
+        path.display()
+    );
+}
+
+/// The signals that end the demo: Ctrl-C, `kill`, a terminal that is closed.
+struct Stop([tokio::signal::unix::Signal; 3]);
+
+impl Stop {
+    fn listen() -> Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn asked(&mut self) {
+        let [int, term, hup] = &mut self.0;
+        tokio::select! {
+            _ = int.recv() => {}
+            _ = term.recv() => {}
+            _ = hup.recv() => {}
+        }
+    }
 }
 
 /// What everything on the stage shares.
@@ -127,27 +184,26 @@ struct Stage {
 
 /// Everything that runs, after the proofs.
 struct Standing {
-    place: tempfile::TempDir,
+    place: PathBuf,
     gateway: Gateway,
-    agent: Option<Running>,
     login: (String, String),
     instances: Vec<Arc<Instance>>,
 }
 
 impl Stage {
-    async fn play(&self, args: &Args, report: &mut Report) -> Result<Standing> {
-        let programs = Programs::find()?;
-        report.programs = programs.names();
-        let place = tempfile::Builder::new()
-            .prefix("tasuki-demo-")
-            .tempdir()
-            .context("no temporary directory can be made")?;
+    async fn play(
+        &self,
+        args: &Args,
+        programs: &Programs,
+        place: &Path,
+        report: &mut Report,
+    ) -> Result<Standing> {
         let part = self.show.part("gateway");
         part.step("starting in a temporary directory, on free loopback ports");
         let mut watch = Watch::start(&self.clock);
         let (sink, mails) = smtp::sink().await?;
-        let config = config(place.path(), sink.port(), args.store.as_deref());
-        let started = Gateway::start(&programs, place.path(), &config, HOST).await;
+        let config = config(place, sink.port(), args.store.as_deref());
+        let started = Gateway::start(programs, place, &config, HOST).await;
         let gateway = match started {
             Ok(gateway) => gateway,
             Err(error) => {
@@ -172,7 +228,6 @@ impl Stage {
         );
         let (mail, login) = mail;
         let (fediverse, instances) = fediverse;
-        let (tunnel, agent) = tunnel;
         report.engines = Engines {
             mail: Some(mail),
             fediverse: Some(fediverse),
@@ -187,9 +242,8 @@ impl Stage {
             eprintln!("the gateway{}", gateway.last_words());
         }
         Ok(Standing {
-            place,
+            place: place.to_owned(),
             gateway,
-            agent,
             login,
             instances,
         })
@@ -334,7 +388,7 @@ impl Stage {
         Ok(())
     }
 
-    async fn tunnel(&self, gateway: &Gateway) -> (Proof, Option<Running>) {
+    async fn tunnel(&self, gateway: &Gateway) -> Proof {
         let part = self.show.part("tunnel");
         let mut proof = Proof::default();
         let mut agent = None;
@@ -350,10 +404,7 @@ impl Stage {
                 anyhow::anyhow!("{e:#}{words}")
             }
         });
-        (
-            self.ended(&part, proof, done, "the server at home answers at the front door"),
-            agent,
-        )
+        self.ended(&part, proof, done, "the server at home answers at the front door")
     }
 
     async fn prove_tunnel(
@@ -568,19 +619,11 @@ impl Standing {
         for instance in &self.instances {
             line(instance.name, instance.base.clone());
         }
-        let config = self.place.path().join("tasuki.toml");
+        let config = self.place.join("tasuki.toml");
         line(
             "ask the gateway",
             format!("tasuki --config {} status", config.display()),
         );
         output::line("Ctrl-C ends it.");
-    }
-
-    async fn stop(self) {
-        if let Some(agent) = self.agent {
-            agent.stop().await;
-        }
-        self.gateway.stop().await;
-        drop(self.place);
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -24,6 +25,9 @@ pub(super) struct Programs {
     tasuki: PathBuf,
     agent: PathBuf,
     agent_arguments: Vec<OsString>,
+    /// What was started and not ended yet, in this order. It outlives whoever waits for a part of the demo, so that a
+    /// demo that is interrupted leaves nothing behind.
+    children: Arc<Mutex<Vec<(u32, Child)>>>,
 }
 
 impl Programs {
@@ -37,12 +41,14 @@ impl Programs {
                 tasuki,
                 agent: beside,
                 agent_arguments: Vec::new(),
+                children: Arc::default(),
             }
         } else {
             Self {
                 agent: tasuki.clone(),
                 tasuki,
                 agent_arguments: vec!["agent".into()],
+                children: Arc::default(),
             }
         })
     }
@@ -68,6 +74,50 @@ impl Programs {
             .stdin(Stdio::null());
         command
     }
+
+    /// Starts a program that runs in the background until [`Programs::end`].
+    fn start(&self, command: &mut Command, name: &str) -> Result<Running> {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{name} cannot be started"))?;
+        let log = Log::default();
+        if let Some(out) = child.stdout.take() {
+            tokio::spawn(keep(out, log.clone()));
+        }
+        if let Some(err) = child.stderr.take() {
+            tokio::spawn(keep(err, log.clone()));
+        }
+        let id = child.id().context("it ended at once")?;
+        self.lock().push((id, child));
+        Ok(Running {
+            id,
+            programs: self.clone(),
+            log,
+        })
+    }
+
+    /// Ends everything that runs, the last first, and waits until it has: SIGTERM, then patience, then SIGKILL.
+    pub(super) async fn end(&self) {
+        loop {
+            let last = self.lock().pop();
+            let Some((id, mut child)) = last else { return };
+            let pid = i32::try_from(id).ok().and_then(rustix::process::Pid::from_raw);
+            // One that has ended is still ours to wait for, so its number is nobody else's.
+            if let Some(pid) = pid {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            }
+            if timeout(Duration::from_secs(10), child.wait()).await.is_err() {
+                let _ = child.kill().await;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(u32, Child)>> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A running gateway.
@@ -88,9 +138,9 @@ impl Gateway {
             "tasuki init",
         )
         .await?;
-        let mut child = Running::start(programs.tasuki(place).arg("serve"), "tasuki serve")?;
+        let child = programs.start(programs.tasuki(place).arg("serve"), "tasuki serve")?;
         let data = place.join("data");
-        let addresses = match timeout(READY_WITHIN, ready(&data, &mut child)).await {
+        let addresses = match timeout(READY_WITHIN, ready(&data, &child)).await {
             Ok(addresses) => addresses?,
             Err(_) => bail!("the gateway was not ready within 20 s{}", child.last_words()),
         };
@@ -136,24 +186,19 @@ impl Gateway {
             .env_remove("RUST_LOG")
             .current_dir(&self.place)
             .stdin(Stdio::null());
-        Running::start(&mut command, "tasuki-agent")
+        self.programs.start(&mut command, "tasuki-agent")
     }
 
     /// What the gateway said last.
     pub(super) fn last_words(&self) -> String {
         self.child.last_words()
     }
-
-    /// Asks the gateway to stop, and waits until it has.
-    pub(super) async fn stop(self) {
-        self.child.stop().await;
-    }
 }
 
 /// Waits until the gateway has written its addresses and answers on its control socket.
-async fn ready(data: &Path, child: &mut Running) -> Result<BTreeMap<String, SocketAddr>> {
+async fn ready(data: &Path, child: &Running) -> Result<BTreeMap<String, SocketAddr>> {
     loop {
-        if let Some(status) = child.child.try_wait()? {
+        if let Some(status) = child.ended()? {
             bail!("the gateway ended at once ({status}){}", child.last_words());
         }
         if let Ok(text) = std::fs::read_to_string(data.join("addresses.json"))
@@ -181,33 +226,29 @@ async fn run(command: &mut Command, name: &str) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// A program that runs in the background. Dropping it kills it.
+/// The end of what a program printed.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<std::collections::VecDeque<String>>>);
+
+/// A program that runs in the background.
 pub(super) struct Running {
-    child: Child,
-    log: std::sync::Arc<std::sync::Mutex<std::collections::VecDeque<String>>>,
+    id: u32,
+    programs: Programs,
+    log: Log,
 }
 
 impl Running {
-    fn start(command: &mut Command, name: &str) -> Result<Self> {
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("{name} cannot be started"))?;
-        let log = std::sync::Arc::default();
-        if let Some(out) = child.stdout.take() {
-            tokio::spawn(keep(out, std::sync::Arc::clone(&log)));
+    fn ended(&self) -> std::io::Result<Option<ExitStatus>> {
+        let mut children = self.programs.lock();
+        match children.iter_mut().find(|(id, _)| *id == self.id) {
+            Some((_, child)) => child.try_wait(),
+            None => Ok(None),
         }
-        if let Some(err) = child.stderr.take() {
-            tokio::spawn(keep(err, std::sync::Arc::clone(&log)));
-        }
-        Ok(Self { child, log })
     }
 
     /// The end of what it printed, to be put after an error.
     pub(super) fn last_words(&self) -> String {
-        let log = self.log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let log = self.log.0.lock().unwrap_or_else(PoisonError::into_inner);
         if log.is_empty() {
             return String::new();
         }
@@ -216,30 +257,12 @@ impl Running {
             log.iter().cloned().collect::<Vec<_>>().join("\n")
         )
     }
-
-    /// SIGTERM, then patience, then SIGKILL.
-    pub(super) async fn stop(mut self) {
-        if let Some(pid) = self
-            .child
-            .id()
-            .and_then(|id| i32::try_from(id).ok())
-            .and_then(rustix::process::Pid::from_raw)
-        {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        if timeout(Duration::from_secs(10), self.child.wait()).await.is_err() {
-            let _ = self.child.kill().await;
-        }
-    }
 }
 
-async fn keep(
-    from: impl tokio::io::AsyncRead + Unpin,
-    log: std::sync::Arc<std::sync::Mutex<std::collections::VecDeque<String>>>,
-) {
+async fn keep(from: impl tokio::io::AsyncRead + Unpin, log: Log) {
     let mut lines = BufReader::new(from).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        let mut log = log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut log = log.0.lock().unwrap_or_else(PoisonError::into_inner);
         if log.len() == KEPT_LINES {
             log.pop_front();
         }

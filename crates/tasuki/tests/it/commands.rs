@@ -400,3 +400,60 @@ fn status_is_for_people_for_programs_and_for_monitoring() {
     assert!(gateway.ok(&["mail", "queue"]).out.contains("the queue is empty"));
     assert!(gateway.ok(&["fedi", "subscribers"]).out.contains("no instance"));
 }
+
+/// Commands below `path` that take `--json`, found in the help texts, so that a new one cannot be forgotten here.
+fn commands_with_json(gateway: &Gateway, path: &[String], found: &mut Vec<String>) {
+    let arguments: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
+    let help = gateway.ok(&arguments).out;
+    if help.contains("--json") {
+        found.push(path.join(" "));
+    }
+    let below = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| line.starts_with("  "));
+    for line in below {
+        let name = line.split_whitespace().next().unwrap();
+        // `help` lists the same again; `agent` is another program.
+        if !["help", "agent"].contains(&name) {
+            commands_with_json(gateway, &[path, &[name.to_owned()]].concat(), found);
+        }
+    }
+}
+
+#[test]
+fn whatever_takes_json_prints_json_that_parses() {
+    let gateway = Gateway::start("");
+    gateway.ok(&["service", "add", "shop", "--send-as", "shop.test"]);
+    let mut found = Vec::new();
+    commands_with_json(&gateway, &[], &mut found);
+    for listing in [
+        "user list",
+        "mail queue",
+        "acl list",
+        "ban list",
+        "audit",
+        "status",
+    ] {
+        assert!(found.iter().any(|f| f == listing), "{listing} in {found:?}");
+    }
+    for command in found {
+        let more: &[&str] = match command.as_str() {
+            "demo" => continue,
+            "service add" => &["office", "--send-as", "office.test"],
+            "service password" => &["shop"],
+            "token new" => &["admin"],
+            "tunnel enroll" => &["home"],
+            "acl explain" => &["192.0.2.7"],
+            _ => &[],
+        };
+        let words: Vec<&str> = command
+            .split(' ')
+            .chain(more.iter().copied())
+            .chain(["--json"])
+            .collect();
+        let printed = gateway.ok(&words).json();
+        assert!(printed.is_object(), "{command}: {printed}");
+    }
+}

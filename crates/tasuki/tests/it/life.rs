@@ -1,5 +1,7 @@
 //! The life of the process: first start, second start, stop, reload.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
@@ -85,6 +87,46 @@ fn sigterm_ends_it_in_order_and_takes_its_files_along() {
     // And it starts again on the same data.
     let gateway = Gateway::serve(place);
     gateway.ok(&["status"]);
+}
+
+#[test]
+fn a_first_sigterm_waits_for_what_is_under_way_and_a_second_ends_it_at_once() {
+    let mut gateway = Gateway::start("[[mail.mynetworks]]\nnet = \"127.0.0.0/8\"\nservice = \"shop\"\n");
+    gateway.ok(&["service", "add", "shop", "--send-as", "shop.test"]);
+    // A mail whose end never comes: the grace of 30 s is for its sender.
+    let stream = TcpStream::connect(gateway.address("mail.relay")).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut lines = BufReader::new(&stream).lines().map(Result::unwrap);
+    let mut until = |code: &str| {
+        let last = format!("{code} ");
+        assert!(lines.by_ref().any(|line| line.starts_with(&last)), "{code}");
+    };
+    until("220");
+    for (command, code) in [
+        ("EHLO client.test", "250"),
+        ("MAIL FROM:<a@shop.test>", "250"),
+        ("RCPT TO:<b@far.test>", "250"),
+        ("DATA", "354"),
+    ] {
+        (&stream).write_all(format!("{command}\r\n").as_bytes()).unwrap();
+        until(code);
+    }
+    gateway.signal(Signal::TERM);
+    // The others have drained, mail has not.
+    gateway.wait(|g| g.log().contains("engine=tunnel").then_some(()));
+    assert!(gateway.log().contains("stopping: finishing what is under way"));
+    assert!(
+        !gateway.log().contains("engine=mail finished"),
+        "{}",
+        gateway.log()
+    );
+    let asked = Instant::now();
+    let (status, place) = gateway.stop();
+    assert!(ended_in_order(status), "{status}");
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    let log = std::fs::read_to_string(place.path().join("serve.log")).unwrap();
+    assert!(log.contains("stopped at once by a second signal"), "{log}");
+    Gateway::serve(place).ok(&["status"]);
 }
 
 #[test]
