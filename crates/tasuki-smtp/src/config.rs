@@ -21,6 +21,14 @@ use tasuki_proto::{
     },
 };
 
+mod devices;
+mod rewrite;
+
+pub(crate) use devices::{Device, device_at};
+pub use devices::{DeviceConfig, DevicesConfig, Target};
+pub(crate) use rewrite::Rewrite;
+pub use rewrite::{AliasConfig, HeaderConfig, Pattern, RewriteConfig, SenderConfig};
+
 /// The mail engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -31,6 +39,8 @@ pub struct MailConfig {
     pub submission: ListenerConfig,
     /// Port 465 in production: the same with TLS from the first octet.
     pub submissions: ListenerConfig,
+    /// Copiers, cameras and power supplies, which cannot log in.
+    pub devices: DevicesConfig,
     /// Largest message.
     #[serde(with = "size")]
     pub max_size: u64,
@@ -40,6 +50,8 @@ pub struct MailConfig {
     pub relay_domains: Vec<Domain>,
     /// Networks whose clients need not log in; each acts as a service.
     pub mynetworks: Vec<NetworkConfig>,
+    /// What is changed of mail on its way through.
+    pub rewrite: RewriteConfig,
     /// Where mail for postmaster at `server.host` goes.
     pub postmaster: Option<Mailbox>,
     /// `direct` (to the recipient's MX), or a smarthost's name.
@@ -240,10 +252,12 @@ impl Default for MailConfig {
                 listen: vec![loopback(2465)],
                 max_connections: 1000,
             },
+            devices: DevicesConfig::default(),
             max_size: 25 * 1024 * 1024,
             max_recipients: 100,
             relay_domains: Vec::new(),
             mynetworks: Vec::new(),
+            rewrite: RewriteConfig::default(),
             postmaster: None,
             default_route: "direct".to_owned(),
             routes: Vec::new(),
@@ -324,6 +338,22 @@ pub(crate) enum Role {
     Submission,
     /// Login required, TLS from the first octet.
     Submissions,
+    /// Listed devices, without login.
+    Devices,
+    /// The same with TLS from the first octet.
+    DevicesTls,
+}
+
+impl Role {
+    /// Whether TLS begins with the first octet.
+    pub(crate) fn is_implicit_tls(self) -> bool {
+        matches!(self, Self::Submissions | Self::DevicesTls)
+    }
+
+    /// Whether it is for devices.
+    pub(crate) fn is_for_devices(self) -> bool {
+        matches!(self, Self::Devices | Self::DevicesTls)
+    }
 }
 
 /// Where a recipient's mail goes.
@@ -358,6 +388,10 @@ pub(crate) enum Password {
 pub(crate) struct Settings {
     pub(crate) host: Domain,
     pub(crate) server: Arc<ServerConfig>,
+    /// For devices: no AUTH, other sizes, old habits.
+    pub(crate) devices_server: Arc<ServerConfig>,
+    pub(crate) devices: Vec<Arc<Device>>,
+    pub(crate) rewrite: Rewrite,
     pub(crate) greet_pause: Duration,
     pub(crate) relay_domains: Vec<Domain>,
     pub(crate) networks: Vec<NetworkConfig>,
@@ -432,8 +466,12 @@ impl Settings {
         if config.max_size == 0 {
             return Err(bad("mail.max_size", "must be at least 1B".to_owned()));
         }
+        let server = server_config(config, &host);
         Ok(Self {
-            server: Arc::new(server_config(config, &host)),
+            devices_server: Arc::new(devices_server(config, &server)),
+            devices: config.devices.check()?,
+            rewrite: config.rewrite.check()?,
+            server: Arc::new(server),
             host,
             greet_pause: config.relay.greet_pause,
             relay_domains: config.relay_domains.clone(),
@@ -448,6 +486,11 @@ impl Settings {
             recipients_per_minute: config.limits.recipients_per_minute,
             recipients_per_day: config.limits.recipients_per_day,
         })
+    }
+
+    /// The device at this address.
+    pub(crate) fn device(&self, from: IpAddr) -> Option<&Arc<Device>> {
+        device_at(&self.devices, from)
     }
 
     /// The service that clients at this address act as.
@@ -477,6 +520,14 @@ fn server_config(config: &MailConfig, host: &Domain) -> ServerConfig {
         session: config.limits.session_timeout,
         ..Timers::default()
     };
+    server
+}
+
+fn devices_server(config: &MailConfig, server: &ServerConfig) -> ServerConfig {
+    let mut server = server.clone();
+    server.auth = false;
+    server.data.max_size = config.devices.max_size;
+    server.data.repair_bare_lf = true;
     server
 }
 
@@ -557,6 +608,17 @@ impl SmarthostConfig {
 
 /// The keys that differ, and whether each needs a restart.
 pub(crate) fn differences(old: &MailConfig, new: &MailConfig) -> (Vec<String>, Vec<String>) {
+    let doors = |config: &MailConfig| {
+        let devices = &config.devices;
+        let open = devices.is_open();
+        (
+            devices.listen.clone(),
+            devices.listen_tls.clone(),
+            devices.max_connections,
+            open,
+        )
+    };
+    let rebinds = doors(old) != doors(new);
     let fields = |config: &MailConfig| match serde_json::to_value(config) {
         Ok(serde_json::Value::Object(map)) => map,
         _ => serde_json::Map::new(),
@@ -574,7 +636,7 @@ pub(crate) fn differences(old: &MailConfig, new: &MailConfig) -> (Vec<String>, V
         !matches!(
             key.as_str(),
             "mail.relay" | "mail.submission" | "mail.submissions" | "mail.dns"
-        )
+        ) && !(key == "mail.devices" && rebinds)
     })
 }
 

@@ -49,6 +49,10 @@ pub struct Addrs {
     pub submission: Vec<SocketAddr>,
     /// Port 465.
     pub submissions: Vec<SocketAddr>,
+    /// For devices; empty while none is listed.
+    pub devices: Vec<SocketAddr>,
+    /// The same with TLS from the first octet.
+    pub devices_tls: Vec<SocketAddr>,
 }
 
 /// For status and commands while the engine runs; cheap to clone.
@@ -106,6 +110,15 @@ impl Engine {
             config.submissions.listen.as_slice(),
             config.submissions.max_connections,
         );
+        let devices = &config.devices;
+        let doors = |listen: &'_ [SocketAddr]| {
+            if devices.is_open() {
+                listen.to_vec()
+            } else {
+                Vec::new()
+            }
+        };
+        let (plain, implicit) = (doors(&devices.listen), doors(&devices.listen_tls));
         for (role, key, (listen, max), bound) in [
             (Role::Relay, "mail.relay.listen", relay, &mut addrs.relay),
             (
@@ -119,6 +132,18 @@ impl Engine {
                 "mail.submissions.listen",
                 submissions,
                 &mut addrs.submissions,
+            ),
+            (
+                Role::Devices,
+                "mail.devices.listen",
+                (plain.as_slice(), devices.max_connections),
+                &mut addrs.devices,
+            ),
+            (
+                Role::DevicesTls,
+                "mail.devices.listen_tls",
+                (implicit.as_slice(), devices.max_connections),
+                &mut addrs.devices_tls,
             ),
         ] {
             let all = Acceptor::bind_all(listen, max).map_err(|(addr, source)| BuildError::Bind {

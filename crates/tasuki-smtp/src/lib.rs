@@ -17,6 +17,7 @@ mod deliver;
 mod dns;
 mod engine;
 mod fair;
+mod headers;
 mod lanes;
 mod metrics;
 mod notice;
@@ -29,8 +30,9 @@ mod settle;
 mod trust;
 
 pub use config::{
-    DeliveryConfig, DnsConfig, LimitsConfig, ListenerConfig, MailConfig, NetworkConfig, RelayConfig,
-    RetryDelay, RouteConfig, SmarthostConfig, SmarthostTls,
+    AliasConfig, DeliveryConfig, DeviceConfig, DevicesConfig, DnsConfig, HeaderConfig, LimitsConfig,
+    ListenerConfig, MailConfig, NetworkConfig, Pattern, RelayConfig, RetryDelay, RewriteConfig, RouteConfig,
+    SenderConfig, SmarthostConfig, SmarthostTls, Target,
 };
 pub use dns::{Hickory, LookupError, MxAnswer, Resolver};
 pub use engine::{Addrs, Engine, Handle, Status};

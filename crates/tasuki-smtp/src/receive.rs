@@ -16,14 +16,18 @@ use tasuki_core::{
         mail::{BodyPlace, BodySink, Held, Hold, LaneKey, NewDelivery, NewMail, Recipient, StoredBody},
     },
 };
-use tasuki_proto::smtp::{Reply, data::HeaderEnd, header::Header, rfc5322_date, server::Message};
+use tasuki_proto::{
+    names::ReversePath,
+    smtp::{Reply, data::HeaderEnd, encode_xtext, server::Message},
+};
 
 use crate::{
-    config::Settings,
+    config::{Device, Settings},
     context::{Context, INLINE_MAX, Job, KeptBody, PerAddress},
     convert,
     deliver::dispatch,
-    policy, route,
+    headers::Edit,
+    route,
 };
 
 /// Bodies to this size stay in memory for the first attempt.
@@ -62,6 +66,7 @@ pub(crate) struct Incoming {
     trace: Trace,
     /// Who handed it in.
     principal: Option<Arc<Principal>>,
+    device: Option<Arc<Device>>,
     pieces: Vec<Bytes>,
     len: u64,
     sink: Option<Box<dyn BodySink>>,
@@ -76,7 +81,7 @@ impl Incoming {
         context: &Context,
         settings: Arc<Settings>,
         trace: Trace,
-        principal: Option<Arc<Principal>>,
+        (principal, device): (Option<Arc<Principal>>, Option<Arc<Device>>),
         size_hint: Option<u64>,
     ) -> Result<Self, Reply> {
         let permit = context.deps.budget.try_take(FIRST_PERMIT).ok_or(BUSY)?;
@@ -86,6 +91,7 @@ impl Incoming {
             settings,
             trace,
             principal,
+            device,
             pieces: Vec::new(),
             len: 0,
             sink: None,
@@ -101,13 +107,21 @@ impl Incoming {
             return;
         }
         if let Some(end) = header {
-            match self.edit_header(&piece[..end.len]) {
+            let edit = Edit {
+                id: self.id,
+                accepted_at: self.accepted_at,
+                settings: &self.settings,
+                trace: &self.trace,
+                principal: self.principal.as_deref(),
+                device: self.device.as_deref(),
+            };
+            match edit.apply(&piece[..end.len]) {
                 Ok(mut text) => {
                     // What has no empty line of its own gets one, or the body would be read as header.
                     if !end.separated {
                         text.extend_from_slice(b"\r\n");
                     }
-                    self.keep(context, text.freeze()).await;
+                    self.keep(context, Bytes::from(text)).await;
                     self.keep(context, piece.slice(end.len..)).await;
                 }
                 Err(reply) => self.fail(reply),
@@ -121,68 +135,6 @@ impl Incoming {
         self.failed = Some(reply);
         self.pieces.clear();
         self.sink = None;
-    }
-
-    /// The header section as it goes on: our trace first, and on submission what RFC 6409 8 allows to add or remove.
-    fn edit_header(&self, original: &[u8]) -> Result<BytesMut, Reply> {
-        let mut out = BytesMut::with_capacity(original.len() + 512);
-        self.write_received(&mut out);
-        if !self.trace.login {
-            out.extend_from_slice(original);
-            return Ok(out);
-        }
-        let fields = Header::parse(original);
-        if let Some(principal) = &self.principal {
-            policy::may_author(principal, &fields)?;
-        }
-        let mut missing = String::new();
-        if fields.count("date") == 0 {
-            missing += &format!("Date: {}\r\n", rfc5322_date(self.accepted_at.to_utc()));
-        }
-        if fields.count("message-id") == 0 {
-            missing += &format!("Message-ID: <{}@{}>\r\n", self.id, self.settings.host);
-        }
-        if fields.count("from") == 0
-            && let Some(sender) = &self.trace.sender
-        {
-            missing += &format!("From: <{sender}>\r\n");
-        }
-        out.extend_from_slice(missing.as_bytes());
-        if fields.count("bcc") == 0 {
-            out.extend_from_slice(original);
-        } else {
-            let mut kept = Vec::with_capacity(original.len());
-            fields.write_without("bcc", &mut kept);
-            out.extend_from_slice(&kept);
-        }
-        Ok(out)
-    }
-
-    /// RFC 5321 4.4; the protocol names are those of RFC 3848 and RFC 6531 4.3.
-    fn write_received(&self, out: &mut BytesMut) {
-        use std::fmt::Write as _;
-        let trace = &self.trace;
-        let tls = if trace.tls { "S" } else { "" };
-        let login = if trace.login { "A" } else { "" };
-        let protocol = match (trace.smtputf8, trace.esmtp) {
-            (true, _) => format!("UTF8SMTP{tls}{login}"),
-            (false, true) => format!("ESMTP{tls}{login}"),
-            (false, false) => "SMTP".to_owned(),
-        };
-        let ip = match trace.peer.ip() {
-            std::net::IpAddr::V4(ip) => format!("[{ip}]"),
-            std::net::IpAddr::V6(ip) => format!("[IPv6:{ip}]"),
-        };
-        // Writing to a BytesMut cannot fail; it grows.
-        let _ = write!(
-            out,
-            "Received: from {} ({ip})\r\n\tby {} (Tasuki) with {protocol} id {}",
-            trace.helo, self.settings.host, self.id
-        );
-        if let Some(recipient) = &trace.only_recipient {
-            let _ = write!(out, "\r\n\tfor <{recipient}>");
-        }
-        let _ = write!(out, ";\r\n\t{}\r\n", rfc5322_date(self.accepted_at.to_utc()));
     }
 
     /// Keeps a piece in memory while it may stay there, else hands it to the store.
@@ -242,7 +194,8 @@ impl Incoming {
         };
         let kept = self.kept(&body);
         let principal = self.principal.as_ref().map(|p| p.id);
-        let envelope = convert::to_store(&message.envelope, principal, message.eight_bit);
+        let mut envelope = convert::to_store(&message.envelope, principal, message.eight_bit);
+        envelope.reverse_path = self.reverse_path(envelope.reverse_path);
         let deliveries = self.deliveries(&message);
         let (node, epoch) = context.deps.node;
         let expires_at = self.accepted_at.plus(self.settings.delivery.expire);
@@ -340,28 +293,67 @@ impl Incoming {
         }))
     }
 
+    /// Who hears of failures: a device's contact, or the sender as the table has it.
+    fn reverse_path(&self, given: ReversePath) -> ReversePath {
+        if let Some(device) = &self.device {
+            return ReversePath::Mailbox(device.contact.clone());
+        }
+        match (&self.principal, given.mailbox()) {
+            (Some(_), Some(sender)) => match self.settings.rewrite.sender(sender) {
+                Some(to) => ReversePath::Mailbox(to.clone()),
+                None => given,
+            },
+            _ => given,
+        }
+    }
+
     /// The recipients by lane; who is named twice gets one copy.
     fn deliveries(&self, message: &Message) -> Vec<NewDelivery> {
         let mut deliveries: Vec<NewDelivery> = Vec::new();
         for recipient in &message.envelope.recipients {
-            let mut recipient: Recipient = convert::recipient_to_store(recipient);
-            if let Some(boss) = &self.settings.postmaster
-                && recipient.mailbox.domain() == Some(&self.settings.host)
-                && recipient.mailbox.local().eq_ignore_ascii_case("postmaster")
-            {
-                recipient.mailbox = boss.clone();
-            }
-            let lane: LaneKey = route::lane_of(&self.settings, &recipient.mailbox);
-            match deliveries.iter_mut().find(|d| d.lane == lane) {
-                Some(delivery) if delivery.recipients.iter().any(|r| r.mailbox == recipient.mailbox) => {}
-                Some(delivery) => delivery.recipients.push(recipient),
-                None => deliveries.push(NewDelivery {
-                    lane,
-                    recipients: vec![recipient],
-                }),
+            for recipient in self.behind(convert::recipient_to_store(recipient)) {
+                let lane: LaneKey = route::lane_of(&self.settings, &recipient.mailbox);
+                match deliveries.iter_mut().find(|d| d.lane == lane) {
+                    Some(delivery) if delivery.recipients.iter().any(|r| r.mailbox == recipient.mailbox) => {}
+                    Some(delivery) => delivery.recipients.push(recipient),
+                    None => deliveries.push(NewDelivery {
+                        lane,
+                        recipients: vec![recipient],
+                    }),
+                }
             }
         }
         deliveries
+    }
+}
+
+impl Incoming {
+    /// The recipients behind this one: those of an alias, postmaster's, or itself. What the sender wrote goes with them as
+    /// ORCPT (RFC 3461 5.2.1), so that notices name the address it knows.
+    fn behind(&self, recipient: Recipient) -> Vec<Recipient> {
+        let settings = &self.settings;
+        let boss = settings.postmaster.as_ref().filter(|_| {
+            recipient.mailbox.domain() == Some(&settings.host)
+                && recipient.mailbox.local().eq_ignore_ascii_case("postmaster")
+        });
+        let to = match (settings.rewrite.alias(&recipient.mailbox), boss) {
+            (Some(to), _) => to,
+            (None, Some(boss)) => std::slice::from_ref(boss),
+            (None, None) => return vec![recipient],
+        };
+        let written = recipient.mailbox.to_string();
+        let orcpt = recipient.orcpt.clone().or_else(|| {
+            written
+                .is_ascii()
+                .then(|| format!("rfc822;{}", encode_xtext(&written)))
+        });
+        to.iter()
+            .map(|mailbox| Recipient {
+                mailbox: mailbox.clone(),
+                notify: recipient.notify,
+                orcpt: orcpt.clone(),
+            })
+            .collect()
     }
 }
 

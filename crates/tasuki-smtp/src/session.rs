@@ -13,9 +13,9 @@ use tasuki_core::{
     store::accounts::Principal,
 };
 use tasuki_proto::{
-    names::Mailbox,
+    names::{Mailbox, ReversePath},
     smtp::{
-        Reply,
+        Envelope, Reply,
         server::{Credentials, Event, Question, Session, Ticket, Why},
     },
 };
@@ -26,7 +26,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    config::{Role, Settings},
+    config::{Device, Role, Settings},
     connect::Socket,
     context::{Context, PerAddress},
     daily::{self, Reserved},
@@ -47,6 +47,12 @@ const LOGGED_IN: Reply = Reply::new(235, (2, 7, 0), "authentication succeeded");
 const LOGIN_REFUSED: Reply = Reply::new(535, (5, 7, 8), "authentication failed");
 const LOGIN_TOO_OFTEN: Reply = Reply::new(421, (4, 7, 0), "too many failed logins, try again later");
 const LOGIN_UNAVAILABLE: Reply = Reply::new(454, (4, 7, 0), "logins cannot be checked now, try again later");
+const NOT_A_DEVICE: Reply = Reply::new(554, (5, 7, 1), "no device is listed for your address");
+const NO_SERVICE: Reply = Reply::new(
+    421,
+    (4, 3, 5),
+    "the service of this device does not exist or is disabled",
+);
 const BANNED: Reply = Reply::new(554, (5, 7, 1), "your address is not welcome here for now");
 
 /// Serves one accepted connection to its end.
@@ -62,6 +68,7 @@ pub(crate) async fn serve(context: Arc<Context>, role: Role, accepted: Accepted)
         peer: accepted.peer,
         network: None,
         login: None,
+        device: None,
         incoming: None,
         reserved: None,
         settings,
@@ -84,7 +91,7 @@ pub(crate) async fn serve(context: Arc<Context>, role: Role, accepted: Accepted)
         }
         Err(reply) => {
             context.metrics.refuse("connection");
-            if role != Role::Submissions {
+            if !role.is_implicit_tls() {
                 shell.say(&reply).await;
             }
         }
@@ -118,6 +125,8 @@ struct Shell {
     /// The service that this network's clients act as.
     network: Option<Arc<Principal>>,
     login: Option<Arc<Principal>>,
+    /// The device that this is, at the devices' listener.
+    device: Option<Arc<Device>>,
     incoming: Option<Incoming>,
     /// What the mail under way takes of its principal's daily cap.
     reserved: Option<Reserved>,
@@ -151,6 +160,15 @@ impl Shell {
             return Err(BANNED);
         }
         let settings = Arc::clone(&self.settings);
+        if self.role.is_for_devices() {
+            let device = settings.device(ip).ok_or(NOT_A_DEVICE)?;
+            self.network = network_principal(&context, &device.service).await;
+            self.device = Some(Arc::clone(device));
+            return match self.network {
+                Some(_) => Ok(None),
+                None => Err(NO_SERVICE),
+            };
+        }
         if let Some(service) = settings.network_service(ip) {
             self.network = network_principal(&context, service).await;
         }
@@ -188,21 +206,26 @@ impl Shell {
     }
 
     async fn run(&mut self) -> End {
-        if self.role == Role::Submissions && !self.handshake().await {
+        if self.role.is_implicit_tls() && !self.handshake().await {
             return End::Handshake;
         }
-        let mut config = (*self.settings.server).clone();
+        let server = if self.role.is_for_devices() {
+            &self.settings.devices_server
+        } else {
+            &self.settings.server
+        };
+        let mut config = (**server).clone();
         let stranger = self.network.is_none() && !self.ip().is_loopback();
         if self.role == Role::Relay && stranger {
             config.timers.greet_pause = self.settings.greet_pause;
         }
         let config = if config.timers.greet_pause.is_zero() {
-            Arc::clone(&self.settings.server)
+            Arc::clone(server)
         } else {
             Arc::new(config)
         };
         let now = self.context.deps.clock.now();
-        let mut session = Session::new(config, self.role == Role::Submissions, now);
+        let mut session = Session::new(config, self.role.is_implicit_tls(), now);
         match self.converse(&mut session).await {
             Ok(why) => {
                 self.hang_up().await;
@@ -383,6 +406,7 @@ impl Shell {
             role: self.role,
             from: self.ip(),
             principal: self.principal().map(|p| &**p),
+            device: self.device.as_deref(),
         }
     }
 
@@ -393,7 +417,12 @@ impl Shell {
         let Some(envelope) = session.envelope() else {
             return BUSY;
         };
-        match policy::may_send_as(&self.client(), &envelope.from) {
+        // A principal may send as what its sender becomes; a stranger's sender becomes nothing.
+        let sender = match rewritten_sender(&self.settings, envelope) {
+            Some(sender) if self.principal().is_some() => ReversePath::Mailbox(sender.clone()),
+            _ => envelope.from.clone(),
+        };
+        match policy::may_send_as(&self.client(), &sender) {
             Ok(()) => SENDER_OK,
             Err(reply) => {
                 self.context.metrics.refuse("sender");
@@ -471,14 +500,14 @@ impl Shell {
             smtputf8: envelope.smtputf8,
             peer: self.peer,
             only_recipient,
-            sender: envelope.from.mailbox().map(ToString::to_string),
+            sender: rewritten_sender(&self.settings, envelope).map(ToString::to_string),
         };
         let settings = Arc::clone(&self.settings);
         match Incoming::begin(
             &self.context,
             settings,
             trace,
-            self.principal().cloned(),
+            (self.principal().cloned(), self.device.clone()),
             envelope.size,
         ) {
             Ok(incoming) => {
@@ -493,13 +522,19 @@ impl Shell {
     }
 }
 
+/// The sender as the table has it.
+fn rewritten_sender<'a>(settings: &'a Settings, envelope: &'a Envelope) -> Option<&'a Mailbox> {
+    let sender = envelope.from.mailbox()?;
+    Some(settings.rewrite.sender(sender).unwrap_or(sender))
+}
+
 async fn network_principal(context: &Context, service: &str) -> Option<Arc<Principal>> {
     match context.deps.accounts.by_name(service).await {
         Ok(Some(principal)) if !principal.disabled => Some(principal),
         Ok(_) => {
             tracing::warn!(
                 service,
-                "a network of mail.mynetworks names a service that does not exist or is disabled"
+                "a network of mail.mynetworks or mail.devices names a service that does not exist or is disabled"
             );
             None
         }

@@ -22,6 +22,8 @@ pub struct DataLimits {
     pub max_header_size: usize,
     /// Most lines of the header section.
     pub max_header_lines: usize,
+    /// Take a bare LF for a line end, for old devices; it is never part of the end of the data. Otherwise it is refused.
+    pub repair_bare_lf: bool,
     /// Most `Received` fields before the message counts as looping (RFC 5321 6.3).
     pub max_received: usize,
 }
@@ -34,6 +36,7 @@ impl Default for DataLimits {
             max_header_size: 256 * 1024,
             max_header_lines: 1000,
             max_received: 50,
+            repair_bare_lf: false,
         }
     }
 }
@@ -83,6 +86,10 @@ impl DataError {
 enum At {
     /// After CRLF, or at the very beginning.
     LineStart,
+    /// After a bare LF that was repaired: a line starts, and no end of the data does.
+    LfStart,
+    /// After a dot at such a line start.
+    LfDot,
     /// Within a line.
     Text,
     /// After a CR that is not yet judged.
@@ -170,7 +177,7 @@ impl DataReceiver {
                 self.keep(b"\r\n");
                 self.line_end();
             }
-            At::LineStart | At::Dot | At::DotCr => {}
+            At::LineStart | At::LfStart | At::LfDot | At::Dot | At::DotCr => {}
         }
         self.end();
     }
@@ -235,6 +242,11 @@ impl DataReceiver {
         self.keep(&input[..run]);
         match input[run] {
             b'\r' => self.at = At::Cr,
+            b'\n' if self.limits.repair_bare_lf => {
+                self.keep(b"\r\n");
+                self.line_end();
+                self.at = At::LfStart;
+            }
             b'\n' => self.odd(DataError::BareLf, b"\n"),
             _ => self.odd(DataError::Nul, b"\0"),
         }
@@ -245,6 +257,7 @@ impl DataReceiver {
     fn octet(&mut self, b: u8) -> usize {
         match (self.at, b) {
             (At::LineStart, b'.') if self.dots => self.at = At::Dot,
+            (At::LfStart, b'.') if self.dots => self.at = At::LfDot,
             (At::Dot, b'\r') => self.at = At::DotCr,
             (At::DotCr, b'\n') => self.end(),
             (At::Cr, b'\n') => {
@@ -257,8 +270,19 @@ impl DataReceiver {
                 self.odd(DataError::BareCr, b"\r");
                 return 0;
             }
+            // Who sends bare LFs may not double dots either: only a doubled one is halved, a single one is text.
+            (At::LfDot, b) if b != b'.' => {
+                self.keep(b".");
+                self.at = At::Text;
+                return 0;
+            }
+            (At::Dot, b'\n') if self.limits.repair_bare_lf => {
+                self.keep(b".");
+                self.at = At::Text;
+                return 0;
+            }
             // RFC 5321 4.5.2: the dot is dropped, what follows it is text.
-            (At::LineStart | At::Dot | At::Text, _) => {
+            (At::LineStart | At::LfStart | At::LfDot | At::Dot | At::Text, _) => {
                 self.at = At::Text;
                 return 0;
             }

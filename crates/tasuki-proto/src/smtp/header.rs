@@ -97,10 +97,14 @@ impl<'a> Header<'a> {
             .map(|f| self.value_of(f))
     }
 
-    /// Appends the header section without the fields of this name.
-    pub fn write_without(&self, name: &str, out: &mut Vec<u8>) {
-        for field in self.fields.iter().filter(|f| !self.is_named(f, name)) {
-            out.extend_from_slice(&self.bytes[field.whole.clone()]);
+    /// Appends the fields whose names pass.
+    pub fn write_where(&self, keep: impl Fn(&str) -> bool, out: &mut Vec<u8>) {
+        for field in &self.fields {
+            // Names are printable ASCII, or the line would be no field.
+            let name = std::str::from_utf8(&self.bytes[field.name.clone()]).unwrap_or_default();
+            if keep(name) {
+                out.extend_from_slice(&self.bytes[field.whole.clone()]);
+            }
         }
     }
 

@@ -41,6 +41,7 @@ fn client(role: Role, principal: Option<&Principal>) -> Client<'_> {
         role,
         from: "192.0.2.1".parse().unwrap(),
         principal,
+        device: None,
     }
 }
 

@@ -4,8 +4,10 @@
 mod caps;
 mod chunks;
 mod deliver;
+mod devices;
 mod dns;
 mod faulty;
+mod rewrite;
 mod session;
 mod sink;
 mod support;

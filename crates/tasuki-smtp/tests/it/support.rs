@@ -351,6 +351,15 @@ impl House {
         Talk::connect(self.addrs.relay[0]).await
     }
 
+    /// The first line of a server that may not be welcoming.
+    pub(crate) async fn banner(&self, addr: SocketAddr) -> String {
+        let mut talk = Talk {
+            stream: TcpStream::connect(addr).await.unwrap(),
+            input: BytesMut::new(),
+        };
+        talk.reply().await
+    }
+
     /// A session of the service `app` on the submission port, logged in.
     pub(crate) async fn submission(&self) -> Talk<tokio_rustls::client::TlsStream<TcpStream>> {
         self.login("app", &self.password).await

@@ -252,6 +252,12 @@ pub(crate) fn exempt(config: &Config, rules: &[(Origin, RuleSpec)]) -> Vec<Exemp
         engine: Some(EngineKind::Mail),
         why: "mail.mynetworks".to_owned(),
     }));
+    let devices = config.mail.devices.list.iter().flat_map(|device| &device.net);
+    nets.extend(devices.map(|net| Exempt {
+        net: *net,
+        engine: Some(EngineKind::Mail),
+        why: "mail.devices".to_owned(),
+    }));
     for (origin, rule) in rules.iter().filter(|(_, rule)| rule.effect == Effect::Allow) {
         nets.extend(rule.from.iter().map(|net| Exempt {
             net: *net,

@@ -160,6 +160,8 @@ impl Built {
             name_all(all, "mail.relay", &addrs.relay);
             name_all(all, "mail.submission", &addrs.submission);
             name_all(all, "mail.submissions", &addrs.submissions);
+            name_all(all, "mail.devices", &addrs.devices);
+            name_all(all, "mail.devices_tls", &addrs.devices_tls);
         }
         if let Some((tunnel, _)) = &self.tunnel {
             let addrs = tunnel.addrs();

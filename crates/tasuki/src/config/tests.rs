@@ -159,6 +159,8 @@ fn without_a_file_every_listener_is_on_loopback() {
     listeners.extend(&config.mail.relay.listen);
     listeners.extend(&config.mail.submission.listen);
     listeners.extend(&config.mail.submissions.listen);
+    listeners.extend(&config.mail.devices.listen);
+    listeners.extend(&config.mail.devices.listen_tls);
     assert!(config.tunnel.tcp.bind.is_loopback());
     for listener in listeners {
         assert!(listener.ip().is_loopback(), "{listener}");

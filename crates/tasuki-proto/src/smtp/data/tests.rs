@@ -101,6 +101,7 @@ fn limits_hold_while_streaming() {
         max_header_size: 40,
         max_header_lines: 3,
         max_received: 2,
+        repair_bare_lf: false,
     };
     let long = [b"\r\n".to_vec(), b"0123456789\r\n".repeat(9), b".\r\n".to_vec()].concat();
     let table: [(&[u8], DataError); 5] = [
@@ -194,4 +195,45 @@ fn the_final_line_end_is_added_once() {
         stuffer.stuff(Bytes::from_static(body));
         assert_eq!(stuffer.finish(), end);
     }
+}
+
+#[test]
+fn a_repaired_bare_lf_is_a_line_end_and_never_the_end_of_the_data() {
+    let limits = DataLimits {
+        repair_bare_lf: true,
+        ..DataLimits::default()
+    };
+    let table: [(&[u8], &[u8]); 9] = [
+        (b"a: b\n\nbody\n\r\n.\r\n", b"a: b\r\n\r\nbody\r\n\r\n"),
+        (b"a\n.\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
+        (b"a\n.\r\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
+        (b"a\r\n.\nb\r\n.\r\n", b"a\r\n.\r\nb\r\n"),
+        (b"a\n..b\r\n.\r\n", b"a\r\n.b\r\n"),
+        (b"a\n.b\r\n.\r\n", b"a\r\n.b\r\n"),
+        (b"a\r\n..b\n..c\r\n.\r\n", b"a\r\n.b\r\n.c\r\n"),
+        (b"\n\n.\r\n\r\n.\r\n", b"\r\n\r\n.\r\n\r\n"),
+        (b"\nMAIL FROM:<x>\n\r\n.\r\n", b"\r\nMAIL FROM:<x>\r\n\r\n"),
+    ];
+    for (wire, body) in table {
+        for chunk in [1, 2, 3, wire.len()] {
+            let (receiver, out, left) = receive(limits, &[wire, b"NOOP\r\n"].concat(), chunk);
+            assert!(
+                receiver.ended && receiver.failure().is_none(),
+                "{:?}",
+                String::from_utf8_lossy(wire)
+            );
+            assert_eq!(
+                String::from_utf8_lossy(&out),
+                String::from_utf8_lossy(body),
+                "in chunks of {chunk}"
+            );
+            assert_eq!(left, b"NOOP\r\n");
+        }
+    }
+    let (receiver, ..) = receive(limits, b"a\r.\r\n.\r\n", 3);
+    assert_eq!(
+        receiver.failure(),
+        Some(DataError::BareCr),
+        "a bare CR is not repaired"
+    );
 }
