@@ -633,10 +633,11 @@ pub(crate) fn differences(old: &MailConfig, new: &MailConfig) -> (Vec<String>, V
     changed.sort();
     // Listeners are bound once, and the resolver is made once.
     changed.into_iter().partition(|key| {
-        !matches!(
+        let bound = matches!(
             key.as_str(),
             "mail.relay" | "mail.submission" | "mail.submissions" | "mail.dns"
-        ) && !(key == "mail.devices" && rebinds)
+        );
+        !bound && (key != "mail.devices" || !rebinds)
     })
 }
 

@@ -62,11 +62,12 @@ fn keys_without_a_default_are_shown_as_comments_that_can_be_used() {
             Some(rest) if is_assignment(rest) => rest.to_owned(),
             Some(rest) if rest.starts_with("[[acl]]") => rest.to_owned(),
             Some(rest) if rest.starts_with("[[mail.smarthosts]]") => rest.to_owned(),
+            Some(rest) if rest.starts_with("[[mail.devices.list]]") => rest.to_owned(),
             _ => line.to_owned(),
         })
         .map(|line| line + "\n")
         .collect();
-    let used = used.replace("smarthosts = []\n", "");
+    let used = used.replace("smarthosts = []\n", "").replace("\nlist = []\n", "\n");
     parse(&used).unwrap();
 }
 
