@@ -67,7 +67,9 @@ fn keys_without_a_default_are_shown_as_comments_that_can_be_used() {
         })
         .map(|line| line + "\n")
         .collect();
-    let used = used.replace("smarthosts = []\n", "").replace("\nlist = []\n", "\n");
+    let used = used
+        .replace("smarthosts = []\n", "")
+        .replace("\nlist = []\n", "\n");
     parse(&used).unwrap();
 }
 
