@@ -23,6 +23,7 @@ use crate::keys::Keys;
 use crate::lanes::{Common, Fanout, Lanes, Log, Sender};
 use crate::metrics::Metrics;
 use crate::routes::Web;
+use crate::scout::{self, Suspects};
 use crate::signer::Signer;
 use crate::subscribers::Subscribers;
 
@@ -58,11 +59,13 @@ pub(crate) struct Inner {
     pub(crate) signer: Signer,
     pub(crate) guard: Guard,
     pub(crate) keys: Keys,
-    pub(crate) subscribers: Subscribers,
+    pub(crate) subscribers: Arc<Subscribers>,
     pub(crate) metrics: Metrics,
     pub(crate) recent_news: Cache<String, ()>,
     pub(crate) replays: Cache<[u8; 32], ()>,
     pub(crate) lanes: Arc<Lanes>,
+    /// Hosts to be looked at.
+    pub(crate) suspects: Arc<Suspects>,
     /// Wakes the fan-out.
     pub(crate) appended: Arc<Notify>,
 }
@@ -110,12 +113,21 @@ impl Engine {
             deps.clock.clone(),
         );
         let store = Arc::clone(&deps.store);
-        let subscribers = Subscribers::new(Arc::clone(&store), relay.clone(), deps.acl.clone());
+        let subscribers = Arc::new(Subscribers::new(
+            Arc::clone(&store),
+            relay.clone(),
+            deps.acl.clone(),
+        ));
         subscribers
             .refresh()
             .await
             .map_err(|e| other("the subscriptions in the store")(e.into()))?;
+        let suspects = Arc::new(Suspects::default());
         let common = Common {
+            store: Arc::clone(&store),
+            relay: relay.clone(),
+            suspects: Arc::clone(&suspects),
+            subscribers: Arc::clone(&subscribers),
             log: Log::new(Arc::clone(&store)),
             sender,
             metrics: metrics.clone(),
@@ -159,6 +171,7 @@ impl Engine {
                 .time_to_live(REPLAY_WINDOW)
                 .build(),
             lanes,
+            suspects,
             appended,
             deps,
         };
@@ -191,7 +204,8 @@ impl Engine {
     /// Delivers until the shutdown begins, finishes what is under way, and notes how far everybody is.
     pub async fn run(self, shutdown: Shutdown) -> Drained {
         let inner = Arc::clone(&self.inner);
-        shutdown.spawn(follow_store(inner, shutdown.clone()));
+        shutdown.spawn(follow_store(Arc::clone(&inner), shutdown.clone()));
+        shutdown.spawn(scout::run(inner, shutdown.clone()));
         shutdown.spawn(self.fanout.run(shutdown.clone()));
         shutdown.begun().await;
         let late = shutdown.drained().await;

@@ -18,6 +18,34 @@ use crate::signer::{SignError, Signer};
 /// What a fetch asks for.
 const FETCH_ACCEPT: &str =
     "application/activity+json, application/ld+json; profile=\"https://www.w3.org/ns/activitystreams\"";
+/// The kind of document that is asked for.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    /// ActivityStreams: nothing else may hold an actor or a post, or a user's upload could.
+    Activity,
+    /// Any JSON.
+    Json,
+}
+
+impl Wanted {
+    fn accept(self) -> &'static str {
+        match self {
+            Self::Activity => FETCH_ACCEPT,
+            Self::Json => "application/json",
+        }
+    }
+
+    fn is_met_by(self, content_type: &str) -> bool {
+        match self {
+            Self::Activity => media::is_activity(content_type),
+            Self::Json => {
+                let kind = content_type.split(';').next().unwrap_or_default().trim();
+                kind.eq_ignore_ascii_case("application/json") || kind.to_ascii_lowercase().ends_with("+json")
+            }
+        }
+    }
+}
+
 /// Largest document taken, after decompression.
 pub(crate) const MAX_DOCUMENT_BYTES: usize = 512 * 1024;
 /// Redirects followed; each is checked and signed again.
@@ -41,7 +69,7 @@ pub(crate) enum FetchError {
     #[error("{0} redirects in a way that is not followed")]
     Redirect(Url),
     /// Not an ActivityStreams document.
-    #[error("{0} does not answer with an ActivityStreams content type")]
+    #[error("{0} does not answer with the content type that was asked for")]
     ContentType(Url),
     /// Too much.
     #[error("{0} answers with more than {MAX_DOCUMENT_BYTES} bytes")]
@@ -120,10 +148,20 @@ impl Fetcher {
         })
     }
 
-    /// Fetches one document. The whole, with redirects, takes no longer than the request timeout.
+    /// Fetches one ActivityStreams document.
     pub(crate) async fn fetch(&self, url: Url) -> Result<Document, FetchError> {
+        self.fetch_as(url, Wanted::Activity).await
+    }
+
+    /// Fetches one JSON document of no certain kind.
+    pub(crate) async fn fetch_json(&self, url: Url) -> Result<Document, FetchError> {
+        self.fetch_as(url, Wanted::Json).await
+    }
+
+    /// The whole, with redirects, takes no longer than the request timeout.
+    async fn fetch_as(&self, url: Url, wanted: Wanted) -> Result<Document, FetchError> {
         let _place = self.places.try_acquire().map_err(|_| FetchError::Busy)?;
-        match tokio::time::timeout(self.deadline, self.follow(url.clone())).await {
+        match tokio::time::timeout(self.deadline, self.follow(url.clone(), wanted)).await {
             Ok(result) => result,
             Err(late) => Err(FetchError::Unreachable {
                 url,
@@ -132,17 +170,17 @@ impl Fetcher {
         }
     }
 
-    async fn follow(&self, mut url: Url) -> Result<Document, FetchError> {
+    async fn follow(&self, mut url: Url, wanted: Wanted) -> Result<Document, FetchError> {
         url.set_fragment(None);
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.ask(&url).await?;
+            let response = self.ask(&url, wanted).await?;
             let status = response.status();
             if status.is_redirection() {
                 url = redirect_target(&url, &response)?;
                 continue;
             }
             return match status {
-                StatusCode::OK => Self::read(url, response).await,
+                StatusCode::OK => Self::read(url, response, wanted).await,
                 StatusCode::GONE | StatusCode::NOT_FOUND => Err(FetchError::Gone { url, status }),
                 _ => Err(FetchError::Status { url, status }),
             };
@@ -150,7 +188,7 @@ impl Fetcher {
         Err(FetchError::Redirect(url))
     }
 
-    async fn ask(&self, url: &Url) -> Result<reqwest::Response, FetchError> {
+    async fn ask(&self, url: &Url, wanted: Wanted) -> Result<reqwest::Response, FetchError> {
         self.guard.check(url)?;
         let host = Authority::of(url).map(|a| a.to_string()).unwrap_or_default();
         let target = match url.query() {
@@ -159,11 +197,11 @@ impl Fetcher {
         };
         let signed = self
             .signer
-            .sign_get(Arc::clone(&self.key_id), host, target, FETCH_ACCEPT)
+            .sign_get(Arc::clone(&self.key_id), host, target, wanted.accept())
             .await?;
         self.client
             .get(url.clone())
-            .header(ACCEPT, FETCH_ACCEPT)
+            .header(ACCEPT, wanted.accept())
             .header(DATE, signed.date)
             .header("signature", signed.signature)
             .header(USER_AGENT, crate::USER_AGENT)
@@ -175,12 +213,12 @@ impl Fetcher {
             })
     }
 
-    async fn read(url: Url, mut response: reqwest::Response) -> Result<Document, FetchError> {
+    async fn read(url: Url, mut response: reqwest::Response, wanted: Wanted) -> Result<Document, FetchError> {
         let is_document = response
             .headers()
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
-            .is_some_and(media::is_activity);
+            .is_some_and(|kind| wanted.is_met_by(kind));
         if !is_document {
             return Err(FetchError::ContentType(url));
         }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tasuki_core::clock::Timestamp;
-use tasuki_core::store::StoreError;
-use tasuki_core::store::fedi::{SubscriptionState, SubscriptionStyle};
+use tasuki_core::store::fedi::{DeliveryForm, SubscriptionState, SubscriptionStyle};
+use tasuki_core::store::{AuditEntry, StoreError};
 use tasuki_core::{Applied, Snapshot};
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::ids::Authority;
@@ -15,7 +15,7 @@ use crate::config::FediConfig;
 use crate::engine::Inner;
 use crate::lanes::LaneStatus;
 use crate::subscribe::Asker;
-use crate::subscribers::{Subscriber, follow_back_id};
+use crate::subscribers::{self, Subscriber, follow_back_id};
 
 /// Why a command was not done.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,10 @@ pub struct SubscriberStatus {
     pub state: SubscriptionState,
     /// Its software, if known.
     pub software: Option<String>,
+    /// The form in which it is sent other people's activities.
+    pub form: DeliveryForm,
+    /// Why that form, in words.
+    pub form_reason: String,
     /// Since when.
     pub since: Timestamp,
     /// Where its deliveries stand; `None` if nothing was ever due here.
@@ -122,6 +126,8 @@ impl Handle {
             .into_iter()
             .map(|row| SubscriberStatus {
                 deliveries: lanes.remove(&row.host),
+                form: subscribers::form_of(&row),
+                form_reason: subscribers::form_reason(&row),
                 host: row.host,
                 actor: row.actor,
                 inbox: row.inbox,
@@ -160,6 +166,32 @@ impl Handle {
         self.inner
             .obey(relay, &subscriber.authority, commands, asker(who, from))
             .await?;
+        Ok(())
+    }
+
+    /// Chooses the form for a host, or leaves it to the gateway again.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub async fn choose_form(
+        &self,
+        host: &str,
+        form: Option<DeliveryForm>,
+        who: &str,
+        from: &str,
+    ) -> Result<(), HandleError> {
+        let (_, subscriber) = self.find(host).await?;
+        let audit = AuditEntry {
+            at: self.inner.deps.clock.wall(),
+            who: who.to_owned(),
+            from: from.to_owned(),
+            action: "fedi.form".to_owned(),
+            object: subscriber.authority.to_string(),
+            detail: form.map_or("auto", |form| form.as_str()).to_owned(),
+        };
+        let host = subscriber.authority.as_str();
+        self.inner.store.choose_form(host, form, Some(audit)).await?;
+        self.inner.subscribers.refresh().await?;
         Ok(())
     }
 

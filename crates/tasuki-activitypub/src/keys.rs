@@ -259,9 +259,7 @@ impl Keys {
         if let Some(actor) = self.actors.get(id.as_str()) {
             return Ok(actor);
         }
-        let actor = Arc::new(self.fetch_actor_now(id).await?);
-        self.actors.insert(id.as_str().to_owned(), Arc::clone(&actor));
-        Ok(actor)
+        self.actor_now(id).await
     }
 
     async fn fetch_actor_now(&self, id: &ActorId) -> Result<Actor, KeyError> {
@@ -282,6 +280,18 @@ impl Keys {
             error if error.is_temporary() => KeyError::Unreachable(Some(Box::new(error))),
             error => KeyError::Refused(Box::new(error)),
         })
+    }
+
+    /// An actor's document, asked for now.
+    pub(crate) async fn actor_now(&self, id: &ActorId) -> Result<Arc<Actor>, KeyError> {
+        let actor = Arc::new(self.fetch_actor_now(id).await?);
+        self.actors.insert(id.as_str().to_owned(), Arc::clone(&actor));
+        Ok(actor)
+    }
+
+    /// A document that is no activity: NodeInfo.
+    pub(crate) async fn plain_document(&self, url: url::Url) -> Result<bytes::Bytes, FetchError> {
+        self.fetcher.fetch_json(url).await.map(|document| document.body)
     }
 
     /// A post, from its own host under its own id.

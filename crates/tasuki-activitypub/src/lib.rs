@@ -25,6 +25,7 @@ mod policy;
 mod problem;
 mod publish;
 mod routes;
+mod scout;
 mod signer;
 mod subscribe;
 mod subscribers;

@@ -129,6 +129,7 @@ impl Inner {
             let answers = plan.letters.iter().map(|letter| letter.entry(at, None)).collect();
             let new = new_subscription(host, &subscription, at);
             self.store.subscribe(new, answers, audit(action, detail)).await?;
+            self.suspects.wake();
             if subscription.state == State::Active {
                 self.deps.events.emit(What::HostSubscribed {
                     host: host.to_string(),

@@ -8,12 +8,13 @@ use roaring::RoaringBitmap;
 use sha2::{Digest as _, Sha256};
 use tasuki_core::acl::{Acl, Origin, RuleSpec};
 use tasuki_core::ids::HostNo;
-use tasuki_core::store::fedi::{self, SubscriptionState, SubscriptionStyle};
+use tasuki_core::store::fedi::{self, DeliveryForm, SubscriptionState, SubscriptionStyle};
 use tasuki_core::store::{FediStore, StoreError};
 use tasuki_proto::activitypub::PUBLIC;
 use tasuki_proto::activitypub::decision::Delivery;
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::ids::{ActorId, Authority, InboxUrl};
+use tasuki_proto::activitypub::software;
 use tasuki_proto::activitypub::subscription::{FollowBack, State, Style, Subscription};
 
 use crate::config::Mode;
@@ -25,18 +26,24 @@ pub(crate) struct Subscriber {
     pub(crate) host_no: HostNo,
     pub(crate) authority: Authority,
     pub(crate) subscription: Subscription,
+    pub(crate) software: Option<String>,
+    chosen_form: Option<DeliveryForm>,
+    delivery: Delivery,
 }
 
 impl Subscriber {
     fn from_store(row: &fedi::Subscription, relay: &Relay) -> Option<Self> {
         let authority = Authority::parse(&row.host).ok()?;
         let actor = ActorId::parse(&row.actor).ok()?;
-        let style = match row.style {
-            SubscriptionStyle::Mastodon => Style::Mastodon,
-            SubscriptionStyle::LitePub => Style::LitePub,
-        };
+        let style = style_of(row.style);
         Some(Self {
             host_no: row.host_no,
+            software: row.software.clone(),
+            chosen_form: row.chosen_form,
+            delivery: match form_of(row) {
+                DeliveryForm::Forward => Delivery::Forward,
+                DeliveryForm::Announce => Delivery::Announce,
+            },
             subscription: Subscription {
                 inbox: InboxUrl::parse(&row.inbox).ok()?,
                 style,
@@ -61,11 +68,50 @@ impl Subscriber {
         })
     }
 
-    fn delivery(&self) -> Delivery {
-        match self.subscription.style {
-            Style::Mastodon => Delivery::Forward,
-            Style::LitePub => Delivery::Announce,
+    /// Whether the operator wants forwards sent, whatever the host answers.
+    pub(crate) fn is_forward_chosen(&self) -> bool {
+        self.chosen_form == Some(DeliveryForm::Forward)
+    }
+
+    /// The form for other people's activities; see [`form_of`].
+    pub(crate) fn delivery(&self) -> Delivery {
+        self.delivery
+    }
+}
+
+/// The form in which a host is sent other people's activities: the operator's choice, then what the host's answers taught,
+/// then what style and software say.
+pub(crate) fn form_of(row: &fedi::Subscription) -> DeliveryForm {
+    match (row.chosen_form, &row.refused_forward) {
+        (Some(chosen), _) => chosen,
+        (None, Some(_)) => DeliveryForm::Announce,
+        (None, None) => match software::usual_form(style_of(row.style), row.software.as_deref()) {
+            Delivery::Forward => DeliveryForm::Forward,
+            Delivery::Announce => DeliveryForm::Announce,
+        },
+    }
+}
+
+/// Why, in words for the operator.
+pub(crate) fn form_reason(row: &fedi::Subscription) -> String {
+    match (row.chosen_form, &row.refused_forward, row.style, &row.software) {
+        (Some(_), ..) => "chosen by the operator".to_owned(),
+        (None, Some(answer), ..) => format!("it refused a forward: {answer}"),
+        (None, None, SubscriptionStyle::LitePub, _) => "LitePub servers take Announces only".to_owned(),
+        (None, None, SubscriptionStyle::Mastodon, None) => "its software is not known".to_owned(),
+        (None, None, SubscriptionStyle::Mastodon, Some(software)) => {
+            match software::takes_forwards(software) {
+                true => format!("{software} takes forwards"),
+                false => format!("{software} is not known to take forwards"),
+            }
         }
+    }
+}
+
+fn style_of(style: SubscriptionStyle) -> Style {
+    match style {
+        SubscriptionStyle::Mastodon => Style::Mastodon,
+        SubscriptionStyle::LitePub => Style::LitePub,
     }
 }
 

@@ -27,6 +27,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     4 "0004_credential_scope",
     5 "0005_sent",
     6 "0006_queue",
+    7 "0007_delivery_form",
 );
 
 const POSTGRES: &[Migration] = migrations!("postgres":
@@ -36,6 +37,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     4 "0004_credential_scope",
     5 "0005_sent",
     6 "0006_queue",
+    7 "0007_delivery_form",
 );
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";

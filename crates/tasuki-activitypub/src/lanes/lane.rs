@@ -14,14 +14,21 @@ use tasuki_core::clock::{Clock, Timestamp};
 use tasuki_core::events::{EventBus, What};
 use tasuki_core::failure::{Blame, Failure, Verdict};
 use tasuki_core::ids::{HostNo, LogSeq};
+use tasuki_core::store::FediStore;
 use tasuki_core::store::fedi::{Entry, EntryKind, HostProgress};
+use tasuki_proto::activitypub::decision::Delivery;
+use tasuki_proto::activitypub::documents::Relay;
+use tasuki_proto::activitypub::ids::Authority;
+use tasuki_proto::activitypub::software::refuses_forwards;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::log::Log;
+use super::log::{Log, Payload};
 use super::machine::{Due, End, Machine, Settled};
 use super::send::{Sender, Target, in_words};
 use crate::metrics::Metrics;
+use crate::scout::Suspects;
+use crate::subscribers::Subscribers;
 
 /// What may wait in memory for one host; beyond it the lane reads the log itself.
 const MAX_QUEUE: usize = 256;
@@ -36,6 +43,11 @@ const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What all lanes share.
 pub(crate) struct Common {
+    pub(crate) store: Arc<dyn FediStore>,
+    /// `None` without `server.host`: then nobody is subscribed either.
+    pub(crate) relay: Option<Relay>,
+    pub(crate) subscribers: Arc<Subscribers>,
+    pub(crate) suspects: Arc<Suspects>,
     pub(crate) log: Log,
     pub(crate) sender: Sender,
     pub(crate) metrics: Metrics,
@@ -69,6 +81,7 @@ struct View {
 pub(crate) struct Lane {
     pub(crate) number: HostNo,
     pub(crate) host: String,
+    authority: Option<Authority>,
     target: ArcSwap<Option<Target>>,
     view: Mutex<View>,
     wake: Notify,
@@ -104,6 +117,7 @@ impl Lane {
     ) -> Self {
         Self {
             number,
+            authority: Authority::parse(&host).ok(),
             host,
             target: ArcSwap::from_pointee(Target::of(inbox)),
             view: Mutex::new(View {
@@ -115,9 +129,13 @@ impl Lane {
         }
     }
 
-    /// The host has moved its inbox.
+    /// Where the host takes deliveries. When that is news, what waits is tried there now.
     pub(crate) fn set_inbox(&self, inbox: &str) {
-        self.target.store(Arc::new(Target::of(inbox)));
+        let target = Target::of(inbox);
+        if target != **self.target.load() {
+            self.target.store(Arc::new(target));
+            self.sign_of_life();
+        }
     }
 
     /// Something is due for this host.
@@ -302,6 +320,33 @@ impl Lane {
         view.joining = !view.joining;
     }
 
+    /// The form that the host takes now; `None` if it is not subscribed.
+    fn delivery(&self, common: &Common) -> Option<Delivery> {
+        let table = common.subscribers.table();
+        Some(table.host(self.authority.as_ref()?)?.delivery())
+    }
+
+    /// Whether this answer to a forward says that the host takes none; that is remembered for what comes after.
+    async fn learns(&self, common: &Common, failure: &Failure) -> bool {
+        let table = common.subscribers.table();
+        let subscriber = self.authority.as_ref().and_then(|host| table.host(host));
+        let (Some(subscriber), Some(reply)) = (subscriber, &failure.reply) else {
+            return false;
+        };
+        if subscriber.is_forward_chosen() || !refuses_forwards(subscriber.software.as_deref(), reply.code) {
+            return false;
+        }
+        tracing::info!(actor.host = %self.host, answer = %reply.text, "a host takes no forwards: it is sent Announces");
+        let noted = common.store.note_refused_forward(self.number, &reply.text).await;
+        if let Err(error) = match noted {
+            Ok(()) => common.subscribers.refresh().await.map(drop),
+            Err(error) => Err(error),
+        } {
+            tracing::debug!(actor.host = %self.host, error = %error, "a refused forward was not noted");
+        }
+        true
+    }
+
     fn settle(&self, common: &Common, machine: &mut Machine, due: Due, end: Ended) {
         let now = common.clock.wall();
         let seq = due.seq;
@@ -374,7 +419,22 @@ async fn try_once(lane: &Lane, common: &Common, seq: LogSeq) -> Result<Ended, Fa
     let Some(ready) = common.log.entry(seq).await.map_err(Failure::us)? else {
         return Ok(Ended::Cut);
     };
-    let Some(payload) = ready.payload_for(lane.number.0) else {
+    let is_forward = ready.is_forward_for(lane.number.0);
+    // Decided when it was accepted, and overtaken by what the host answered since.
+    if is_forward && lane.delivery(common) == Some(Delivery::Announce) {
+        return send(lane, common, ready.announced(common.relay.as_ref()).as_ref()).await;
+    }
+    let ended = send(lane, common, ready.payload_for(lane.number.0)).await;
+    match ended {
+        Err(failure) if is_forward && lane.learns(common, &failure).await => {
+            send(lane, common, ready.announced(common.relay.as_ref()).as_ref()).await
+        }
+        ended => ended,
+    }
+}
+
+async fn send(lane: &Lane, common: &Common, payload: Option<&Payload>) -> Result<Ended, Failure> {
+    let Some(payload) = payload else {
         return Ok(Ended::Blanked);
     };
     let target = lane.target.load();
@@ -383,7 +443,16 @@ async fn try_once(lane: &Lane, common: &Common, seq: LogSeq) -> Result<Ended, Fa
     };
     // The semaphore is never closed.
     let _place = common.places.acquire().await.map_err(Failure::us)?;
-    common.sender.send(target, payload).await.map(|()| Ended::Taken)
+    let sent = common.sender.send(target, payload).await;
+    if let Err(Failure {
+        reply: Some(reply), ..
+    }) = &sent
+        && matches!(reply.code, 300..=399 | 404 | 410)
+    {
+        // Perhaps it only moved.
+        common.suspects.add(&lane.host);
+    }
+    sent.map(|()| Ended::Taken)
 }
 
 fn end_of(failure: &Failure) -> End {

@@ -8,6 +8,10 @@ use tasuki_core::ids::LogSeq;
 use tasuki_core::store::fedi::{Entry, EntryKind};
 use tasuki_core::store::{FediStore, StoreError};
 use tasuki_proto::activitypub::cavage;
+use tasuki_proto::activitypub::documents::Relay;
+
+use crate::time::system_time;
+use crate::unique;
 
 /// Bytes of bodies kept; older ones are read again from the store when a slow host needs them.
 const MAX_BYTES: usize = 32 << 20;
@@ -52,6 +56,25 @@ impl Ready {
         } else {
             self.forward.as_ref()
         }
+    }
+
+    /// Whether a host gets somebody else's bytes by it.
+    pub(crate) fn is_forward_for(&self, host: u32) -> bool {
+        self.entry.kind != EntryKind::Control && !self.entry.announce_to.contains(host)
+    }
+
+    /// The Announce in place of the forward, made now if nobody needed one when the entry was accepted; `None` for what cannot
+    /// be announced.
+    pub(crate) fn announced(&self, relay: Option<&Relay>) -> Option<Payload> {
+        if self.announce.is_some() || self.entry.kind != EntryKind::Activity {
+            return self.announce.clone();
+        }
+        let activity: serde_json::Value = serde_json::from_slice(&self.entry.body).ok()?;
+        if activity.get("type").and_then(serde_json::Value::as_str) != Some("Create") {
+            return None;
+        }
+        let document = relay?.announce(&unique(), &self.entry.object, system_time(self.entry.at));
+        Payload::of(&Bytes::from(document.to_string()))
     }
 
     fn size_bytes(&self) -> usize {

@@ -38,7 +38,7 @@ const IDLE: Duration = Duration::from_secs(60);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(6 * 3600);
 
 /// Where a host takes deliveries, in the forms in which it is needed for each.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     url: Url,
     uri: Uri,
@@ -177,14 +177,14 @@ impl Sender {
     }
 }
 
-/// 2xx is taken. Final: 4xx except 401 (a breaker at the peer while it could not fetch our actor), 408 and 429; and 501.
-/// A redirect is not followed, since the signature binds the path, but may pass.
+/// 2xx is taken. Final: 4xx except 401 (a breaker at the peer while it could not fetch our actor), 404 and 410 (the inbox may
+/// have moved: the actor is asked), 408 and 429; and 501. A redirect is not followed, since the signature binds the path.
 fn judge(status: StatusCode, retry_after: Option<Duration>, text: String) -> Result<(), Failure> {
     if status.is_success() {
         return Ok(());
     }
     let is_final = status == StatusCode::NOT_IMPLEMENTED
-        || (status.is_client_error() && !matches!(status.as_u16(), 401 | 408 | 429));
+        || (status.is_client_error() && !matches!(status.as_u16(), 401 | 404 | 408 | 410 | 429));
     let text = match text.is_empty() {
         true => format!("answered {status}"),
         false => format!("answered {status}: {text}"),

@@ -5,6 +5,7 @@
 mod accounts;
 mod deliveries;
 mod documents;
+mod forms;
 mod memory;
 mod subscribing;
 mod trust;

@@ -14,8 +14,8 @@ use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{BanId, Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::store::bans::{Ban, NewBan};
 use tasuki_core::store::fedi::{
-    ActorKey, Appended, CutReport, Entry, EntryKind, HostProgress, NewEntry, NewSubscription, Progress,
-    Subscription,
+    ActorKey, Appended, CutReport, DeliveryForm, Entry, EntryKind, HostFacts, HostProgress, NewEntry,
+    NewSubscription, Progress, Subscription,
 };
 use tasuki_core::store::{AuditEntry, BanStore, FediStore, SecretStore, StoreError, StoreResult};
 
@@ -126,6 +126,9 @@ impl FediStore for Memory {
             follow_id: new.follow_id,
             software: new.software,
             since: new.at,
+            chosen_form: None,
+            refused_forward: None,
+            looked_at: None,
         };
         state.subscriptions.insert(new.host, subscription.clone());
         for mut answer in answers {
@@ -156,6 +159,47 @@ impl FediStore for Memory {
 
     async fn subscriptions(&self) -> StoreResult<Vec<Subscription>> {
         Ok(self.open()?.subscriptions.values().cloned().collect())
+    }
+
+    async fn note_facts(&self, host: &str, facts: HostFacts) -> StoreResult<()> {
+        let mut state = self.open()?;
+        let Some(known) = state.subscriptions.get_mut(host) else {
+            return Ok(());
+        };
+        known.looked_at = Some(facts.at);
+        known.software = facts.software.or(known.software.take());
+        let inbox = facts.inbox.unwrap_or(known.inbox.clone());
+        known.inbox.clone_from(&inbox);
+        state.number(host, &inbox);
+        Ok(())
+    }
+
+    async fn choose_form(
+        &self,
+        host: &str,
+        form: Option<DeliveryForm>,
+        _audit: Option<AuditEntry>,
+    ) -> StoreResult<()> {
+        let mut state = self.open()?;
+        state.version += 1;
+        let known = state.subscriptions.get_mut(host);
+        known
+            .ok_or_else(|| StoreError::NotFound(host.to_owned()))?
+            .chosen_form = form;
+        Ok(())
+    }
+
+    async fn note_refused_forward(&self, host: HostNo, answer: &str) -> StoreResult<()> {
+        let mut state = self.open()?;
+        state.version += 1;
+        for known in state
+            .subscriptions
+            .values_mut()
+            .filter(|known| known.host_no == host)
+        {
+            known.refused_forward = Some(answer.to_owned());
+        }
+        Ok(())
     }
 
     async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo> {

@@ -13,7 +13,7 @@ use aws_lc_rs::signature::{
 };
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{OriginalUri, Path, State};
 use axum::response::IntoResponse as _;
 use axum::routing::{get, post};
 use base64::Engine as _;
@@ -234,10 +234,13 @@ impl RelayUnderTest {
     /// Closes the house in good order.
     pub(crate) async fn stop(mut self) -> Drained {
         self.shutdown.begin();
-        tokio::time::timeout(PATIENCE, &mut self.engine)
+        let drained = tokio::time::timeout(PATIENCE, &mut self.engine)
             .await
             .unwrap()
-            .unwrap()
+            .unwrap();
+        // The port is free again when this returns.
+        self.kill().await;
+        drained
     }
 
     /// The power goes: no checkpoint, no goodbye.
@@ -286,6 +289,10 @@ fn pem(key: &RsaKeyPair) -> String {
 pub(crate) enum Mood {
     Takes,
     Answers(u16),
+    /// Takes what the relay wrote itself, and answers everything else with this.
+    RefusesForwards(u16),
+    /// The inbox is not at `/inbox` any more, but at `/moved/inbox`.
+    Moved,
     Hangs,
 }
 
@@ -303,6 +310,7 @@ struct Server {
     documents: Mutex<HashMap<String, Value>>,
     received: Mutex<Vec<Received>>,
     gets: Mutex<Vec<String>>,
+    refusals: Mutex<usize>,
     relay_key: Mutex<Option<Vec<u8>>>,
     arrived: Notify,
 }
@@ -326,11 +334,13 @@ impl Instance {
             documents: Mutex::default(),
             received: Mutex::default(),
             gets: Mutex::default(),
+            refusals: Mutex::default(),
             relay_key: Mutex::default(),
             arrived: Notify::new(),
         });
         let router = Router::new()
             .route("/inbox", post(take))
+            .route("/moved/inbox", post(take))
             .route("/{*path}", get(document))
             .with_state(Arc::clone(&server));
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -355,6 +365,23 @@ impl Instance {
             .lock()
             .unwrap()
             .insert(path.to_owned(), document);
+    }
+
+    /// Forwards that were refused.
+    pub(crate) fn refusals(&self) -> usize {
+        *self.server.refusals.lock().unwrap()
+    }
+
+    /// What its NodeInfo says from now on.
+    pub(crate) fn put_software(&self, name: &str, version: &str) {
+        let href = format!("{}/nodeinfo/2.1", self.base);
+        let rel = "http://nodeinfo.diaspora.software/ns/schema/2.1";
+        self.put(
+            ".well-known/nodeinfo",
+            json!({"links": [{"rel": rel, "href": href}]}),
+        );
+        let software = json!({"name": name, "version": version});
+        self.put("nodeinfo/2.1", json!({"version": "2.1", "software": software}));
     }
 
     /// Paths that were asked for.
@@ -594,11 +621,17 @@ async fn document(State(server): State<Arc<Server>>, Path(path): Path<String>) -
 }
 
 /// The inbox: checks the relay's signature as every server does, then does what its mood says.
-async fn take(State(server): State<Arc<Server>>, headers: HeaderMap, body: Bytes) -> StatusCode {
+async fn take(
+    State(server): State<Arc<Server>>,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> StatusCode {
     let mut mood = server.mood.subscribe();
     let now = *mood.borrow();
     match now {
-        Mood::Takes => {}
+        Mood::Moved if uri.path() == "/inbox" => return StatusCode::GONE,
+        Mood::Takes | Mood::RefusesForwards(_) | Mood::Moved => {}
         Mood::Answers(status) => return StatusCode::from_u16(status).unwrap(),
         Mood::Hangs => {
             let _ = mood.wait_for(|mood| *mood != Mood::Hangs).await;
@@ -612,7 +645,7 @@ async fn take(State(server): State<Arc<Server>>, headers: HeaderMap, body: Bytes
     let host = server.base.trim_start_matches("http://");
     let request = SignedRequest {
         method: "POST",
-        path_and_query: "/inbox",
+        path_and_query: uri.path(),
         headers: &flat,
     };
     let candidate = match cavage::check_post(&request, &body, host, SystemTime::now()) {
@@ -642,7 +675,13 @@ async fn take(State(server): State<Arc<Server>>, headers: HeaderMap, body: Bytes
     UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, spki)
         .verify(candidate.signing_strings[0].as_bytes(), &candidate.signature)
         .expect("the relay's signature verifies");
-    let json = serde_json::from_slice(&body).unwrap();
+    let json: Value = serde_json::from_slice(&body).unwrap();
+    if let (Mood::RefusesForwards(status), Some(relay)) = (now, candidate.key_id.as_str().split('#').next())
+        && json["actor"] != relay
+    {
+        *server.refusals.lock().unwrap() += 1;
+        return StatusCode::from_u16(status).unwrap();
+    }
     server.received.lock().unwrap().push(Received { body, json });
     server.arrived.notify_waiters();
     StatusCode::ACCEPTED

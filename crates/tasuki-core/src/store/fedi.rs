@@ -34,6 +34,37 @@ pub enum SubscriptionState {
     Active,
 }
 
+/// The form in which a host is sent other people's activities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryForm {
+    /// The received bytes, believed by the Linked Data signature in them.
+    Forward,
+    /// An Announce of the object, which the host fetches.
+    Announce,
+}
+
+impl DeliveryForm {
+    /// Its name, as in listings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Announce => "announce",
+        }
+    }
+}
+
+/// What was found out about a subscribed host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Where its actor takes deliveries now, if that was asked.
+    pub inbox: Option<String>,
+    /// Software and version from its NodeInfo, if it answered. Another one than before makes forget what was learnt.
+    pub software: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
 /// A subscribed host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {
@@ -56,6 +87,12 @@ pub struct Subscription {
     pub software: Option<String>,
     /// Since when.
     pub since: Timestamp,
+    /// The form that the operator chose.
+    pub chosen_form: Option<DeliveryForm>,
+    /// Why it is sent Announces, if it refused a forward: what it answered, at most 300 bytes.
+    pub refused_forward: Option<String>,
+    /// When its facts were last asked for.
+    pub looked_at: Option<Timestamp>,
 }
 
 /// A host that subscribes. Again from the same host replaces actor, inbox, style and follow id.
@@ -216,6 +253,18 @@ pub trait FediStore: Send + Sync {
     ) -> StoreResult<Subscription>;
     /// All subscriptions, by host.
     async fn subscriptions(&self) -> StoreResult<Vec<Subscription>>;
+    /// Notes what was found out about a subscribed host. A moved inbox counts from then on for what waits, too.
+    async fn note_facts(&self, host: &str, facts: HostFacts) -> StoreResult<()>;
+    /// The operator's choice of the form for a host; `None` leaves it to the gateway, and forgets what was learnt.
+    /// `NotFound` if it is not subscribed.
+    async fn choose_form(
+        &self,
+        host: &str,
+        form: Option<DeliveryForm>,
+        audit: Option<AuditEntry>,
+    ) -> StoreResult<()>;
+    /// A host refused a forward, with these words: it is sent Announces from now on.
+    async fn note_refused_forward(&self, host: HostNo, answer: &str) -> StoreResult<()>;
     /// The number of a host, made if new, with its inbox for control entries (a host that is refused gets one too).
     async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo>;
     /// Authority and inbox of every numbered host, subscribed or not.

@@ -21,6 +21,7 @@ pub mod ids;
 pub mod json;
 pub mod ld;
 pub mod media;
+pub mod software;
 pub mod subscription;
 
 /// The collection that means "everybody" (ActivityPub 5.6).

@@ -7,7 +7,8 @@ use sqlx::Row as _;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::store::fedi::{
-    ActorKey, Appended, CutReport, Entry, HostProgress, NewEntry, NewSubscription, Progress, Subscription,
+    ActorKey, Appended, CutReport, DeliveryForm, Entry, HostFacts, HostProgress, NewEntry, NewSubscription,
+    Progress, Subscription,
 };
 use tasuki_core::store::{AuditEntry, FediStore, StoreError, StoreResult};
 
@@ -17,7 +18,8 @@ use crate::words::{from_word, word};
 
 /// What [`audit::bump`] raises with every change of subscriptions or hosts.
 const VERSION: &str = "subscriptions";
-const SUBSCRIPTION_COLUMNS: &str = "host, host_no, actor, inbox, style, state, follow_id, software, since";
+const SUBSCRIPTION_COLUMNS: &str = "host, host_no, actor, inbox, style, state, follow_id, software, since, \
+                                    chosen_form, refused_forward, looked_at";
 
 fn host_no_of(no: i64) -> StoreResult<HostNo> {
     u32::try_from(no)
@@ -37,6 +39,16 @@ fn subscription_of(row: &DbRow) -> StoreResult<Subscription> {
         follow_id: text("follow_id")?,
         software: row.try_get("software").map_err(store_error)?,
         since: Timestamp(row.try_get("since").map_err(store_error)?),
+        chosen_form: row
+            .try_get::<Option<String>, _>("chosen_form")
+            .map_err(store_error)?
+            .map(|text| from_word(&text))
+            .transpose()?,
+        refused_forward: row.try_get("refused_forward").map_err(store_error)?,
+        looked_at: row
+            .try_get::<Option<i64>, _>("looked_at")
+            .map_err(store_error)?
+            .map(Timestamp),
     })
 }
 
@@ -57,7 +69,7 @@ async fn number_host(conn: &mut Conn, host: &str, inbox: &str) -> StoreResult<Ho
 async fn subscribe(conn: &mut Conn, new: &NewSubscription) -> StoreResult<Subscription> {
     let no = number_host(conn, &new.host, &new.inbox).await?;
     let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "INSERT INTO subscriptions ({SUBSCRIPTION_COLUMNS})
+        "INSERT INTO subscriptions (host, host_no, actor, inbox, style, state, follow_id, software, since)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          ON CONFLICT (host) DO UPDATE SET actor = excluded.actor, inbox = excluded.inbox, style = excluded.style,
              state = excluded.state, follow_id = excluded.follow_id,
@@ -91,6 +103,64 @@ async fn unsubscribe(conn: &mut Conn, host: &str) -> StoreResult<Subscription> {
     .ok_or_else(|| StoreError::NotFound(format!("a subscription of {host}")))?;
     audit::bump(conn, VERSION).await?;
     subscription_of(&row)
+}
+
+async fn note_facts(conn: &mut Conn, host: &str, facts: &HostFacts) -> StoreResult<()> {
+    let known = sqlx::query(sqlx::AssertSqlSafe(format!(
+        "SELECT {SUBSCRIPTION_COLUMNS} FROM subscriptions WHERE host = $1"
+    )))
+    .bind(host)
+    .fetch_optional(&mut *conn)
+    .await
+    .map_err(store_error)?;
+    let Some(known) = known.as_ref().map(subscription_of).transpose()? else {
+        return Ok(());
+    };
+    let software = facts.software.as_ref().or(known.software.as_ref());
+    let is_other = software != known.software.as_ref();
+    let inbox = facts.inbox.as_ref().unwrap_or(&known.inbox);
+    sqlx::query(
+        "UPDATE subscriptions SET inbox = $2, software = $3, refused_forward = $4, looked_at = $5 WHERE host = $1",
+    )
+    .bind(host)
+    .bind(inbox)
+    .bind(software)
+    .bind(known.refused_forward.filter(|_| !is_other))
+    .bind(facts.at.0)
+    .execute(&mut *conn)
+    .await
+    .map_err(store_error)?;
+    if *inbox != known.inbox {
+        number_host(conn, host, inbox).await?;
+    }
+    if is_other || *inbox != known.inbox {
+        audit::bump(conn, VERSION).await?;
+    }
+    Ok(())
+}
+
+async fn choose_form(conn: &mut Conn, host: &str, form: Option<DeliveryForm>) -> StoreResult<()> {
+    let changed =
+        sqlx::query("UPDATE subscriptions SET chosen_form = $2, refused_forward = NULL WHERE host = $1")
+            .bind(host)
+            .bind(form.map(|form| word(&form)))
+            .execute(&mut *conn)
+            .await
+            .map_err(store_error)?;
+    if changed.rows_affected() == 0 {
+        return Err(StoreError::NotFound(format!("a subscription of {host}")));
+    }
+    audit::bump(conn, VERSION).await
+}
+
+async fn note_refused_forward(conn: &mut Conn, host: HostNo, answer: &str) -> StoreResult<()> {
+    sqlx::query("UPDATE subscriptions SET refused_forward = $2 WHERE host_no = $1")
+        .bind(i64::from(host.0))
+        .bind(answer)
+        .execute(&mut *conn)
+        .await
+        .map_err(store_error)?;
+    audit::bump(conn, VERSION).await
 }
 
 async fn append_to_one(conn: &mut Conn, mut entry: NewEntry, host: HostNo) -> StoreResult<()> {
@@ -182,6 +252,37 @@ impl FediStore for Db {
         .iter()
         .map(subscription_of)
         .collect()
+    }
+
+    async fn note_facts(&self, host: &str, facts: HostFacts) -> StoreResult<()> {
+        let host = host.to_owned();
+        self.change(move |conn| Box::pin(async move { note_facts(conn, &host, &facts).await }))
+            .await
+    }
+
+    async fn choose_form(
+        &self,
+        host: &str,
+        form: Option<DeliveryForm>,
+        entry: Option<AuditEntry>,
+    ) -> StoreResult<()> {
+        let host = host.to_owned();
+        self.change(move |conn| {
+            Box::pin(async move {
+                choose_form(conn, &host, form).await?;
+                match &entry {
+                    Some(entry) => audit::append(conn, entry).await,
+                    None => Ok(()),
+                }
+            })
+        })
+        .await
+    }
+
+    async fn note_refused_forward(&self, host: HostNo, answer: &str) -> StoreResult<()> {
+        let answer: String = answer.chars().take(300).collect();
+        self.change(move |conn| Box::pin(async move { note_refused_forward(conn, host, &answer).await }))
+            .await
     }
 
     async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo> {

@@ -7,7 +7,8 @@ use roaring::RoaringBitmap;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{HostNo, LogSeq};
 use tasuki_core::store::fedi::{
-    Appended, EntryKind, HostProgress, NewEntry, NewSubscription, SubscriptionState, SubscriptionStyle,
+    Appended, DeliveryForm, EntryKind, HostFacts, HostProgress, NewEntry, NewSubscription, Subscription,
+    SubscriptionState, SubscriptionStyle,
 };
 use tasuki_core::store::{Store, StoreError};
 
@@ -154,13 +155,68 @@ async fn a_subscription_and_its_answer_are_one_change() {
             .unwrap();
         let entries = store.entries(None, 9, u64::MAX).await.unwrap();
         assert_eq!(entries[0].audience, RoaringBitmap::from_iter([made.host_no.0]));
+        forms_and_facts(&*store, &made).await;
         let gone = store.unsubscribe("a.example", None, None).await.unwrap();
         assert_eq!(gone.host_no, made.host_no);
         assert_eq!(
-            store.host_no("a.example", &made.inbox).await.unwrap(),
+            store.host_no("a.example", &gone.inbox).await.unwrap(),
             made.host_no
         );
         let again = store.unsubscribe("a.example", None, None).await;
         assert!(matches!(again, Err(StoreError::NotFound(_))), "{again:?}");
     }
+}
+
+async fn forms_and_facts(store: &dyn Store, made: &Subscription) {
+    let now = async || store.subscriptions().await.unwrap().remove(0);
+    assert_eq!((now().await.looked_at, now().await.chosen_form), (None, None));
+    store
+        .note_refused_forward(made.host_no, &"403 ".repeat(500))
+        .await
+        .unwrap();
+    assert_eq!(now().await.refused_forward.map(|text| text.len()), Some(300));
+    let facts = |inbox: Option<&str>, software: Option<&str>, at| HostFacts {
+        inbox: inbox.map(str::to_owned),
+        software: software.map(str::to_owned),
+        at: Timestamp(at),
+    };
+    let before = store.subscriptions_version().await.unwrap();
+    store.note_facts("a.example", facts(None, None, 7)).await.unwrap();
+    assert_eq!(
+        store.subscriptions_version().await.unwrap(),
+        before,
+        "nothing new"
+    );
+    assert!(now().await.refused_forward.is_some());
+    store
+        .note_facts(
+            "a.example",
+            facts(Some("https://a.example/new"), Some("mastodon 5"), 8),
+        )
+        .await
+        .unwrap();
+    let known = now().await;
+    assert_eq!(known.software.as_deref(), Some("mastodon 5"));
+    assert_eq!(known.refused_forward, None, "other software, other answers");
+    assert_eq!(known.looked_at, Some(Timestamp(8)));
+    let hosts = store.hosts().await.unwrap();
+    assert!(
+        hosts.contains(&(made.host_no, "a.example".into(), "https://a.example/new".into())),
+        "{hosts:?}"
+    );
+    assert!(store.subscriptions_version().await.unwrap() > before);
+    store
+        .note_facts("gone.example", facts(None, None, 9))
+        .await
+        .unwrap();
+
+    let choose = async |host: &str, form| store.choose_form(host, form, Some(entry("fedi.form"))).await;
+    choose("a.example", Some(DeliveryForm::Announce)).await.unwrap();
+    assert_eq!(now().await.chosen_form, Some(DeliveryForm::Announce));
+    choose("a.example", None).await.unwrap();
+    assert_eq!(now().await.chosen_form, None);
+    assert!(matches!(
+        choose("b.example", None).await,
+        Err(StoreError::NotFound(_))
+    ));
 }

@@ -12,6 +12,7 @@ use tasuki_core::EngineKind;
 use tasuki_core::accounts::{Grant, PrincipalKind};
 use tasuki_core::ids::MailId;
 use tasuki_core::store::accounts::Principal;
+use tasuki_core::store::fedi::DeliveryForm;
 use tasuki_core::store::mail::QueueFilter;
 use tasuki_core::store::tunnel::{Endpoint, EndpointKind};
 
@@ -98,6 +99,8 @@ pub(super) async fn subscribers(State(admin): State<Arc<Admin>>) -> Answer<Json<
                 "style": subscriber.style,
                 "state": subscriber.state,
                 "software": subscriber.software,
+                "form": subscriber.form,
+                "form_reason": subscriber.form_reason,
                 "since": subscriber.since.to_string(),
                 "waiting": lane.map_or(0, |l| l.waiting),
                 "parked": lane.map_or(0, |l| l.parked),
@@ -125,6 +128,25 @@ pub(super) async fn approve_subscriber(
     Caller(actor): Caller,
 ) -> Answer<StatusCode> {
     fediverse(&admin)?.approve(&host, &actor.who, &actor.from).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FormChoice {
+    /// `forward`, `announce`, or `null` to leave it to the gateway.
+    form: Option<DeliveryForm>,
+}
+
+pub(super) async fn choose_form(
+    State(admin): State<Arc<Admin>>,
+    Path(host): Path<String>,
+    Caller(actor): Caller,
+    Input(choice): Input<FormChoice>,
+) -> Answer<StatusCode> {
+    fediverse(&admin)?
+        .choose_form(&host, choice.form, &actor.who, &actor.from)
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

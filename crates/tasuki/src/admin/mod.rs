@@ -123,6 +123,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
             "/v1/fediverse/subscribers/{host}/approve",
             post(engines::approve_subscriber),
         )
+        .route("/v1/fediverse/subscribers/{host}/form", put(engines::choose_form))
         .route("/v1/tunnel/agents", get(engines::agents).post(engines::enrol))
         .route("/v1/tunnel/agents/{name}", delete(engines::revoke_agent))
         .fallback(|| async {

@@ -14,6 +14,20 @@ pub(super) enum Command {
         /// The instance's host
         host: String,
     },
+    /// Choose the form in which an instance is sent other people's posts
+    #[command(
+        long_about = "Choose the form in which an instance is sent other people's posts.\n\n\
+        forward: the author's own bytes, which the instance believes by the signature in them (Mastodon, Misskey).\n\
+        announce: a boost by the relay, whose object the instance fetches from the author's server.\n\
+        auto: what its software takes, and what its answers taught; this also forgets what was learnt.\n\n\
+        `tasuki fedi subscribers --json` shows the form and the reason for it."
+    )]
+    Form {
+        /// The instance's host
+        host: String,
+        /// The form
+        form: Form,
+    },
     /// Remove an instance; it is told by a Reject, so that its own list shows it
     Remove {
         /// The instance's host
@@ -22,6 +36,16 @@ pub(super) enum Command {
         #[arg(long)]
         yes: bool,
     },
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+pub(super) enum Form {
+    /// As its software and its answers ask for
+    Auto,
+    /// The authors' own bytes
+    Forward,
+    /// Announces by the relay
+    Announce,
 }
 
 pub(super) fn run(command: Command, context: &Context) -> Outcome {
@@ -34,6 +58,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
                 ("STATE", "state"),
                 ("STYLE", "style"),
                 ("SOFTWARE", "software"),
+                ("FORM", "form"),
                 ("WAITING", "waiting"),
                 ("NEXT TRY", "next_try"),
                 ("LAST ERROR", "last_error"),
@@ -51,6 +76,21 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             let path = format!("/v1/fediverse/subscribers/{}/approve", segment(&host));
             gateway.call(Method::POST, &path, None)?;
             output::line(format!("{host} may receive and publish from now on"));
+            Ok(())
+        }
+        Command::Form { host, form } => {
+            let path = format!("/v1/fediverse/subscribers/{}/form", segment(&host));
+            let chosen = match form {
+                Form::Auto => None,
+                Form::Forward => Some("forward"),
+                Form::Announce => Some("announce"),
+            };
+            gateway.call(Method::PUT, &path, Some(serde_json::json!({"form": chosen})))?;
+            output::line(match form {
+                Form::Auto => format!("{host} gets the form that its software and its answers ask for"),
+                Form::Forward => format!("{host} is sent the authors' own bytes"),
+                Form::Announce => format!("{host} is sent Announces"),
+            });
             Ok(())
         }
         Command::Remove { host, yes } => {

@@ -4,6 +4,7 @@ mod cavage;
 mod documents;
 mod ld;
 mod reading;
+mod software;
 mod subscription;
 
 use super::activity::Activity;

@@ -1,0 +1,176 @@
+//! Looks after what is known of the subscribed hosts: their software, by NodeInfo, and where their actor takes deliveries.
+//!
+//! Each host is asked once a day, and at once when its inbox answers that it is not there any more. Nothing is taken from
+//! another host than the subscriber's own, and a failed look changes nothing.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt as _};
+use moka::sync::Cache;
+use tasuki_core::clock::Timestamp;
+use tasuki_core::shutdown::Shutdown;
+use tasuki_core::store::StoreError;
+use tasuki_core::store::fedi::{self, HostFacts};
+use tasuki_proto::activitypub::ids::{ActorId, Authority};
+use tasuki_proto::activitypub::json::Limits;
+use tasuki_proto::activitypub::software;
+use tokio::sync::Notify;
+use url::Url;
+
+use crate::engine::Inner;
+use crate::keys::KeyError;
+
+/// How long facts are good.
+const FRESH: Duration = Duration::from_secs(24 * 3600);
+/// How often it is seen whose facts are old.
+const ROUND: Duration = Duration::from_secs(60);
+/// Hosts asked in one round, and at once.
+const PER_ROUND: usize = 200;
+const AT_ONCE: usize = 4;
+/// An inbox that is not there is looked for again after this long at the earliest.
+const PAUSE: Duration = Duration::from_secs(300);
+/// Largest NodeInfo read.
+const MAX_NODEINFO_BYTES: usize = 64 * 1024;
+
+/// Hosts whose inbox answered that it is not there.
+pub(crate) struct Suspects {
+    hosts: Mutex<BTreeSet<String>>,
+    /// Looked for lately.
+    asked: Cache<String, ()>,
+    wake: Notify,
+}
+
+impl Default for Suspects {
+    fn default() -> Self {
+        Self {
+            hosts: Mutex::default(),
+            asked: Cache::builder().max_capacity(10_000).time_to_live(PAUSE).build(),
+            wake: Notify::new(),
+        }
+    }
+}
+
+impl Suspects {
+    pub(crate) fn add(&self, host: &str) {
+        if self.asked.contains_key(host) {
+            return;
+        }
+        self.asked.insert(host.to_owned(), ());
+        // Hosts are subscribers, so their number is bounded by theirs.
+        self.hosts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(host.to_owned());
+        self.wake.notify_one();
+    }
+
+    /// One more look at what is new, without waiting for the round.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    fn take(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.hosts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Works until the shutdown.
+pub(crate) async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
+    let mut round = tokio::time::interval(ROUND);
+    round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.begun() => return,
+            _ = round.tick() => {}
+            () = inner.suspects.wake.notified() => {}
+        }
+        tokio::select! {
+            () = shutdown.begun() => return,
+            result = inner.look_round() => if let Err(error) = result {
+                tracing::debug!(error = %error, "the facts of the subscribers were not looked at");
+            }
+        }
+    }
+}
+
+impl Inner {
+    async fn look_round(&self) -> Result<(), StoreError> {
+        if self.relay.is_none() {
+            return Ok(());
+        }
+        let now = self.deps.clock.wall();
+        let suspects = self.suspects.take();
+        let is_due = |row: &fedi::Subscription| {
+            suspects.contains(&row.host) || row.looked_at.is_none_or(|at| now.since(at) >= FRESH)
+        };
+        let mut due: Vec<fedi::Subscription> = self
+            .store
+            .subscriptions()
+            .await?
+            .into_iter()
+            .filter(is_due)
+            .collect();
+        due.sort_by_key(|row| (!suspects.contains(&row.host), row.looked_at));
+        due.truncate(PER_ROUND);
+        stream::iter(due)
+            .for_each_concurrent(AT_ONCE, |row| async move {
+                let facts = self.look_at(&row, now).await;
+                if let Err(error) = self.store.note_facts(&row.host, facts).await {
+                    tracing::debug!(actor.host = %row.host, error = %error, "facts were not noted");
+                }
+            })
+            .await;
+        self.subscribers.refresh().await?;
+        Ok(())
+    }
+
+    async fn look_at(&self, row: &fedi::Subscription, at: Timestamp) -> HostFacts {
+        let software = match self.software_of(&row.actor).await {
+            Ok(software) => Some(software),
+            Err(error) => {
+                tracing::debug!(actor.host = %row.host, error = %error, "no NodeInfo");
+                None
+            }
+        };
+        let inbox = match self.inbox_of(&row.actor).await {
+            Ok(inbox) => inbox,
+            Err(error) => {
+                tracing::debug!(actor.host = %row.host, error = %error, "the actor was not read");
+                None
+            }
+        };
+        if let Some(inbox) = inbox.as_ref().filter(|inbox| **inbox != row.inbox) {
+            tracing::info!(actor.host = %row.host, %inbox, "a subscriber's inbox moved");
+        }
+        HostFacts { inbox, software, at }
+    }
+
+    async fn inbox_of(&self, actor: &str) -> Result<Option<String>, KeyError> {
+        let Ok(id) = ActorId::parse(actor) else {
+            return Ok(None);
+        };
+        let actor = self.keys.actor_now(&id).await?;
+        let inbox = actor.inbox.as_ref().or(actor.shared_inbox.as_ref());
+        Ok(inbox.map(|inbox| inbox.as_str().to_owned()))
+    }
+
+    async fn software_of(&self, actor: &str) -> Result<String, tasuki_core::failure::BoxError> {
+        let limits = Limits {
+            bytes: MAX_NODEINFO_BYTES,
+            ..Limits::default()
+        };
+        let base = Url::parse(actor)?;
+        let links = self
+            .keys
+            .plain_document(base.join("/.well-known/nodeinfo")?)
+            .await?;
+        let href = base.join(&software::read_links(&links, &limits)?)?;
+        if Authority::of(&href) != Authority::of(&base) {
+            return Err("its NodeInfo is on another host".into());
+        }
+        let document = self.keys.plain_document(href).await?;
+        Ok(software::read_software(&document, &limits)?)
+    }
+}
