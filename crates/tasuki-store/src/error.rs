@@ -29,6 +29,20 @@ pub(crate) fn store_error(error: sqlx::Error) -> StoreError {
     }
 }
 
+fn code_of(error: &StoreError) -> Option<std::borrow::Cow<'_, str>> {
+    let StoreError::Unavailable(source) = error else {
+        return None;
+    };
+    source.downcast_ref::<sqlx::Error>()?.as_database_error()?.code()
+}
+
+/// Whether SQLite met an error of the operating system (SQLITE_IOERR and its kinds): it does not pass on which.
+pub(crate) fn is_io_error(error: &StoreError) -> bool {
+    code_of(error)
+        .and_then(|code| code.parse::<i32>().ok())
+        .is_some_and(|code| code & 0xff == 10)
+}
+
 /// SQLite's SQLITE_FULL; PostgreSQL's disk_full.
 fn is_full(code: Option<&str>) -> bool {
     matches!(code, Some("13" | "53100"))
@@ -55,14 +69,7 @@ pub(crate) fn io_error(error: std::io::Error) -> StoreError {
 
 /// Whether a transaction met another one and would have gone through alone: serialization_failure, deadlock_detected.
 pub(crate) fn is_collision(error: &StoreError) -> bool {
-    let StoreError::Unavailable(source) = error else {
-        return false;
-    };
-    source
-        .downcast_ref::<sqlx::Error>()
-        .and_then(sqlx::Error::as_database_error)
-        .and_then(sqlx::error::DatabaseError::code)
-        .is_some_and(|code| matches!(code.as_ref(), "40001" | "40P01"))
+    code_of(error).is_some_and(|code| matches!(code.as_ref(), "40001" | "40P01"))
 }
 
 /// Whether one request's content is the cause, so that others in the same transaction would have gone through.

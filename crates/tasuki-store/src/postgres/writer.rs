@@ -344,7 +344,7 @@ impl Task {
             if is_collision(&error) && tries < RETRIES {
                 tries += 1;
                 tokio::time::sleep(retry_pause(tries)).await;
-            } else if is_own_fault(&error) && mode == Mode::Together {
+            } else if fails_alone(&error) && mode == Mode::Together {
                 mode = Mode::OneByOne;
             } else {
                 tracing::warn!(error = %error, "a commit failed");
@@ -442,6 +442,11 @@ async fn together(conn: &mut Conn, work: Work<'_>) -> StoreResult<Done> {
     Ok(done)
 }
 
+/// On a full disk too: an outcome makes room where new mail finds none.
+fn fails_alone(error: &StoreError) -> bool {
+    is_own_fault(error) || matches!(error, StoreError::Full)
+}
+
 /// Each request apart, so that one that is refused fails alone.
 async fn one_by_one(conn: &mut Conn, work: Work<'_>) -> StoreResult<Done> {
     let mut done = Done::default();
@@ -453,7 +458,7 @@ async fn one_by_one(conn: &mut Conn, work: Work<'_>) -> StoreResult<Done> {
                 done.enqueued.append(&mut own.enqueued);
                 done.appended.append(&mut own.appended);
             }
-            Err(error) if is_own_fault(&error) => {
+            Err(error) if fails_alone(&error) => {
                 run(conn, "ROLLBACK TO one").await?;
                 if !single.settles.is_empty() {
                     done.settled.push(Err(error));

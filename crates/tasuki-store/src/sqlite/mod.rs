@@ -171,7 +171,8 @@ impl Db {
             .await
             .map_err(|e| OpenError::connect(&file.display().to_string(), e))?;
         let opening = |what| move |source| OpenError::Recover { what, source };
-        let segments = segments::recover(&mut conn, &data_dir.join("segments"))
+        let space = Arc::new(Space::new(data_dir, Clock::system()));
+        let segments = segments::recover(&mut conn, &data_dir.join("segments"), Arc::clone(&space))
             .await
             .map_err(opening("the mail bodies in segments/"))?;
         let segments = Arc::new(segments);
@@ -181,7 +182,12 @@ impl Db {
                 .map_err(opening("the mail queue"))?,
         );
         let holds = Arc::new(Holds::default());
-        let writer = Writer::start(conn, Arc::clone(&counters), Arc::clone(&segments));
+        let writer = Writer::start(
+            conn,
+            Arc::clone(&counters),
+            Arc::clone(&segments),
+            Arc::clone(&space),
+        );
         let janitor = segments::janitor(Arc::clone(&segments), writer.clone());
         Ok(Self {
             pool,
@@ -189,7 +195,7 @@ impl Db {
             counters,
             holds,
             segments,
-            space: Arc::new(Space::new(data_dir, Clock::system())),
+            space,
             database: file.to_owned(),
             janitor: std::sync::Mutex::new(Some(tokio::spawn(janitor))),
         })

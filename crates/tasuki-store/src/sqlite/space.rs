@@ -6,10 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use tasuki_core::clock::Clock;
 use tasuki_core::store::{StoreError, StoreResult};
 
+use crate::error::is_io_error;
+
 /// The reserve: this much, or a twentieth of a small file system.
 const RESERVE: u64 = 64 << 20;
-/// How long one look at the file system counts.
-const LOOK_EVERY_MS: i64 = 200;
+/// Less than this is nothing: a write of the database may not find room.
+const EXHAUSTED: u64 = 1 << 20;
+/// How long one look at the file system counts: less is written in this time than the reserve holds.
+const LOOK_EVERY_MS: i64 = 5;
 
 /// Looks at the free space of one directory's file system.
 #[derive(Debug)]
@@ -31,16 +35,33 @@ impl Space {
         }
     }
 
+    /// What an error of the operating system was: `Full` if there is no room now. SQLite says "disk full" itself when a
+    /// write fails for it, but not when a sync or the growth of a shared file does.
+    pub(super) fn explain(&self, error: StoreError) -> StoreError {
+        if is_io_error(&error) && self.free().is_some_and(|(free, _)| free < EXHAUSTED) {
+            return StoreError::Full;
+        }
+        error
+    }
+
+    /// Free and total bytes; `None` if the file system does not say.
+    fn free(&self) -> Option<(u64, u64)> {
+        let fs = rustix::fs::statvfs(&self.dir).ok()?;
+        Some((
+            fs.f_bavail.saturating_mul(fs.f_frsize),
+            fs.f_blocks.saturating_mul(fs.f_frsize),
+        ))
+    }
+
     /// `Full` when free space is below the reserve.
     pub(super) fn require(&self) -> StoreResult<()> {
         let now = self.clock.wall().0;
-        if now.saturating_sub(self.looked_at.load(Ordering::Relaxed)) > LOOK_EVERY_MS {
+        if now.saturating_sub(self.looked_at.load(Ordering::Relaxed)) >= LOOK_EVERY_MS {
             self.looked_at.store(now, Ordering::Relaxed);
             // An unreadable figure is no reason to refuse mail: the write itself will tell.
-            let low = rustix::fs::statvfs(&self.dir).is_ok_and(|fs| {
-                let reserve = RESERVE.min(fs.f_blocks.saturating_mul(fs.f_frsize) / 20);
-                fs.f_bavail.saturating_mul(fs.f_frsize) < reserve
-            });
+            let low = self
+                .free()
+                .is_some_and(|(free, total)| free < RESERVE.min(total / 20));
             self.is_low.store(low, Ordering::Relaxed);
         }
         if self.is_low.load(Ordering::Relaxed) {

@@ -22,8 +22,9 @@ use tokio::time::Instant;
 use super::mail::{self, MailRow};
 use super::segments::Segments;
 use super::settle::{self, Applied};
+use super::space::Space;
 use super::totals;
-use crate::error::{share, store_error};
+use crate::error::{is_io_error, share, store_error};
 
 /// Requests that may wait in the channel.
 const QUEUE: usize = 1024;
@@ -132,7 +133,12 @@ fn closed() -> StoreError {
 
 impl Writer {
     /// Starts the task on `conn`.
-    pub(super) fn start(conn: SqliteConnection, counters: Arc<Counters>, segments: Arc<Segments>) -> Self {
+    pub(super) fn start(
+        conn: SqliteConnection,
+        counters: Arc<Counters>,
+        segments: Arc<Segments>,
+        space: Arc<Space>,
+    ) -> Self {
         let (requests, inbox) = mpsc::channel(QUEUE);
         let rides = Arc::new(Rides::default());
         let task = Task {
@@ -141,6 +147,7 @@ impl Writer {
             counters,
             rides: Arc::clone(&rides),
             segments,
+            space,
             riders: Vec::new(),
             ride_until: None,
         };
@@ -294,6 +301,7 @@ struct Task {
     counters: Arc<Counters>,
     rides: Arc<Rides>,
     segments: Arc<Segments>,
+    space: Arc<Space>,
     riders: Vec<Riders>,
     ride_until: Option<Instant>,
 }
@@ -404,6 +412,7 @@ impl Task {
                 }
             }
             Err(error) => {
+                let error = self.space.explain(error);
                 tracing::warn!(error = %error, "a commit failed");
                 let _ = sqlx::query("ROLLBACK").execute(&mut self.conn).await;
                 for enqueue in enqueues {
@@ -487,6 +496,7 @@ impl Task {
             let mut applied = Applied::default();
             let result = settle_now(&mut self.conn, settle, &mut applied).await;
             match &result {
+                Err(error) if is_storage(error) => return result.map(drop),
                 Ok(_) => {
                     done.applied.mails += applied.mails;
                     done.applied.deferred += applied.deferred;
@@ -504,6 +514,9 @@ impl Task {
         for change in changes.iter_mut() {
             run(&mut self.conn, "SAVEPOINT one").await?;
             let result = change.apply(&mut self.conn).await;
+            if result.as_ref().is_err_and(is_storage) {
+                return result;
+            }
             if result.is_err() {
                 run(&mut self.conn, "ROLLBACK TO one").await?;
             }
@@ -527,6 +540,11 @@ struct Done {
     enqueued: Vec<StoreResult<()>>,
     settled: Vec<StoreResult<Vec<Settled>>>,
     changed: Vec<StoreResult<()>>,
+}
+
+/// A failure of the disk: SQLite may have rolled everything back, so it is everybody's.
+fn is_storage(error: &StoreError) -> bool {
+    matches!(error, StoreError::Full) || is_io_error(error)
 }
 
 fn ride_until() -> Instant {

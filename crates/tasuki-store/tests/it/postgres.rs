@@ -40,7 +40,10 @@ fn binary(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{name} is missing: apt-get install postgresql"))
 }
 
-fn is_root() -> bool {
+/// Set where root is nobody outside: a user namespace, in which PostgreSQL's user does not exist.
+pub(crate) const OWN_ROOT: &str = "TASUKI_TEST_OWN_ROOT";
+
+pub(crate) fn is_root() -> bool {
     Command::new("id").arg("-u").output().unwrap().stdout == b"0\n"
 }
 
@@ -48,6 +51,13 @@ fn is_root() -> bool {
 fn command(name: &str) -> Command {
     if !is_root() {
         return Command::new(binary(name));
+    }
+    if std::env::var_os(OWN_ROOT).is_some() {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--user", "--map-user=65534", "--map-group=65534", "--"])
+            .arg(binary(name));
+        return command;
     }
     let mut command = Command::new("setpriv");
     command
@@ -66,6 +76,12 @@ fn run(command: &mut Command) {
     );
 }
 
+fn give_to_postgres(dir: &Path) {
+    if is_root() && std::env::var_os(OWN_ROOT).is_none() {
+        run(Command::new("chown").arg("postgres:postgres").arg(dir));
+    }
+}
+
 impl Server {
     /// A new server, running.
     pub(crate) fn start() -> Self {
@@ -73,9 +89,7 @@ impl Server {
             .prefix("tasuki-pg")
             .tempdir_in("/tmp")
             .unwrap();
-        if is_root() {
-            run(Command::new("chown").arg("postgres:postgres").arg(dir.path()));
-        }
+        give_to_postgres(dir.path());
         run(command("initdb").arg("-D").arg(dir.path().join("data")).args([
             "-U",
             "postgres",
@@ -131,6 +145,20 @@ impl Server {
         let name = format!("t{}", DATABASES.fetch_add(1, Ordering::Relaxed));
         self.ask("postgres", &format!("CREATE DATABASE {name}"));
         format!("postgres://postgres:secret-word@localhost/{name}?host={dir}")
+    }
+
+    /// The URL of a new, empty database whose tables are in `dir`.
+    pub(crate) fn new_database_in(&self, dir: &Path) -> String {
+        std::fs::create_dir(dir).unwrap();
+        give_to_postgres(dir);
+        let url = self.new_database();
+        let name = name_of(&url);
+        self.ask(
+            "postgres",
+            &format!("CREATE TABLESPACE small LOCATION '{}'", dir.display()),
+        );
+        self.ask("postgres", &format!("ALTER DATABASE {name} SET TABLESPACE small"));
+        url
     }
 
     /// What the server says to a statement.

@@ -27,6 +27,7 @@ use self::file::SegmentFile;
 pub(super) use self::recover::recover;
 use self::sink::Sink;
 use self::source::Source;
+use super::space::Space;
 use super::writer::Writer;
 use crate::error::{io_error, store_error};
 
@@ -56,6 +57,7 @@ pub(super) struct Place {
 pub(super) struct Segments {
     dir: PathBuf,
     clock: Clock,
+    space: Arc<Space>,
     state: Mutex<State>,
     syncs: AtomicU64,
     freed: Notify,
@@ -159,6 +161,11 @@ impl Segments {
             .await
             .map_err(io_error)?;
         Ok(())
+    }
+
+    /// `Full` when what is free on the disk is kept for the work at hand.
+    fn require_space(&self) -> StoreResult<()> {
+        self.space.require()
     }
 
     /// Room for a whole body in a shared segment. Blocks when a segment has to be made.

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use sqlx::SqliteConnection;
 use tasuki_core::clock::Clock;
@@ -14,6 +14,7 @@ use tasuki_core::ids::MailId;
 use tasuki_core::store::StoreResult;
 use tokio::sync::Notify;
 
+use super::super::space::Space;
 use super::super::totals;
 use super::super::writer::ALL_NODES;
 use super::file;
@@ -29,7 +30,11 @@ struct Row {
 
 /// Looks at `dir` and at the rows that point into it. A mail whose body is not whole was never acknowledged: its row
 /// and the body's sync began together, and the answer waited for both. It is dropped.
-pub(in crate::sqlite) async fn recover(conn: &mut SqliteConnection, dir: &Path) -> StoreResult<Segments> {
+pub(in crate::sqlite) async fn recover(
+    conn: &mut SqliteConnection,
+    dir: &Path,
+    space: Arc<Space>,
+) -> StoreResult<Segments> {
     let dir_owned = dir.to_owned();
     let files = blocking(move || list(&dir_owned)).await?;
     let sealed: Vec<i64> = sqlx::query_scalar("SELECT id FROM segments WHERE sealed")
@@ -74,6 +79,7 @@ pub(in crate::sqlite) async fn recover(conn: &mut SqliteConnection, dir: &Path) 
     Ok(Segments {
         dir: dir.to_owned(),
         clock: Clock::system(),
+        space,
         state: Mutex::new(state),
         syncs: AtomicU64::new(0),
         freed: Notify::new(),

@@ -53,6 +53,7 @@ impl Sink {
         if self.buffer.is_empty() {
             return Ok(());
         }
+        self.segments.require_space()?;
         if self.lease.is_none() {
             let segments = Arc::clone(&self.segments);
             self.lease = Some(blocking(move || lease(segments)).await?);
@@ -70,6 +71,7 @@ impl Sink {
     }
 
     async fn finish_shared(self, bytes: Bytes) -> StoreResult<BodyPlace> {
+        self.segments.require_space()?;
         let segments = Arc::clone(&self.segments);
         let checksum = self.checksum;
         let place = blocking(move || {
