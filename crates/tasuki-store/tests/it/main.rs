@@ -5,6 +5,7 @@
 mod fedi;
 mod full_disk;
 mod gateway;
+mod kill;
 mod mail;
 mod outage;
 mod postgres;
