@@ -36,6 +36,8 @@ pub enum Code {
     AgentAway,
     /// The machine's clock is wrong or jumped.
     Clock,
+    /// Mail cannot be signed.
+    Signing,
 }
 
 impl Code {
@@ -50,6 +52,7 @@ impl Code {
             Self::RouteDown => "route-down",
             Self::AgentAway => "agent-away",
             Self::Clock => "clock",
+            Self::Signing => "signing",
         }
     }
 }

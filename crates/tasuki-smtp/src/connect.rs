@@ -202,18 +202,20 @@ impl Connection {
         context: &Context,
         job: &Job,
         envelope: Envelope,
+        prefix: Bytes,
     ) -> (Vec<Result<Reply, ClientFailure>>, Option<Self>) {
         let clock = &context.deps.clock;
         let count = envelope.recipients.len();
         let client_job = ClientJob {
             envelope,
-            size: job.held.body.len,
+            size: job.held.body.len + prefix.len() as u64,
             eight_bit: job.held.envelope.eight_bit,
         };
         self.client.start(clock.now(), client_job);
         self.mails += 1;
         let mut results = Vec::new();
         let mut source = None;
+        let mut prefix = Some(prefix).filter(|prefix| !prefix.is_empty());
         loop {
             match self.step(clock).await {
                 Step::Event(Event::Done(done)) => results = done,
@@ -228,7 +230,10 @@ impl Connection {
                     return (results, None);
                 }
                 Step::Event(_) => {}
-                Step::WantsBody => self.body(context, job, &mut source).await,
+                Step::WantsBody => match prefix.take() {
+                    Some(prefix) => self.client.handle_body(clock.now(), prefix),
+                    None => self.body(context, job, &mut source).await,
+                },
             }
         }
     }

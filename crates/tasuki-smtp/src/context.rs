@@ -26,8 +26,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Settings, daily::Daily, dns::Resolver, lanes::Lanes, metrics::Metrics, schedule::NextLook,
-    settle::Report, trust::BrokenTls,
+    config::Settings, daily::Daily, dkim::Dkim, dns::Resolver, lanes::Lanes, metrics::Metrics,
+    schedule::NextLook, settle::Report, trust::BrokenTls,
 };
 
 /// Bodies to this size are kept in the store's row.
@@ -44,6 +44,7 @@ pub(crate) struct Context {
     /// Accepts any certificate: for opportunistic TLS, which protects against listeners only (RFC 7435).
     pub(crate) any_tls: Arc<rustls::ClientConfig>,
     pub(crate) broken_tls: BrokenTls,
+    pub(crate) dkim: Dkim,
     pub(crate) lanes: Lanes,
     pub(crate) reports: mpsc::Sender<Report>,
     /// Wakes the scheduler: something may be due, or a lane has room.

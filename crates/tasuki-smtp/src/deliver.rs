@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tasuki_core::{
     failure::{Blame, Failure, Reply as FailureReply, Verdict},
     health::{Code, Condition},
@@ -13,10 +14,12 @@ use tasuki_core::{
 };
 use tasuki_proto::{
     backoff::jittered,
-    names::{Domain, MailHost},
+    names::{Domain, MailHost, Mailbox},
     smtp::{
         BodyType, Reply,
         client::{ClientConfig, ClientFailure, Login, Problem, Proof, Protocol, Security, Stage, Timeouts},
+        dkim::HeaderTooLong,
+        header,
         server::Password as Hidden,
     },
 };
@@ -25,7 +28,7 @@ use crate::{
     config::{Password, Settings, Smarthost},
     connect::{Connection, Dialer},
     context::{Context, Job},
-    convert,
+    convert, dkim,
     lanes::{Lane, Pushed},
     route::{self, NextHop, RouteError},
     settle::Attempted,
@@ -172,7 +175,16 @@ async fn deliver(
             return connection;
         }
     };
+    let prefix = match signature(context, &settings, &job).await {
+        Ok(prefix) => prefix,
+        Err(why) => {
+            let failure = || Failure::us(why.clone());
+            conclude_all(context, &settings, job, None, &failure).await;
+            return connection;
+        }
+    };
     let mut attempt = Attempt {
+        prefix,
         context,
         settings: &settings,
         lane,
@@ -297,8 +309,59 @@ fn refusal(error: &RouteError) -> impl Fn() -> Failure + use<> {
     }
 }
 
+/// The DKIM signatures that go in front of a mail: if it is one of ours, and its author's domain has keys.
+async fn signature(context: &Context, settings: &Settings, job: &Job) -> Result<Bytes, String> {
+    let held = &job.held;
+    // What strangers bring for relay domains may claim any author.
+    if held.envelope.principal.is_none() && !held.envelope.is_dsn {
+        return Ok(Bytes::new());
+    }
+    let ring = context.dkim.ring(context.deps.clock.now()).await;
+    report_keys(context, ring.as_ref().err());
+    let ring = ring?;
+    if ring.is_empty() {
+        return Ok(Bytes::new());
+    }
+    // Our own trace fields stand in front of what was taken in.
+    let mut message = dkim::hasher(settings.server.data.max_header_size + 64 * 1024);
+    let too_long = |error: HeaderTooLong| error.to_string();
+    match &job.body {
+        Some(kept) => {
+            for piece in &kept.pieces {
+                message.update(piece).map_err(too_long)?;
+            }
+        }
+        None => {
+            let store = &context.deps.store;
+            let mut source = store.body(&held.body).await.map_err(|e| e.to_string())?;
+            while let Some(piece) = source.next().await.map_err(|e| e.to_string())? {
+                message.update(&piece).map_err(too_long)?;
+            }
+        }
+    }
+    let (header, body_hash) = message.finish();
+    let authors = header::authors(&header::Header::parse(&header)).unwrap_or_default();
+    let Some(author) = authors.first().and_then(Mailbox::domain) else {
+        return Ok(Bytes::new());
+    };
+    let author = author.clone();
+    let now = context.deps.clock.wall();
+    let fields = context.dkim.sign(&ring, &author, header, body_hash, now).await;
+    report_keys(context, fields.as_ref().err());
+    fields.map(Bytes::from)
+}
+
+/// Keys that cannot be read are ours to mend.
+fn report_keys(context: &Context, trouble: Option<&String>) {
+    let sentence = |why| format!("mail cannot be signed ({why}); it waits until it can be");
+    let condition = trouble.map(|why| Condition::warning(Code::Signing, sentence(why)));
+    context.deps.health.set("mail.dkim", condition);
+}
+
 /// One attempt at one job.
 struct Attempt<'a> {
+    /// Goes in front of the message.
+    prefix: Bytes,
     context: &'a Arc<Context>,
     settings: &'a Settings,
     lane: &'a Lane,
@@ -389,7 +452,8 @@ impl Attempt<'_> {
             if job.held.envelope.eight_bit {
                 envelope.body = BodyType::EightBitMime;
             }
-            let (results, left) = connection.send(self.context, job, envelope).await;
+            let prefix = self.prefix.clone();
+            let (results, left) = connection.send(self.context, job, envelope, prefix).await;
             self.connection = left;
             // RFC 6531 3.6: what one server lacks another one may have.
             if matches!(self.hop, NextHop::Mx(_)) && results.iter().all(|r| r.as_ref().is_err_and(is_unfit)) {

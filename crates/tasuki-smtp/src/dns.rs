@@ -46,6 +46,8 @@ pub trait Resolver: Send + Sync {
     async fn mx(&self, domain: &str) -> Result<MxAnswer, LookupError>;
     /// The addresses of a host, IPv4 first; empty if there are none.
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupError>;
+    /// The TXT records of a name, the strings of each joined; empty if there are none.
+    async fn txt(&self, name: &str) -> Result<Vec<String>, LookupError>;
 }
 
 /// The real one, with a cache that keeps to the records' times within bounds.
@@ -143,5 +145,18 @@ impl Resolver for Hickory {
         addresses.sort_by_key(IpAddr::is_ipv6);
         addresses.dedup();
         Ok(addresses)
+    }
+
+    async fn txt(&self, name: &str) -> Result<Vec<String>, LookupError> {
+        let lookup = match in_time(name, self.0.txt_lookup(absolute(name))).await? {
+            Ok(lookup) => lookup,
+            Err(error) if error.is_no_records_found() || error.is_nx_domain() => return Ok(Vec::new()),
+            Err(error) => return Err(failed(name, &error)),
+        };
+        let texts = lookup.answers().iter().filter_map(|record| match &record.data {
+            RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
+            _ => None,
+        });
+        Ok(texts.collect())
     }
 }

@@ -14,8 +14,9 @@ use tasuki_core::{
     accept::Acceptor,
     ids::MailIds,
     shutdown::{Drained, Shutdown},
-    store::MailStore,
+    store::{MailStore, audit::Actor},
 };
+use tasuki_proto::{names::Domain, smtp::dkim::Algorithm};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -23,6 +24,7 @@ use crate::{
     config::{MailConfig, Role, Settings, differences},
     context::{Context, PerAddress},
     daily::{self, Daily},
+    dkim::{Dkim, DkimError, DkimKey},
     dns::{Hickory, Resolver},
     lanes::{LaneStatus, Lanes},
     metrics::Metrics,
@@ -165,6 +167,7 @@ impl Engine {
             server_tls: deps.tls.server(&[]),
             any_tls: any_certificate(),
             broken_tls: BrokenTls::default(),
+            dkim: Dkim::new(deps.secrets.clone(), deps.pool.clone()),
             lanes: Lanes::new(settings.delivery.max_connections),
             settings: ArcSwap::from_pointee(settings),
             resolver,
@@ -272,6 +275,82 @@ impl Handle {
     pub fn retry_now(&self) {
         self.context.lanes.unblock();
         self.context.wake.notify_one();
+    }
+
+    /// Makes the first DKIM keys of a domain; its mail is signed with them from now on.
+    ///
+    /// # Errors
+    /// See [`DkimError`].
+    pub async fn dkim_add(
+        &self,
+        domain: Domain,
+        algorithms: &[Algorithm],
+        selector: Option<&str>,
+        actor: &Actor,
+    ) -> Result<Vec<DkimKey>, DkimError> {
+        let now = self.context.deps.clock.wall();
+        let made = self
+            .context
+            .dkim
+            .add(domain, algorithms, selector, now, actor)
+            .await?;
+        self.retry_now();
+        Ok(made)
+    }
+
+    /// Makes the next keys of a domain, or changes over to them; see the command's help.
+    ///
+    /// # Errors
+    /// See [`DkimError`].
+    pub async fn dkim_rotate(
+        &self,
+        domain: Domain,
+        force: bool,
+        actor: &Actor,
+    ) -> Result<Vec<DkimKey>, DkimError> {
+        let now = self.context.deps.clock.wall();
+        let published = async |key: DkimKey| self.is_published(&key).await == Some(true);
+        self.context
+            .dkim
+            .rotate(domain, force, now, actor, published)
+            .await
+    }
+
+    /// Takes the DKIM keys of a domain away.
+    ///
+    /// # Errors
+    /// See [`DkimError`].
+    pub async fn dkim_remove(&self, domain: &Domain, actor: &Actor) -> Result<(), DkimError> {
+        let now = self.context.deps.clock.wall();
+        self.context.dkim.remove(domain, now, actor).await
+    }
+
+    /// All DKIM keys, and whether the DNS shows each of them; `None` when it does not answer.
+    ///
+    /// # Errors
+    /// See [`DkimError`].
+    pub async fn dkim_list(&self) -> Result<Vec<(DkimKey, Option<bool>)>, DkimError> {
+        let mut all = Vec::new();
+        for key in self.context.dkim.list().await? {
+            let published = self.is_published(&key).await;
+            all.push((key, published));
+        }
+        Ok(all)
+    }
+
+    async fn is_published(&self, key: &DkimKey) -> Option<bool> {
+        // White space in p= is allowed (RFC 6376 3.6.1), and other tags may stand beside it.
+        let value = |text: &str| {
+            let tags = text.split(';');
+            let tags = tags.filter_map(|tag| tag.split_once('='));
+            let mut values = tags.filter(|(name, _)| name.trim() == "p");
+            values
+                .next()
+                .map(|(_, value)| value.split_whitespace().collect::<String>())
+        };
+        let there = self.context.resolver.txt(&key.name).await.ok()?;
+        let ours = value(&key.record);
+        Some(ours.is_some() && there.iter().any(|text| value(text) == ours))
     }
 
     /// The engine in figures.

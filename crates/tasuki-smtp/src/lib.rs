@@ -14,6 +14,7 @@ mod context;
 mod convert;
 mod daily;
 mod deliver;
+mod dkim;
 mod dns;
 mod engine;
 mod fair;
@@ -34,6 +35,7 @@ pub use config::{
     ListenerConfig, MailConfig, NetworkConfig, Pattern, RelayConfig, RetryDelay, RewriteConfig, RouteConfig,
     SenderConfig, SmarthostConfig, SmarthostTls, Target,
 };
+pub use dkim::{DkimError, DkimKey, KeyState};
 pub use dns::{Hickory, LookupError, MxAnswer, Resolver};
 pub use engine::{Addrs, Engine, Handle, Status};
 pub use lanes::LaneStatus;

@@ -97,6 +97,12 @@ impl<'a> Header<'a> {
             .map(|f| self.value_of(f))
     }
 
+    /// All fields of this name as they stand, with their line ends.
+    pub fn fields_named<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
+        let named = self.fields.iter().filter(move |f| self.is_named(f, name));
+        named.map(|f| &self.bytes[f.whole.clone()])
+    }
+
     /// Appends the fields whose names pass.
     pub fn write_where(&self, keep: impl Fn(&str) -> bool, out: &mut Vec<u8>) {
         for field in &self.fields {

@@ -7,6 +7,7 @@
 pub mod client;
 pub mod data;
 mod date;
+pub mod dkim;
 pub mod dsn;
 mod envelope;
 pub mod header;

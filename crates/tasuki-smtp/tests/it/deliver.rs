@@ -235,6 +235,7 @@ async fn mail_to_domains_goes_by_their_mx() {
             ("bare.example", "127.0.0.1".parse().unwrap()),
             ("x.org", "127.0.0.1".parse().unwrap()),
         ],
+        Default::default(),
     );
     let port = sink.addr.port();
     let house = House::start(names, |c| {
@@ -290,6 +291,7 @@ async fn private_addresses_of_strangers_are_never_contacted() {
     let names = Names(
         vec![("evil.example", MxAnswer::Implicit)],
         vec![("evil.example", "127.0.0.1".parse().unwrap())],
+        Default::default(),
     );
     let port = sink.addr.port();
     let house = House::start(names, |c| c.delivery.mx_port = port).await;
@@ -378,6 +380,7 @@ fn shared_names(domains: &[&'static str]) -> Names {
     Names(
         domains.iter().map(|d| (*d, answer.clone())).collect(),
         vec![("mx.shared.example", [127, 0, 0, 1].into())],
+        Default::default(),
     )
 }
 
@@ -469,6 +472,7 @@ async fn mail_that_one_server_cannot_take_goes_to_another_of_the_same_domain() {
             ("old.y.example", [127, 0, 0, 1].into()),
             ("old2.y.example", [127, 0, 0, 1].into()),
         ],
+        Default::default(),
     );
     let port = old.addr.port();
     let house = House::start(names, |c| {

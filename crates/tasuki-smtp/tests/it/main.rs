@@ -5,6 +5,7 @@ mod caps;
 mod chunks;
 mod deliver;
 mod devices;
+mod dkim;
 mod dns;
 mod faulty;
 mod rewrite;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
     sync::Notify,
 };
@@ -214,6 +214,11 @@ impl Inner {
                 .and_then(|(_, r)| r.split_once('>'))
                 .map_or(String::new(), |(p, _)| p.to_owned())
         };
+        if let Some(size) = line.strip_prefix("BDAT ").and_then(|l| l.strip_suffix(" LAST")) {
+            let mut text = vec![0; size.parse().unwrap()];
+            stream.read_exact(&mut text).await.ok()?;
+            return self.end(stream, talk, &text).await;
+        }
         let usual = match verb.as_str() {
             "EHLO" => {
                 let starttls = self.tls.is_some() && !talk.tls;
@@ -270,6 +275,15 @@ impl Inner {
             }
             text.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
         }
+        self.end(stream, talk, &text).await
+    }
+
+    async fn end<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: &mut BufReader<S>,
+        talk: &mut Talk,
+        text: &[u8],
+    ) -> Option<Next> {
         let reply = self.say("end", "250 2.0.0 taken");
         if reply == "close" {
             return None;
@@ -278,7 +292,7 @@ impl Inner {
             let received = Received {
                 from: talk.from.clone(),
                 to: talk.to.clone(),
-                text: String::from_utf8_lossy(&text).into_owned(),
+                text: String::from_utf8_lossy(text).into_owned(),
                 connection: talk.number,
                 tls: talk.tls,
                 login: talk.login,

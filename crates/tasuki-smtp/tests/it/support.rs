@@ -50,6 +50,7 @@ pub(crate) struct House {
     pub(crate) budget: Budget,
     pub(crate) config: MailConfig,
     pub(crate) health: Health,
+    pub(crate) secrets: Secrets,
     pub(crate) accounts: Accounts,
     pub(crate) events: EventBus,
     /// Of the service `app`.
@@ -90,6 +91,8 @@ impl Look<'_> {
 pub(crate) struct Names(
     pub(crate) Vec<(&'static str, MxAnswer)>,
     pub(crate) Vec<(&'static str, IpAddr)>,
+    /// TXT records, which may change.
+    pub(crate) Arc<std::sync::Mutex<Vec<(String, String)>>>,
 );
 
 #[async_trait::async_trait]
@@ -114,6 +117,11 @@ impl Resolver for Names {
             .filter(|(h, _)| *h == host)
             .map(|(_, ip)| *ip)
             .collect())
+    }
+    async fn txt(&self, name: &str) -> Result<Vec<String>, LookupError> {
+        let texts = self.2.lock().unwrap();
+        let texts = texts.iter().filter(|(n, _)| n == name);
+        Ok(texts.map(|(_, text)| text.clone()).collect())
     }
 }
 
@@ -206,6 +214,7 @@ impl House {
             events.clone(),
         );
         let password = make_accounts(&accounts).await;
+        let secrets = Secrets::new(whole, [7; 32]);
         let deps = Deps {
             store: mail,
             node,
@@ -219,7 +228,7 @@ impl House {
             events: events.clone(),
             metrics: metrics.engine(EngineKind::Mail),
             health: health.clone(),
-            secrets: Secrets::new(whole, [7; 32]),
+            secrets: secrets.clone(),
             tls: tls.clone(),
             shared: Arc::new(Shared {
                 host: Some(Domain::parse("relay.example").unwrap()),
@@ -242,6 +251,7 @@ impl House {
             budget,
             config,
             health,
+            secrets,
             accounts,
             events,
             password,

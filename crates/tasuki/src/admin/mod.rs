@@ -6,6 +6,7 @@
 mod access;
 mod accounts;
 mod auth;
+mod dkim;
 mod engines;
 mod listen;
 mod problem;
@@ -114,6 +115,9 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/audit", get(access::audit))
         .route("/v1/keys/relay/export", post(system::export_relay_key))
         .route("/v1/mail/queue", get(engines::queue))
+        .route("/v1/mail/dkim", get(dkim::list).post(dkim::add))
+        .route("/v1/mail/dkim/{domain}", delete(dkim::remove))
+        .route("/v1/mail/dkim/{domain}/rotate", post(dkim::rotate))
         .route("/v1/fediverse/subscribers", get(engines::subscribers))
         .route(
             "/v1/fediverse/subscribers/{host}",

@@ -1,6 +1,6 @@
 //! `tasuki mail`: the mail engine.
 
-use super::{Context, output, segment};
+use super::{Context, dkim, output, segment};
 use crate::exit::Outcome;
 
 #[derive(clap::Subcommand, Debug)]
@@ -23,16 +23,22 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// The keys that sign our domains' mail
+    #[command(subcommand)]
+    Dkim(dkim::Command),
 }
 
 pub(super) fn run(command: Command, context: &Context) -> Outcome {
-    let Command::Queue {
-        sender,
-        to,
-        mail,
-        limit,
-        json,
-    } = command;
+    let (sender, to, mail, limit, json) = match command {
+        Command::Queue {
+            sender,
+            to,
+            mail,
+            limit,
+            json,
+        } => (sender, to, mail, limit, json),
+        Command::Dkim(command) => return dkim::run(command, context),
+    };
     let mut path = format!("/v1/mail/queue?limit={limit}");
     for (key, value) in [("sender", sender), ("to", to), ("mail", mail)] {
         if let Some(value) = value {

@@ -7,6 +7,7 @@ mod access;
 mod audit;
 mod check;
 mod client;
+mod dkim;
 mod fedi;
 mod init;
 mod key;
