@@ -92,6 +92,17 @@ pub async fn open(url: &str, data_dir: &Path) -> Result<Arc<dyn Store>, OpenErro
     )))
 }
 
+/// The statements that run again and again while nothing happens, for the test that reads their plans.
+#[doc(hidden)]
+#[must_use]
+pub fn periodic_statements(url: &str) -> Vec<&'static str> {
+    if url.starts_with("sqlite:") {
+        sqlite::periodic()
+    } else {
+        postgres::periodic()
+    }
+}
+
 fn sqlite_file(url: &str) -> Result<Option<PathBuf>, OpenError> {
     let Some(path) = url.strip_prefix("sqlite:") else {
         return Ok(None);

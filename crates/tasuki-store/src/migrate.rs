@@ -28,6 +28,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     5 "0005_sent",
     6 "0006_queue",
     7 "0007_delivery_form",
+    8 "0008_log_sizes",
 );
 
 const POSTGRES: &[Migration] = migrations!("postgres":
@@ -38,6 +39,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     5 "0005_sent",
     6 "0006_queue",
     7 "0007_delivery_form",
+    8 "0008_log_sizes",
 );
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";

@@ -373,6 +373,11 @@ fn body_of(row: &DbRow) -> StoreResult<StoredBody> {
     })
 }
 
+/// See [`crate::periodic_statements`].
+pub(crate) fn periodic() -> Vec<&'static str> {
+    queue::periodic()
+}
+
 impl Store for Db {}
 
 #[async_trait]

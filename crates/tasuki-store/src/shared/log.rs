@@ -24,6 +24,9 @@ const MAX_KEYS: i64 = 200_000;
 /// Entries that one cut looks at beyond those that everybody has.
 const CUT_AT_ONCE: i64 = 2_000;
 
+/// The sizes are in an index of their own, which is read in place of the bodies.
+pub(super) const TOTAL_BYTES: &str = "SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM log";
+
 fn hash(text: &str) -> Vec<u8> {
     digest(&SHA256, text.as_bytes()).as_ref().to_vec()
 }
@@ -244,7 +247,7 @@ async fn remove_settled(conn: &mut Conn, seq: i64, behind: &[HostProgress]) -> S
 }
 
 async fn total_bytes(conn: &mut Conn) -> StoreResult<i64> {
-    sqlx::query_scalar("SELECT CAST(coalesce(sum(size), 0) AS BIGINT) FROM log")
+    sqlx::query_scalar(TOTAL_BYTES)
         .fetch_one(conn)
         .await
         .map_err(store_error)

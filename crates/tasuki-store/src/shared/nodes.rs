@@ -11,6 +11,9 @@ use crate::error::store_error;
 /// How long a node that has just joined counts as alive before its first heartbeat.
 const FIRST_BREATH: Duration = Duration::from_secs(30);
 
+/// Frees the lanes of a node.
+pub(super) const FREE_LANES: &str = "UPDATE lanes SET owner = NULL, epoch = epoch + 1 WHERE owner = $1";
+
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }
@@ -46,7 +49,7 @@ pub(super) async fn join(conn: &mut Conn, name: &str) -> StoreResult<(NodeId, Ep
 
 /// Frees lanes and the fan-out of a node whose life is over.
 pub(super) async fn free_lanes(conn: &mut Conn, node: i64) -> StoreResult<()> {
-    sqlx::query("UPDATE lanes SET owner = NULL, epoch = epoch + 1 WHERE owner = $1")
+    sqlx::query(FREE_LANES)
         .bind(node)
         .execute(&mut *conn)
         .await

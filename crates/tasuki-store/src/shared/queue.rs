@@ -12,7 +12,9 @@ use tasuki_core::store::mail::{
 };
 use tasuki_core::store::{StoreError, StoreResult};
 
-use super::{BODY_COLUMNS, Conn, DbRow, FOR_UPDATE_SKIP_LOCKED, body_of, nodes, renew_lanes, store_now};
+use super::{
+    BODY_COLUMNS, Conn, DbRow, FOR_UPDATE_SKIP_LOCKED, body_of, nodes, renew_lanes, settle, store_now,
+};
 use crate::error::store_error;
 use crate::head::{self, Head, is_gone};
 use crate::words::from_json;
@@ -45,7 +47,35 @@ static CLAIM: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// Reads one row: ids grow with time.
-const OLDEST: &str = "SELECT accepted_at FROM mails ORDER BY id LIMIT 1";
+const OLDEST: &str = "SELECT accepted_at FROM mails WHERE id = (SELECT min(id) FROM mails)";
+/// Lanes that nobody needs.
+const REMOVE_IDLE: &str = "DELETE FROM lanes WHERE next_due IS NULL AND (owner IS NULL OR hold_until <= $1)";
+const HELD_LANE: &str =
+    "SELECT name FROM lanes WHERE id = $1 AND epoch = $2 AND owner IS NOT NULL AND hold_until > $3";
+const NEXT_DUE: &str =
+    "SELECT next_due FROM lanes WHERE next_due IS NOT NULL AND (owner IS NULL OR owner = $1
+         OR hold_until <= $2 OR owner IN (SELECT id FROM nodes WHERE alive_until <= $2))
+     ORDER BY next_due LIMIT 1";
+
+const END_LIFE: &str = "UPDATE nodes SET epoch = epoch + 1 WHERE id = $1 AND epoch = $2 AND alive_until <= $3
+     AND EXISTS (SELECT 1 FROM mails WHERE fresh > 0 AND node = $1 AND mails.epoch = $2)
+     RETURNING epoch";
+
+/// What is asked again and again, however long the queue is: none of it may read all of it.
+pub(crate) fn periodic() -> Vec<&'static str> {
+    vec![
+        OLDEST,
+        REMOVE_IDLE,
+        HELD_LANE,
+        NEXT_DUE,
+        DUE.as_str(),
+        ADOPTABLE.as_str(),
+        CLAIM.as_str(),
+        END_LIFE,
+        settle::FIRST_DUE,
+        nodes::FREE_LANES,
+    ]
+}
 
 struct Mail {
     id: MailId,
@@ -105,7 +135,7 @@ pub(super) async fn claim_lanes(conn: &mut Conn, claim: &Claim) -> StoreResult<V
     } else {
         renew_lanes(conn, claim.node, until, &claim.renew).await?
     };
-    sqlx::query("DELETE FROM lanes WHERE next_due IS NULL AND (owner IS NULL OR hold_until <= $1)")
+    sqlx::query(REMOVE_IDLE)
         .bind(store_now)
         .execute(&mut *conn)
         .await
@@ -147,15 +177,13 @@ pub(super) async fn due(
     in_flight: &[(MailId, DeliverySeq)],
 ) -> StoreResult<Vec<Held>> {
     let store_now = store_now(conn).await?;
-    let name: Option<String> = sqlx::query_scalar(
-        "SELECT name FROM lanes WHERE id = $1 AND epoch = $2 AND owner IS NOT NULL AND hold_until > $3",
-    )
-    .bind(lane.0)
-    .bind(epoch.0)
-    .bind(store_now)
-    .fetch_optional(&mut *conn)
-    .await
-    .map_err(store_error)?;
+    let name: Option<String> = sqlx::query_scalar(HELD_LANE)
+        .bind(lane.0)
+        .bind(epoch.0)
+        .bind(store_now)
+        .fetch_optional(&mut *conn)
+        .await
+        .map_err(store_error)?;
     let key = LaneKey(name.ok_or(StoreError::StaleEpoch)?);
     let rows = sqlx::query(DUE.as_str())
         .bind(lane.0)
@@ -257,17 +285,13 @@ async fn end_life(
     holder_epoch: i64,
     store_now: i64,
 ) -> StoreResult<Option<i64>> {
-    sqlx::query_scalar(
-        "UPDATE nodes SET epoch = epoch + 1 WHERE id = $1 AND epoch = $2 AND alive_until <= $3
-         AND EXISTS (SELECT 1 FROM mails WHERE fresh > 0 AND node = $1 AND epoch = $2)
-         RETURNING epoch",
-    )
-    .bind(holder)
-    .bind(holder_epoch)
-    .bind(store_now)
-    .fetch_optional(conn)
-    .await
-    .map_err(store_error)
+    sqlx::query_scalar(END_LIFE)
+        .bind(holder)
+        .bind(holder_epoch)
+        .bind(store_now)
+        .fetch_optional(conn)
+        .await
+        .map_err(store_error)
 }
 
 async fn take(
@@ -325,16 +349,12 @@ async fn take(
 /// When the next delivery is due in a lane that `node` may have.
 pub(super) async fn next_due(conn: &mut Conn, node: NodeId) -> StoreResult<Option<Timestamp>> {
     let store_now = store_now(conn).await?;
-    let due: Option<i64> = sqlx::query_scalar(
-        "SELECT next_due FROM lanes WHERE next_due IS NOT NULL AND (owner IS NULL OR owner = $1
-             OR hold_until <= $2 OR owner IN (SELECT id FROM nodes WHERE alive_until <= $2))
-         ORDER BY next_due LIMIT 1",
-    )
-    .bind(i64::from(node.0))
-    .bind(store_now)
-    .fetch_optional(conn)
-    .await
-    .map_err(store_error)?;
+    let due: Option<i64> = sqlx::query_scalar(NEXT_DUE)
+        .bind(i64::from(node.0))
+        .bind(store_now)
+        .fetch_optional(conn)
+        .await
+        .map_err(store_error)?;
     Ok(due.map(Timestamp))
 }
 

@@ -26,6 +26,9 @@ pub(super) struct Applied {
     touched: BTreeSet<i64>,
 }
 
+/// Brings a lane's first due time up to date.
+pub(super) const FIRST_DUE: &str =
+    "UPDATE lanes SET next_due = (SELECT min(due) FROM deliveries WHERE lane = $1) WHERE id = $1";
 static DELETE_MAIL: LazyLock<String> =
     LazyLock::new(|| format!("DELETE FROM mails WHERE id = $1 RETURNING {FREED_COLUMNS}"));
 static REQUIRE_LANE: LazyLock<String> =
@@ -63,13 +66,11 @@ pub(super) async fn settle_one(
 /// Brings the first due times of the touched lanes up to date.
 pub(super) async fn finish(conn: &mut Conn, applied: &mut Applied) -> StoreResult<()> {
     for lane in std::mem::take(&mut applied.touched) {
-        sqlx::query(
-            "UPDATE lanes SET next_due = (SELECT min(due) FROM deliveries WHERE lane = $1) WHERE id = $1",
-        )
-        .bind(lane)
-        .execute(&mut *conn)
-        .await
-        .map_err(store_error)?;
+        sqlx::query(FIRST_DUE)
+            .bind(lane)
+            .execute(&mut *conn)
+            .await
+            .map_err(store_error)?;
     }
     Ok(())
 }

@@ -310,6 +310,14 @@ fn body_of(row: &DbRow) -> StoreResult<StoredBody> {
     })
 }
 
+/// See [`crate::periodic_statements`].
+pub(crate) fn periodic() -> Vec<&'static str> {
+    let mut all = queue::periodic();
+    all.push(log::TOTAL_BYTES);
+    all.extend(segments::STATEMENTS);
+    all
+}
+
 impl Store for Db {}
 
 #[async_trait]

@@ -252,29 +252,38 @@ async fn a_dead_node_loses_its_mail_and_cannot_settle_it_any_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mail_whose_segment_was_not_written_is_dropped_at_the_start() {
-    for bench in benches().await.into_iter().filter(|b| b.is_sqlite()) {
+    // A segment that was found whole at an earlier start is known from the database; it is looked at all the same.
+    for starts_before in [0, 1] {
+        let bench = benches().await.remove(0);
         let store = bench.open().await;
         let (node, epoch) = joined(&*store).await;
-        let body = write(&*store, &[7; 100_000]).await;
-        store
-            .enqueue(
-                node,
-                epoch,
-                vec![mail(&["a.example"], body), mail(&["a.example"], small())],
-            )
-            .await
-            .unwrap();
+        let mut mails = vec![mail(&["a.example"], small())];
+        for _ in 0..6 {
+            let body = write(&*store, &[7; 100_000]).await;
+            mails.push(mail(&["a.example"], body));
+        }
+        store.enqueue(node, epoch, mails).await.unwrap();
         store.close().await;
+        for _ in 0..starts_before {
+            let store = bench.open().await;
+            assert_eq!(listed(&*store).await, 7);
+            store.close().await;
+        }
         for file in std::fs::read_dir(bench.dir().join("segments")).unwrap() {
-            let file = std::fs::OpenOptions::new()
-                .write(true)
-                .open(file.unwrap().path())
-                .unwrap();
-            file.set_len(99_999).unwrap();
+            let path = file.unwrap().path();
+            let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+            let len = file.metadata().unwrap().len();
+            assert_eq!(len, 300_000, "three in each of the two shared segments");
+            file.set_len(len - 1).unwrap();
         }
         let store = bench.open().await;
-        assert_eq!(listed(&*store).await, 1);
-        assert_eq!(store.queue_counts().await.unwrap().mails, 1);
+        assert_eq!(listed(&*store).await, 5);
+        assert_eq!(store.queue_counts().await.unwrap().mails, 5);
+        let (node, epoch) = joined(&*store).await;
+        let held = store.adopt(node, epoch, 9).await.unwrap();
+        for held in &held[1..] {
+            assert_eq!(read(&*store, &held.body).await, [7; 100_000]);
+        }
     }
 }
 

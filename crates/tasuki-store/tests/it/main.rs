@@ -8,5 +8,6 @@ mod gateway;
 mod kill;
 mod mail;
 mod outage;
+mod plans;
 mod postgres;
 mod support;

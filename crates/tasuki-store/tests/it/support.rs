@@ -31,10 +31,6 @@ impl Bench {
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
-
-    pub(crate) fn is_sqlite(&self) -> bool {
-        self.url.starts_with("sqlite:")
-    }
 }
 
 /// One of each kind.

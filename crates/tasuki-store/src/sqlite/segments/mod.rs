@@ -24,7 +24,7 @@ use tasuki_core::store::{StoreError, StoreResult};
 use tokio::sync::Notify;
 
 use self::file::SegmentFile;
-pub(super) use self::recover::recover;
+pub(super) use self::recover::{STATEMENTS, recover};
 use self::sink::Sink;
 use self::source::Source;
 use super::space::Space;

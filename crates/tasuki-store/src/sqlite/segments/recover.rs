@@ -1,6 +1,6 @@
 //! What is left of an earlier life: bodies are checked, space is punched out, everything is sealed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
+use futures_util::TryStreamExt as _;
 use sqlx::SqliteConnection;
 use tasuki_core::clock::Clock;
 use tasuki_core::ids::MailId;
@@ -21,6 +22,11 @@ use super::file;
 use super::{Entry, Place, Segments, State, blocking, seal};
 use crate::bodies::PIECE;
 use crate::error::store_error;
+
+const BODIES: &str = "SELECT place, body_len, checksum, id FROM mails WHERE segment = $1 ORDER BY place";
+const PLACES: &str = "SELECT place, body_len FROM mails WHERE segment = $1 ORDER BY place, body_len";
+/// What a start asks for each segment.
+pub(in crate::sqlite) const STATEMENTS: [&str; 2] = [BODIES, PLACES];
 
 struct Row {
     mail: i64,
@@ -42,11 +48,15 @@ pub(in crate::sqlite) async fn recover(
         .await
         .map_err(store_error)?;
     let sealed: HashSet<u64> = sealed.into_iter().map(i64::cast_unsigned).collect();
-    let mut by_segment = rows(conn).await?;
+    let used: Vec<i64> = sqlx::query_scalar("SELECT DISTINCT segment FROM mails WHERE segment IS NOT NULL")
+        .fetch_all(&mut *conn)
+        .await
+        .map_err(store_error)?;
+    let used: HashSet<u64> = used.into_iter().map(i64::cast_unsigned).collect();
     let mut state = State {
         next: files
             .keys()
-            .chain(by_segment.keys())
+            .chain(&used)
             .chain(&sealed)
             .copied()
             .max()
@@ -61,7 +71,15 @@ pub(in crate::sqlite) async fn recover(
             .map_err(store_error)?;
     }
     for (segment, size) in &files {
-        let rows = by_segment.remove(segment).unwrap_or_default();
+        if sealed.contains(segment)
+            && let Some((entry, holes)) = known(conn, *segment, *size).await?
+        {
+            state.entries.insert(*segment, entry);
+            // The janitor punches them: most are holes already.
+            state.dead.extend(holes);
+            continue;
+        }
+        let rows = rows(conn, *segment).await?;
         let check = !sealed.contains(segment);
         let (dir_owned, segment, size) = (dir.to_owned(), *segment, *size);
         let looked = blocking(move || look(&dir_owned, segment, size, rows, check)).await?;
@@ -72,8 +90,8 @@ pub(in crate::sqlite) async fn recover(
         }
     }
     // Rows of segments that are not there at all.
-    for rows in by_segment.into_values() {
-        let lost: Vec<i64> = rows.iter().map(|r| r.mail).collect();
+    for segment in used.iter().filter(|segment| !files.contains_key(segment)) {
+        let lost: Vec<i64> = rows(conn, *segment).await?.iter().map(|r| r.mail).collect();
         drop_mails(conn, &lost).await?;
     }
     Ok(Segments {
@@ -101,18 +119,16 @@ fn list(dir: &PathBuf) -> io::Result<BTreeMap<u64, u64>> {
     Ok(files)
 }
 
-async fn rows(conn: &mut SqliteConnection) -> StoreResult<HashMap<u64, Vec<Row>>> {
-    let rows: Vec<(i64, i64, i64, i64, i64)> = sqlx::query_as(
-        "SELECT segment, place, body_len, checksum, id FROM mails
-         WHERE segment IS NOT NULL ORDER BY segment, place",
-    )
-    .fetch_all(conn)
-    .await
-    .map_err(store_error)?;
-    let mut by_segment: HashMap<u64, Vec<Row>> = HashMap::new();
-    for (segment, offset, len, checksum, mail) in rows {
-        let segment = segment.cast_unsigned();
-        by_segment.entry(segment).or_default().push(Row {
+/// The bodies of a segment, with what checking them needs.
+async fn rows(conn: &mut SqliteConnection, segment: u64) -> StoreResult<Vec<Row>> {
+    let rows: Vec<(i64, i64, i64, i64)> = sqlx::query_as(BODIES)
+        .bind(segment.cast_signed())
+        .fetch_all(conn)
+        .await
+        .map_err(store_error)?;
+    Ok(rows
+        .into_iter()
+        .map(|(offset, len, checksum, mail)| Row {
             mail,
             place: Place {
                 segment,
@@ -120,9 +136,48 @@ async fn rows(conn: &mut SqliteConnection) -> StoreResult<HashMap<u64, Vec<Row>>
                 len: len.cast_unsigned(),
             },
             checksum: u32::try_from(checksum).unwrap_or(0),
-        });
+        })
+        .collect())
+}
+
+/// A sealed segment as its index entries tell, one after the other, without a look at rows or bodies; `None` if it is
+/// empty or shorter than they say.
+async fn known(
+    conn: &mut SqliteConnection,
+    segment: u64,
+    size: u64,
+) -> StoreResult<Option<(Entry, Vec<Place>)>> {
+    let mut places = sqlx::query_as::<_, (i64, i64)>(PLACES)
+        .bind(segment.cast_signed())
+        .fetch(conn);
+    let (mut live, mut at, mut holes) = (0, 0, Vec::new());
+    while let Some((offset, len)) = places.try_next().await.map_err(store_error)? {
+        let (offset, len) = (offset.cast_unsigned(), len.cast_unsigned());
+        holes.extend(hole(segment, at, offset));
+        at = at.max(offset.saturating_add(len));
+        live += 1;
     }
-    Ok(by_segment)
+    if live == 0 || at > size {
+        return Ok(None);
+    }
+    holes.extend(hole(segment, at, size));
+    let entry = Entry {
+        file: None,
+        tail: size,
+        // Counted when they are punched.
+        punched: 0,
+        live,
+        is_closed: true,
+    };
+    Ok(Some((entry, holes)))
+}
+
+fn hole(segment: u64, from: u64, to: u64) -> Option<Place> {
+    (to > from).then(|| Place {
+        segment,
+        offset: from,
+        len: to - from,
+    })
 }
 
 struct Looked {
@@ -167,23 +222,12 @@ fn look(dir: &Path, segment: u64, size: u64, rows: Vec<Row>, check: bool) -> io:
 }
 
 fn holes(segment: u64, size: u64, live: &[Place]) -> Vec<Place> {
-    let mut holes = Vec::new();
-    let mut at = 0;
-    let end = Place {
-        segment,
-        offset: size,
-        len: 0,
-    };
-    for place in live.iter().chain(std::iter::once(&end)) {
-        if place.offset > at {
-            holes.push(Place {
-                segment,
-                offset: at,
-                len: place.offset - at,
-            });
-        }
+    let (mut holes, mut at) = (Vec::new(), 0);
+    for place in live {
+        holes.extend(hole(segment, at, place.offset));
         at = at.max(place.offset + place.len);
     }
+    holes.extend(hole(segment, at, size));
     holes
 }
 
