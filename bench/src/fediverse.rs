@@ -19,10 +19,12 @@ use crate::rounds::{Plan, Suite};
 
 pub(crate) const SUITE: Suite = Suite {
     cases: &["full", "inbound"],
+    more_cases: &[],
     peers: |case| match case {
         "full" => &["tasuki", "activityrelay", "sign", "post"],
         _ => &["tasuki", "activityrelay"],
     },
+    slow_peers: &[],
     measure,
 };
 

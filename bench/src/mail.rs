@@ -1,28 +1,42 @@
 //! Mail: N messages from parallel senders through a relay to one next hop, 20 connections there for all.
 
-use std::fs;
+mod relays;
+
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::process::{PeakMemory, Running, cpu_seconds, free_port, wait_for_port, wait_until};
+use crate::drivers::fedi_hosts::make_files;
+use crate::process::{PeakMemory, Running, cpu_seconds, free_port, resident_kib, wait_for_port};
 use crate::report::Line;
 use crate::rounds::{Plan, Suite};
 
 pub(crate) const SUITE: Suite = Suite {
     cases: &["2k_x20", "10k_x20", "100k_x20", "10k_x1", "10k_x100"],
-    peers: |_| &["tasuki", "postfix", "direct"],
+    more_cases: &["10k_tls", "10k_1000_domains", "25m_x50", "idle5000"],
+    peers: |case| match case {
+        "10k_x20" => &["tasuki", "postfix", "exim", "opensmtpd", "haraka", "direct"],
+        "idle5000" => &["tasuki"],
+        _ => &["tasuki", "postfix", "direct"],
+    },
+    slow_peers: &["exim", "opensmtpd", "haraka"],
     measure,
 };
 
+/// Where the name server of `sink.test` listens; `scripts/bench` makes it the machine's resolver for the run.
+const NAME_SERVER: &str = "127.77.0.53:53";
+
 struct Case {
+    name: String,
     size: usize,
     senders: usize,
     messages: usize,
+    tls: bool,
+    domains: usize,
 }
 
 fn case(name: &str, quick: bool) -> Result<Case> {
@@ -32,21 +46,37 @@ fn case(name: &str, quick: bool) -> Result<Case> {
         "100k_x20" => (102_400, 20, 4_000),
         "10k_x1" => (10_240, 1, 3_000),
         "10k_x100" => (10_240, 100, 15_000),
+        "10k_tls" | "10k_1000_domains" => (10_240, 20, 10_000),
+        // Just under Tasuki's shipped limit.
+        "25m_x50" => (26_000_000, 50, 200),
+        "idle5000" => (0, 5000, 0),
         other => bail!("unknown case {other}"),
     };
     Ok(Case {
+        name: name.to_owned(),
         size,
         senders,
         messages: if quick { messages / 4 } else { messages },
+        tls: name == "10k_tls",
+        domains: if name == "10k_1000_domains" { 1000 } else { 1 },
     })
+}
+
+/// What a relay needs to know of its surroundings.
+struct Place<'a> {
+    plan: &'a Plan,
+    directory: &'a Path,
+    log: &'a Path,
+    /// The sink's port.
+    next_hop: u16,
+    case: &'a Case,
 }
 
 /// A relay under test: where to send, and whose CPU counts.
 struct Relay {
     port: u16,
-    roots: Vec<u32>,
     durable: bool,
-    _running: Option<Running>,
+    running: Option<Running>,
 }
 
 fn measure(plan: &Plan, name: &str, peer: &str) -> Result<Line> {
@@ -55,68 +85,164 @@ fn measure(plan: &Plan, name: &str, peer: &str) -> Result<Line> {
         .prefix("bench-mail-")
         .tempdir_in(std::env::current_dir()?.join("target"))?;
     let log = directory.path().join("log");
-    let mut sink = Running::part(&["smtp-sink".into()], &log)?;
+    let mut sink = vec!["smtp-sink".to_owned()];
+    if case.tls {
+        make_files(directory.path())?;
+        sink.extend(["--tls".to_owned(), directory.path().display().to_string()]);
+    }
+    let mut sink = Running::part(&sink, &log)?;
     let ports: Value = serde_json::from_str(&sink.line()?)?;
     let port_of = |key: &str| -> Result<u16> { Ok(u16::try_from(ports[key].as_u64().context("a port")?)?) };
     let (next_hop, count) = (port_of("smtp")?, port_of("count")?);
+    let names = ["dns".to_owned(), "--listen".to_owned(), NAME_SERVER.to_owned()];
+    let mut names = (case.domains > 1)
+        .then(|| Running::part(&names, &log))
+        .transpose()?;
+    names.as_mut().map(Running::line).transpose()?;
+    let place = Place {
+        plan,
+        directory: directory.path(),
+        log: &log,
+        next_hop,
+        case: &case,
+    };
     let relay = match peer {
-        "tasuki" => tasuki(plan, directory.path(), &log, next_hop)?,
-        "postfix" => postfix(directory.path(), &log, next_hop)?,
-        "direct" => Relay {
+        "tasuki" => relays::tasuki(&place)?,
+        "postfix" => relays::postfix(&place)?,
+        "exim" => relays::exim(&place)?,
+        "opensmtpd" => relays::opensmtpd(&place)?,
+        "haraka" => relays::haraka(&place)?,
+        "direct" if case.tls || case.domains > 1 => Relay {
             port: next_hop,
-            roots: Vec::new(),
             durable: false,
-            _running: None,
+            running: None,
         },
+        "direct" => return straight(&place),
         other => bail!("unknown peer {other}"),
     };
-    // Warm up: connections, caches, the database's first pages.
-    let warm_up = (case.messages / 10).max(case.senders);
-    let peak = PeakMemory::watch(relay.roots.clone());
-    send(&case, warm_up, relay.port)?;
+    let line = Line {
+        engine: "mail",
+        case: name.to_owned(),
+        peer: peer.to_owned(),
+        durable: Some(relay.durable),
+        ..Line::default()
+    };
+    if case.messages == 0 {
+        return idle(&relay, &case, &log, line);
+    }
+    relayed(&relay, &case, &place, count, line)
+}
+
+fn relayed(relay: &Relay, case: &Case, place: &Place<'_>, count: u16, line: Line) -> Result<Line> {
+    let roots: Vec<u32> = relay.running.iter().map(Running::pid).collect();
+    let measured = !roots.is_empty();
+    // Warm up: connections, caches, the database's first pages; a JIT needs some thousand.
+    let warm_up = match line.peer.as_str() {
+        "haraka" => 2000,
+        _ => (case.messages / 10).max(case.senders),
+    };
+    let peak = PeakMemory::watch(roots.clone());
+    send(case, place, relay.port, 0, warm_up)?;
     wait_for_count(count, warm_up, "warming up")?;
-    let (cpu, begin) = (cpu_seconds(&relay.roots), Instant::now());
-    send(&case, case.messages, relay.port)?;
+    let (cpu, begin) = (cpu_seconds(&roots), Instant::now());
+    send(case, place, relay.port, warm_up, case.messages)?;
     let arrived = wait_for_count(count, warm_up + case.messages, "delivering");
     let seconds = begin.elapsed().as_secs_f64();
-    let cpu = cpu_seconds(&relay.roots) - cpu;
+    let cpu = cpu_seconds(&roots) - cpu;
     let seen = counted(count)?.0;
     let lost = (warm_up + case.messages).saturating_sub(seen);
     if lost == 0 {
         arrived?;
     }
     Ok(Line {
-        engine: "mail",
-        case: name.to_owned(),
-        peer: peer.to_owned(),
         units_per_s: Some(case.messages as f64 / seconds),
-        cpu_s_per_1000: (!relay.roots.is_empty()).then(|| cpu * 1000.0 / case.messages as f64),
-        peak_rss_mib: (!relay.roots.is_empty()).then(|| peak.finish()),
+        cpu_s_per_1000: measured.then(|| cpu * 1000.0 / case.messages as f64),
+        peak_rss_mib: measured.then(|| peak.finish()),
         lost: Some(lost as u64),
-        durable: Some(relay.durable),
+        ..line
+    })
+}
+
+/// The generator straight into Postfix's own sink: what the machine gives. The sink does not count; every message had
+/// its reply when the generator ends.
+fn straight(place: &Place<'_>) -> Result<Line> {
+    let port = free_port()?;
+    let mut command = Command::new("smtp-sink");
+    command.args(["-u", "nobody", &format!("127.0.0.1:{port}"), "256"]);
+    let mut sink = Running::start(&mut command, place.log)?;
+    sink.drain();
+    wait_for_port(port)?;
+    let case = place.case;
+    send(case, place, port, 0, case.messages / 10)?;
+    let begin = Instant::now();
+    send(case, place, port, 0, case.messages)?;
+    Ok(Line {
+        engine: "mail",
+        case: case.name.to_owned(),
+        peer: "direct".to_owned(),
+        units_per_s: Some(case.messages as f64 / begin.elapsed().as_secs_f64()),
+        durable: Some(false),
         ..Line::default()
     })
 }
 
-/// Postfix's own load generator, each sender on one connection; it ends when every message has its reply.
-fn send(case: &Case, messages: usize, port: u16) -> Result<()> {
-    let status = Command::new("smtp-source")
-        .args([
-            "-d",
-            "-s",
+fn idle(relay: &Relay, case: &Case, log: &Path, line: Line) -> Result<Line> {
+    let roots: Vec<u32> = relay.running.iter().map(Running::pid).collect();
+    let before = resident_kib(&roots);
+    let mut held = Running::part(
+        &[
+            "smtp-idle",
+            "--to",
+            &format!("127.0.0.1:{}", relay.port),
+            "--connections",
             &case.senders.to_string(),
-            "-m",
+        ]
+        .map(str::to_owned),
+        log,
+    )?;
+    if held.line()? != "ready" {
+        bail!("the connections were not opened");
+    }
+    let after = resident_kib(&roots);
+    Ok(Line {
+        kib_per_conn: Some(after.saturating_sub(before) as f64 / case.senders as f64),
+        peak_rss_mib: Some(after as f64 / 1024.0),
+        ..line
+    })
+}
+
+/// Sends and returns when every message has its reply: with Postfix's own generator, each sender on one connection,
+/// or with ours where it must do what that cannot.
+fn send(case: &Case, place: &Place<'_>, port: u16, from: usize, messages: usize) -> Result<()> {
+    if case.tls || case.domains > 1 {
+        let mut arguments = [
+            "smtp-load",
+            "--to",
+            &format!("127.0.0.1:{port}"),
+            "--senders",
+            &case.senders.to_string(),
+            "--messages",
             &messages.to_string(),
-            "-l",
+            "--from",
+            &from.to_string(),
+            "--size",
             &case.size.to_string(),
-        ])
-        .args([
-            "-f",
-            "sender@bench.test",
-            "-t",
-            "recipient@sink.test",
-            &format!("inet:127.0.0.1:{port}"),
-        ])
+            "--domains",
+            &case.domains.to_string(),
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        if case.tls {
+            let ca: PathBuf = place.directory.join("ca.pem");
+            arguments.extend(["--tls".to_owned(), ca.display().to_string()]);
+        }
+        return Running::part(&arguments, place.log)?.result().map(drop);
+    }
+    let status = Command::new("smtp-source")
+        .args(["-d", "-s", &case.senders.to_string()])
+        .args(["-m", &messages.to_string(), "-l", &case.size.to_string()])
+        .args(["-f", "sender@bench.test", "-t", "recipient@sink.test"])
+        .arg(format!("inet:127.0.0.1:{port}"))
         .status()
         .context("smtp-source (Debian package postfix)")?;
     if !status.success() {
@@ -147,91 +273,4 @@ fn wait_for_count(port: u16, messages: usize, what: &str) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn tasuki(plan: &Plan, directory: &Path, log: &Path, next_hop: u16) -> Result<Relay> {
-    let port = free_port()?;
-    let data = directory.join("data");
-    let config = directory.join("tasuki.toml");
-    fs::write(
-        &config,
-        include_str!("../config/mail.toml")
-            .replace("DATA", &data.display().to_string())
-            .replace("PORT_NEXT_HOP", &next_hop.to_string())
-            .replace("PORT_RELAY", &port.to_string()),
-    )?;
-    let program = plan.program("tasuki")?;
-    let ours = |arguments: &[&str]| {
-        let mut command = Command::new(&program);
-        command.env("TASUKI_CONFIG", &config).args(arguments);
-        command
-    };
-    let made = ours(&["init", "--host", "relay.bench.test"]).output()?;
-    if !made.status.success() {
-        bail!("tasuki init: {}", String::from_utf8_lossy(&made.stderr));
-    }
-    let mut running = Running::start(&mut ours(&["serve"]), log)?;
-    running.drain();
-    wait_for_port(port)?;
-    let added = ours(&["service", "add", "bench", "--send-as", "*"]).output()?;
-    if !added.status.success() {
-        bail!("tasuki service add: {}", String::from_utf8_lossy(&added.stderr));
-    }
-    Ok(Relay {
-        port,
-        roots: vec![running.pid()],
-        durable: true,
-        _running: Some(running),
-    })
-}
-
-fn postfix(directory: &Path, log: &Path, next_hop: u16) -> Result<Relay> {
-    let port = free_port()?;
-    let etc = directory.join("postfix");
-    let spool = directory.join("spool");
-    let state = directory.join("state");
-    for made in [&etc, &spool, &state] {
-        fs::create_dir_all(made)?;
-    }
-    // Its daemons run as the user postfix and must reach their directories.
-    for path in [directory, spool.as_path()] {
-        let mut mode = fs::metadata(path)?.permissions();
-        std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o755);
-        fs::set_permissions(path, mode)?;
-    }
-    Command::new("chown")
-        .args(["postfix", &state.display().to_string()])
-        .status()?;
-    fs::write(
-        etc.join("main.cf"),
-        include_str!("../config/postfix.cf")
-            .replace("DIRECTORY", &directory.display().to_string())
-            .replace("PORT_NEXT_HOP", &next_hop.to_string()),
-    )?;
-    fs::write(
-        etc.join("master.cf"),
-        include_str!("../config/postfix-master.cf").replace("PORT_RELAY", &port.to_string()),
-    )?;
-    let configured = Command::new("postfix")
-        .args(["-c", &etc.display().to_string(), "check"])
-        .output()
-        .context("postfix")?;
-    if !configured.status.success() {
-        bail!("postfix check: {}", String::from_utf8_lossy(&configured.stderr));
-    }
-    let mut running = Running::start(
-        Command::new("/usr/lib/postfix/sbin/master").args(["-c", &etc.display().to_string(), "-d"]),
-        log,
-    )?;
-    running.drain();
-    wait_for_port(port)?;
-    wait_until("postfix's queue manager", Duration::from_secs(10), || {
-        Ok(spool.join("public/qmgr").exists())
-    })?;
-    Ok(Relay {
-        port,
-        roots: vec![running.pid()],
-        durable: true,
-        _running: Some(running),
-    })
 }

@@ -9,6 +9,7 @@
 
 mod drivers;
 mod fediverse;
+mod idle;
 mod mail;
 mod process;
 mod report;
@@ -33,7 +34,13 @@ enum Command {
     /// Measures one engine and its peers.
     Run(rounds::Plan),
     /// Part of a run: takes mail and counts distinct Message-IDs.
-    SmtpSink,
+    SmtpSink(drivers::smtp_sink::Sink),
+    /// Part of a run: senders that can do STARTTLS and many domains.
+    SmtpLoad(drivers::smtp_load::Load),
+    /// Part of a run: holds SMTP connections that do nothing.
+    SmtpIdle(drivers::smtp_load::Idle),
+    /// Part of a run: the name server of `sink.test`.
+    Dns(drivers::dns::Dns),
     /// Part of a run: the local server behind a tunnel.
     TcpServer,
     /// Part of a run: loads a TCP address and prints a JSON figure.
@@ -58,7 +65,10 @@ fn main() -> Result<()> {
         .map_err(|_| anyhow::anyhow!("a TLS provider was installed twice"))?;
     match Arguments::parse().command {
         Command::Run(plan) => rounds::run(&plan),
-        Command::SmtpSink => drivers::smtp_sink::run(),
+        Command::SmtpSink(sink) => drivers::smtp_sink::run(&sink),
+        Command::SmtpLoad(load) => drivers::smtp_load::run(&load),
+        Command::SmtpIdle(idle) => drivers::smtp_load::idle(&idle),
+        Command::Dns(dns) => drivers::dns::run(&dns),
         Command::TcpServer => drivers::tcp::serve(),
         Command::TcpLoad(load) => drivers::tcp::load(&load),
         Command::QuinnServer(server) => drivers::quic::server(&server),

@@ -24,6 +24,12 @@ pub(crate) struct Line {
     pub(crate) kib_per_conn: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) peak_rss_mib: Option<f64>,
+    /// CPU as a share of one core.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu_percent: Option<f64>,
+    /// Size of the program without symbols.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) binary_mib: Option<f64>,
     /// Units that the sink never saw, summed over the rounds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lost: Option<u64>,
@@ -48,6 +54,8 @@ pub(crate) fn median(rounds: &[Line]) -> Line {
     line.p99_us = middle(|l| l.p99_us);
     line.kib_per_conn = middle(|l| l.kib_per_conn);
     line.peak_rss_mib = middle(|l| l.peak_rss_mib);
+    line.cpu_percent = middle(|l| l.cpu_percent);
+    line.binary_mib = middle(|l| l.binary_mib);
     line.lost = rounds.iter().filter_map(|l| l.lost).reduce(|a, b| a + b);
     line
 }
@@ -55,7 +63,7 @@ pub(crate) fn median(rounds: &[Line]) -> Line {
 /// Prints the table for people.
 pub(crate) fn print_table(lines: &[Line]) {
     println!(
-        "{:<12} {:<14} {:>9} {:>10} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>6} durable",
+        "{:<16} {:<14} {:>9} {:>10} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>6} {:>7} {:>6} durable",
         "case",
         "peer",
         "units/s",
@@ -66,12 +74,14 @@ pub(crate) fn print_table(lines: &[Line]) {
         "p99 us",
         "KiB/conn",
         "MiB peak",
+        "cpu %",
+        "MiB bin",
         "lost"
     );
     for l in lines {
         let f = |v: Option<f64>, digits: usize| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.digits$}"));
         println!(
-            "{:<12} {:<14} {:>9} {:>10} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>6} {}",
+            "{:<16} {:<14} {:>9} {:>10} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>6} {:>7} {:>6} {}",
             l.case,
             l.peer,
             f(l.units_per_s, 0),
@@ -82,6 +92,8 @@ pub(crate) fn print_table(lines: &[Line]) {
             f(l.p99_us, 0),
             f(l.kib_per_conn, 1),
             f(l.peak_rss_mib, 1),
+            f(l.cpu_percent, 3),
+            f(l.binary_mib, 2),
             l.lost.map_or_else(|| "-".to_owned(), |n| n.to_string()),
             l.durable.map_or("-", |d| if d { "yes" } else { "no" }),
         );

@@ -2,17 +2,19 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use crate::report::{Line, median, print_table};
-use crate::{fediverse, mail, tunnel};
+use crate::{fediverse, idle, mail, tunnel};
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum EngineName {
     Mail,
     Fediverse,
     Tunnel,
+    /// Memory and CPU of programs that have nothing to do.
+    Idle,
 }
 
 #[derive(Args)]
@@ -43,7 +45,12 @@ pub(crate) struct Plan {
 impl Plan {
     /// How many rounds.
     fn rounds(&self) -> usize {
-        if self.quick { 3 } else { 5 }
+        match (self.engine, self.quick) {
+            // A minute each, and little to scatter.
+            (EngineName::Idle, true) => 1,
+            (EngineName::Idle, false) | (_, true) => 3,
+            (_, false) => 5,
+        }
     }
 
     /// A program of ours, as an absolute path.
@@ -64,8 +71,18 @@ impl Plan {
 /// What an engine's module offers.
 pub(crate) struct Suite {
     pub(crate) cases: &'static [&'static str],
+    /// Cases that a quick run leaves out unless they are named.
+    pub(crate) more_cases: &'static [&'static str],
     pub(crate) peers: fn(case: &str) -> &'static [&'static str],
+    /// Peers that a quick run leaves out unless they are named.
+    pub(crate) slow_peers: &'static [&'static str],
     pub(crate) measure: fn(plan: &Plan, case: &str, peer: &str) -> Result<Line>,
+}
+
+impl Suite {
+    fn knows(&self, case: &str) -> bool {
+        self.cases.contains(&case) || self.more_cases.contains(&case)
+    }
 }
 
 pub(crate) fn run(plan: &Plan) -> Result<()> {
@@ -73,14 +90,24 @@ pub(crate) fn run(plan: &Plan) -> Result<()> {
         EngineName::Mail => &mail::SUITE,
         EngineName::Fediverse => &fediverse::SUITE,
         EngineName::Tunnel => &tunnel::SUITE,
+        EngineName::Idle => &idle::SUITE,
     };
     let wanted = |list: &[String], name: &str| list.is_empty() || list.iter().any(|l| l == name);
+    if let Some(unknown) = plan.cases.iter().find(|c| !suite.knows(c)) {
+        bail!("unknown case {unknown}");
+    }
     let mut lines = Vec::new();
-    for case in suite.cases.iter().filter(|c| wanted(&plan.cases, c)) {
+    let more: &[&str] = if plan.quick && plan.cases.is_empty() {
+        &[]
+    } else {
+        suite.more_cases
+    };
+    for case in suite.cases.iter().chain(more).filter(|c| wanted(&plan.cases, c)) {
         let peers: Vec<&str> = (suite.peers)(case)
             .iter()
             .copied()
             .filter(|p| wanted(&plan.peers, p))
+            .filter(|p| !plan.quick || !plan.peers.is_empty() || !suite.slow_peers.contains(p))
             .collect();
         let mut taken: Vec<Vec<Line>> = vec![Vec::new(); peers.len()];
         // In turns: what the machine does meanwhile meets every peer alike.

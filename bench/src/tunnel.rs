@@ -24,14 +24,27 @@ pub(crate) const SUITE: Suite = Suite {
         "conn64",
         "idle5000",
     ],
-    peers: |_| &["tasuki", "quinn", "rathole-tcp", "rathole-noise", "direct"],
+    more_cases: &[],
+    peers: |_| {
+        &[
+            "tasuki",
+            "quinn",
+            "rathole-tcp",
+            "rathole-noise",
+            "rathole-tls",
+            "bore",
+            "direct",
+        ]
+    },
+    slow_peers: &["rathole-tls", "bore"],
     measure,
 };
 
 /// A tunnel under test: the visitors' address, and whose CPU and memory count.
-struct Tunnel {
+pub(crate) struct Tunnel {
     visitors: SocketAddr,
-    parts: Vec<Running>,
+    /// The gateway's process, then the one at home.
+    pub(crate) parts: Vec<Running>,
 }
 
 fn measure(plan: &Plan, case: &str, peer: &str) -> Result<Line> {
@@ -42,18 +55,29 @@ fn measure(plan: &Plan, case: &str, peer: &str) -> Result<Line> {
     let mut server = Running::part(&["tcp-server".into()], &log)?;
     let local: u16 = server.line()?.parse()?;
     let tunnel = match peer {
-        "tasuki" => tasuki(plan, directory.path(), &log, local)?,
+        "tasuki" => tasuki(
+            plan,
+            directory.path(),
+            &log,
+            local,
+            include_str!("../config/tunnel.toml"),
+        )?,
         "quinn" => quinn_copy(directory.path(), &log, local)?,
-        "rathole-tcp" | "rathole-noise" => {
-            rathole(plan, directory.path(), &log, local, peer == "rathole-noise")?
+        "rathole-tcp" | "rathole-noise" | "rathole-tls" => {
+            rathole(plan, directory.path(), &log, local, peer)?
         }
+        "bore" => bore(plan, &log, local)?,
         "direct" => Tunnel {
             visitors: ([127, 0, 0, 1], local).into(),
             parts: Vec::new(),
         },
         other => bail!("unknown peer {other}"),
     };
-    let seconds = if plan.quick { "2" } else { "4" };
+    let seconds = match (plan.quick, case) {
+        (false, _) => "4",
+        (true, "bulk1_up" | "bulk1_down" | "bulk8_up" | "bulk8_down") => "2",
+        (true, _) => "1",
+    };
     let line = Line {
         engine: "tunnel",
         case: case.to_owned(),
@@ -177,7 +201,7 @@ fn quinn_copy(directory: &Path, log: &Path, local: u16) -> Result<Tunnel> {
     })
 }
 
-fn rathole(plan: &Plan, directory: &Path, log: &Path, local: u16, noise: bool) -> Result<Tunnel> {
+fn rathole(plan: &Plan, directory: &Path, log: &Path, local: u16, kind: &str) -> Result<Tunnel> {
     let (control, port) = (free_port()?, free_port()?);
     let program = plan.tool("bin/rathole")?;
     let (mut server, mut client) = (
@@ -188,7 +212,16 @@ fn rathole(plan: &Plan, directory: &Path, log: &Path, local: u16, noise: bool) -
             "[client]\nremote_addr = \"127.0.0.1:{control}\"\ndefault_token = \"bench\"\n[client.services.bench]\nlocal_addr = \"127.0.0.1:{local}\"\n"
         ),
     );
-    if noise {
+    if kind == "rathole-tls" {
+        let (identity, ca) = rathole_identity(directory)?;
+        server += &format!(
+            "[server.transport]\ntype = \"tls\"\n[server.transport.tls]\npkcs12 = \"{identity}\"\npkcs12_password = \"bench\"\n"
+        );
+        client += &format!(
+            "[client.transport]\ntype = \"tls\"\n[client.transport.tls]\ntrusted_root = \"{ca}\"\nhostname = \"gateway.bench.test\"\n"
+        );
+    }
+    if kind == "rathole-noise" {
         let made = Command::new(&program).arg("--genkey").output()?;
         let text = String::from_utf8(made.stdout)?;
         let keys: Vec<&str> = text
@@ -220,13 +253,64 @@ fn rathole(plan: &Plan, directory: &Path, log: &Path, local: u16, noise: bool) -
     })
 }
 
-fn tasuki(plan: &Plan, directory: &Path, log: &Path, local: u16) -> Result<Tunnel> {
+/// A certificate for `gateway.bench.test` as PKCS#12, and its CA.
+fn rathole_identity(directory: &Path) -> Result<(String, String)> {
+    crate::drivers::fedi_hosts::make_files(directory)?;
+    let path = |name: &str| directory.join(name).display().to_string();
+    let made = Command::new("openssl")
+        .args(["pkcs12", "-export", "-passout", "pass:bench"])
+        .args(["-in", &path("host.pem"), "-inkey", &path("host.key")])
+        .args(["-out", &path("identity.p12")])
+        .output()
+        .context("openssl")?;
+    if !made.status.success() {
+        bail!("openssl pkcs12: {}", String::from_utf8_lossy(&made.stderr));
+    }
+    Ok((path("identity.p12"), path("ca.pem")))
+}
+
+/// bore's server has one control port, which cannot be chosen.
+fn bore(plan: &Plan, log: &Path, local: u16) -> Result<Tunnel> {
+    const CONTROL: u16 = 7835;
+    let port = free_port()?;
+    let program = plan.tool("bin/bore")?;
+    let text = port.to_string();
+    let mut server = Running::start(
+        Command::new(&program)
+            .args(["server", "--min-port", &text, "--max-port", &text])
+            .args(["--bind-addr", "127.0.0.1"]),
+        log,
+    )?;
+    server.drain();
+    wait_for_port(CONTROL)?;
+    let mut client = Running::start(
+        Command::new(&program)
+            .args(["local", &local.to_string(), "--to", "127.0.0.1", "--port", &text])
+            .args(["--local-host", "127.0.0.1"]),
+        log,
+    )?;
+    client.drain();
+    wait_for_port(port)?;
+    Ok(Tunnel {
+        visitors: ([127, 0, 0, 1], port).into(),
+        parts: vec![server, client],
+    })
+}
+
+/// A gateway with `config` and an agent that exposes the local server's port.
+pub(crate) fn tasuki(
+    plan: &Plan,
+    directory: &Path,
+    log: &Path,
+    local: u16,
+    config_text: &str,
+) -> Result<Tunnel> {
     let (quic, port) = (free_port()?, free_port()?);
     let config = directory.join("tasuki.toml");
     let data = directory.join("data");
     fs::write(
         &config,
-        include_str!("../config/tunnel.toml")
+        config_text
             .replace("DATA", &data.display().to_string())
             .replace("PORT_QUIC", &quic.to_string()),
     )?;

@@ -48,8 +48,8 @@ pub(crate) fn make_files(directory: &std::path::Path) -> Result<()> {
     let ca_certificate = ca.self_signed(&ca_key)?;
     let issuer = rcgen::Issuer::new(ca, ca_key);
     let host_key = rcgen::KeyPair::generate()?;
-    let host =
-        rcgen::CertificateParams::new(vec!["*.bench.test".to_owned()])?.signed_by(&host_key, &issuer)?;
+    let host = rcgen::CertificateParams::new(vec!["*.bench.test".to_owned(), "127.0.0.1".to_owned()])?
+        .signed_by(&host_key, &issuer)?;
     std::fs::write(directory.join("ca.pem"), ca_certificate.pem())?;
     std::fs::write(directory.join("host.pem"), host.pem())?;
     std::fs::write(directory.join("host.key"), host_key.serialize_pem())?;

@@ -4,13 +4,19 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::Result;
 use bytes::BytesMut;
+use clap::Args;
 use memchr::memmem;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 #[derive(Default)]
 struct Seen {
@@ -18,7 +24,15 @@ struct Seen {
     total: u64,
 }
 
-pub(crate) fn run() -> Result<()> {
+#[derive(Args)]
+pub(crate) struct Sink {
+    /// Offers STARTTLS with the certificate in this directory.
+    #[arg(long)]
+    tls: Option<PathBuf>,
+}
+
+pub(crate) fn run(sink: &Sink) -> Result<()> {
+    let tls = sink.tls.as_deref().map(acceptor).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -37,7 +51,7 @@ pub(crate) fn run() -> Result<()> {
             tokio::select! {
                 accepted = smtp.accept() => {
                     let (stream, _) = accepted?;
-                    tokio::task::spawn_local(session(stream, Rc::clone(&seen)));
+                    tokio::task::spawn_local(connection(stream, tls.clone(), Rc::clone(&seen)));
                 }
                 accepted = count.accept() => {
                     let (mut stream, _) = accepted?;
@@ -49,9 +63,32 @@ pub(crate) fn run() -> Result<()> {
     })
 }
 
-async fn session(mut stream: TcpStream, seen: Rc<RefCell<Seen>>) -> Result<()> {
+fn acceptor(directory: &Path) -> Result<TlsAcceptor> {
+    let chain = vec![CertificateDer::from_pem_file(directory.join("host.pem"))?];
+    let key = PrivateKeyDer::from_pem_file(directory.join("host.key"))?;
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    Ok(Arc::new(config).into())
+}
+
+async fn connection(mut stream: TcpStream, tls: Option<TlsAcceptor>, seen: Rc<RefCell<Seen>>) -> Result<()> {
     stream.set_nodelay(true)?;
     stream.write_all(b"220 sink.test ESMTP\r\n").await?;
+    if !session(&mut stream, tls.is_some(), &seen).await? {
+        return Ok(());
+    }
+    let Some(tls) = tls else { return Ok(()) };
+    let mut stream = tls.accept(stream).await?;
+    session(&mut stream, false, &seen).await.map(drop)
+}
+
+/// One session; true when the client asked for TLS and may begin.
+async fn session<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    offers_tls: bool,
+    seen: &RefCell<Seen>,
+) -> Result<bool> {
     let mut input = BytesMut::with_capacity(64 * 1024);
     // While in DATA: how much of the input was already searched for the final dot.
     let mut in_data = None;
@@ -64,7 +101,7 @@ async fn session(mut stream: TcpStream, seen: Rc<RefCell<Seen>>) -> Result<()> {
                     break;
                 };
                 let mail = input.split_to(end);
-                note(&mail, &seen);
+                note(&mail, seen);
                 in_data = None;
                 replies.extend_from_slice(b"250 2.0.0 taken\r\n");
             } else {
@@ -74,7 +111,15 @@ async fn session(mut stream: TcpStream, seen: Rc<RefCell<Seen>>) -> Result<()> {
                 let line = input.split_to(end + 2);
                 match line.get(..4).map(<[u8]>::to_ascii_uppercase).as_deref() {
                     Some(b"EHLO") => {
-                        replies.extend_from_slice(b"250-sink.test\r\n250-PIPELINING\r\n250-SIZE 104857600\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250 SMTPUTF8\r\n");
+                        replies.extend_from_slice(b"250-sink.test\r\n250-PIPELINING\r\n250-SIZE 104857600\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n");
+                        if offers_tls {
+                            replies.extend_from_slice(b"250-STARTTLS\r\n");
+                        }
+                        replies.extend_from_slice(b"250 SMTPUTF8\r\n");
+                    }
+                    Some(b"STAR") => {
+                        stream.write_all(b"220 2.0.0 go on\r\n").await?;
+                        return Ok(true);
                     }
                     Some(b"DATA") => {
                         in_data = Some(0);
@@ -83,7 +128,8 @@ async fn session(mut stream: TcpStream, seen: Rc<RefCell<Seen>>) -> Result<()> {
                     Some(b"QUIT") => {
                         replies.extend_from_slice(b"221 2.0.0 bye\r\n");
                         stream.write_all(&replies).await?;
-                        return Ok(());
+                        stream.flush().await?;
+                        return Ok(false);
                     }
                     _ => replies.extend_from_slice(b"250 2.0.0 ok\r\n"),
                 }
@@ -91,10 +137,11 @@ async fn session(mut stream: TcpStream, seen: Rc<RefCell<Seen>>) -> Result<()> {
         }
         if !replies.is_empty() {
             stream.write_all(&replies).await?;
+            stream.flush().await?;
         }
         input.reserve(64 * 1024);
         if stream.read_buf(&mut input).await? == 0 {
-            return Ok(());
+            return Ok(false);
         }
     }
 }
