@@ -8,6 +8,7 @@ mod acme;
 mod bad_input;
 mod command_line;
 mod demo;
+mod durable;
 mod far_ends;
 mod fediverse;
 mod mail;
