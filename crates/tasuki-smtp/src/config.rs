@@ -50,6 +50,8 @@ pub struct MailConfig {
     pub relay_domains: Vec<Domain>,
     /// Networks whose clients need not log in; each acts as a service.
     pub mynetworks: Vec<NetworkConfig>,
+    /// Load balancers that begin each connection with a PROXY header (version 1 or 2); others may not.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// What is changed of mail on its way through.
     pub rewrite: RewriteConfig,
     /// Where mail for postmaster at `server.host` goes.
@@ -257,6 +259,7 @@ impl Default for MailConfig {
             max_recipients: 100,
             relay_domains: Vec::new(),
             mynetworks: Vec::new(),
+            proxy_protocol_from: Vec::new(),
             rewrite: RewriteConfig::default(),
             postmaster: None,
             default_route: "direct".to_owned(),
@@ -392,6 +395,7 @@ pub(crate) struct Settings {
     pub(crate) devices_server: Arc<ServerConfig>,
     pub(crate) devices: Vec<Arc<Device>>,
     pub(crate) rewrite: Rewrite,
+    pub(crate) proxies: Vec<IpNet>,
     pub(crate) greet_pause: Duration,
     pub(crate) relay_domains: Vec<Domain>,
     pub(crate) networks: Vec<NetworkConfig>,
@@ -471,6 +475,7 @@ impl Settings {
             devices_server: Arc::new(devices_server(config, &server)),
             devices: config.devices.check()?,
             rewrite: config.rewrite.check()?,
+            proxies: config.proxy_protocol_from.clone(),
             server: Arc::new(server),
             host,
             greet_pause: config.relay.greet_pause,

@@ -9,6 +9,7 @@ use tasuki_core::{
     accounts::AuthError,
     acl::{Action, Question as AclQuestion},
     bans::{Offence, Standing},
+    front::read_proxied,
     limits::{Rate, Who},
     store::accounts::Principal,
 };
@@ -34,8 +35,9 @@ use crate::{
     receive::{BUSY, FULL, Incoming, Trace},
 };
 
-/// How long a handshake, and a write of replies, may take.
+/// How long a handshake, a load balancer's header, and a write of replies may take.
 const HANDSHAKE: Duration = Duration::from_secs(30);
+const PROXY_HEADER: Duration = Duration::from_secs(10);
 const WRITE: Duration = Duration::from_secs(60);
 /// How long the end of TLS may take.
 const HANG_UP: Duration = Duration::from_secs(5);
@@ -56,11 +58,21 @@ const NO_SERVICE: Reply = Reply::new(
 const BANNED: Reply = Reply::new(554, (5, 7, 1), "your address is not welcome here for now");
 
 /// Serves one accepted connection to its end.
-pub(crate) async fn serve(context: Arc<Context>, role: Role, accepted: Accepted) {
+pub(crate) async fn serve(context: Arc<Context>, role: Role, mut accepted: Accepted) {
+    let settings = context.settings.load_full();
+    let proxy = accepted.peer.ip();
+    if settings.proxies.iter().any(|net| net.contains(&proxy)) {
+        match timeout(PROXY_HEADER, read_proxied(&mut accepted.stream)).await {
+            Ok(Ok(client)) => accepted.peer = client.unwrap_or(accepted.peer),
+            Ok(Err(error)) => {
+                return tracing::debug!(peer.addr = %proxy, %error, "the proxy's connection has no PROXY header");
+            }
+            Err(_) => return tracing::debug!(peer.addr = %proxy, "the proxy sent no PROXY header in time"),
+        }
+    }
     let from = accepted.peer.ip();
     context.metrics.sessions.inc();
     context.metrics.sessions_open.inc();
-    let settings = context.settings.load_full();
     let mut shell = Shell {
         socket: Socket::Plain(accepted.stream),
         out: BytesMut::new(),

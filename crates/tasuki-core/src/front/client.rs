@@ -1,11 +1,13 @@
 //! Who the client is, when proxies stand between: PROXY headers and forwarding headers, from trusted peers alone.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderMap;
 use http::header::{FORWARDED, HeaderName};
 use ipnet::IpNet;
 use proxy_header::{Error, ParseConfig, ProxyHeader};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::net::{ClientAddr, unmapped};
 
@@ -122,6 +124,27 @@ pub(super) fn read_proxy_header(bytes: &[u8]) -> Proxied {
     }
 }
 
+/// Reads the PROXY header (version 1 or 2) with which `stream` must begin, and nothing behind it. The client that it
+/// names; `None` if the proxy speaks for itself. The caller sets the deadline.
+///
+/// # Errors
+/// The stream's; [`io::ErrorKind::InvalidData`] if it begins with anything else.
+pub async fn read_proxied(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
+    let mut bytes = Vec::with_capacity(128);
+    loop {
+        // One octet at a time, so that none of what follows is taken: the proxy may have sent more in the same segment.
+        bytes.push(stream.read_u8().await?);
+        match read_proxy_header(&bytes) {
+            Proxied::Header(_, client) => return Ok(client.map(|client| client.0)),
+            Proxied::Incomplete => {}
+            Proxied::Malformed => {
+                let problem = "a PROXY header was required";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{ClientAddr, HeaderMap, Proxied, of_request, read_proxy_header};
@@ -191,5 +214,23 @@ mod tests {
         let mut long = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff".to_vec();
         long.resize(super::MAX_PROXY_HEADER_BYTES, 0);
         assert_eq!(read_proxy_header(&long), Proxied::Malformed);
+    }
+
+    #[tokio::test]
+    async fn nothing_behind_the_header_is_taken() {
+        let v1 = b"PROXY TCP4 198.51.100.9 192.0.2.1 77 25\r\n".to_vec();
+        let mut v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c".to_vec();
+        v2.extend([198, 51, 100, 9, 192, 0, 2, 1, 0, 77, 0, 25]);
+        for header in [v1, v2] {
+            let wire = [header.as_slice(), b"EHLO c\r\n"].concat();
+            let mut stream = wire.as_slice();
+            let client = super::read_proxied(&mut stream).await.unwrap();
+            assert_eq!(client, Some("198.51.100.9:77".parse().unwrap()));
+            assert_eq!(stream, b"EHLO c\r\n");
+        }
+        let mut stream = b"EHLO c\r\n".as_slice();
+        assert!(super::read_proxied(&mut stream).await.is_err());
+        let mut stream = b"PROXY TC".as_slice();
+        assert!(super::read_proxied(&mut stream).await.is_err());
     }
 }

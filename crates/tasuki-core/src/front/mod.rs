@@ -40,6 +40,7 @@ mod routes;
 mod stream;
 
 pub use answer::{full, problem};
+pub use client::read_proxied;
 pub use config::FrontConfig;
 pub use routes::{RawConnection, RawHandler, Route, Routes};
 pub use stream::Prefixed;

@@ -8,6 +8,7 @@ mod devices;
 mod dkim;
 mod dns;
 mod faulty;
+mod proxied;
 mod rewrite;
 mod session;
 mod sink;

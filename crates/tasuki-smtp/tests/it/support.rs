@@ -361,6 +361,18 @@ impl House {
         Talk::connect(self.addrs.relay[0]).await
     }
 
+    /// A session through a load balancer that begins with this header.
+    pub(crate) async fn proxied(&self, header: &[u8]) -> Talk<TcpStream> {
+        let mut stream = TcpStream::connect(self.addrs.relay[0]).await.unwrap();
+        stream.write_all(header).await.unwrap();
+        let mut talk = Talk {
+            stream,
+            input: BytesMut::new(),
+        };
+        assert!(talk.reply().await.starts_with("220"));
+        talk
+    }
+
     /// The first line of a server that may not be welcoming.
     pub(crate) async fn banner(&self, addr: SocketAddr) -> String {
         let mut talk = Talk {

@@ -246,7 +246,8 @@ pub(crate) fn exempt(config: &Config, rules: &[(Origin, RuleSpec)]) -> Vec<Exemp
         .server
         .trusted_proxies
         .iter()
-        .chain(&config.front.proxy_protocol_from);
+        .chain(&config.front.proxy_protocol_from)
+        .chain(&config.mail.proxy_protocol_from);
     nets.extend(proxies.map(|net| Exempt {
         net: *net,
         engine: None,
