@@ -22,10 +22,13 @@ use tasuki_proto::{
 };
 
 mod devices;
+mod recipients;
 mod rewrite;
 
 pub(crate) use devices::{Device, device_at};
 pub use devices::{DeviceConfig, DevicesConfig, Target};
+pub use recipients::RecipientsConfig;
+pub(crate) use recipients::{Listed, Recipients};
 pub(crate) use rewrite::Rewrite;
 pub use rewrite::{AliasConfig, HeaderConfig, Pattern, RewriteConfig, SenderConfig};
 
@@ -50,6 +53,8 @@ pub struct MailConfig {
     pub relay_domains: Vec<Domain>,
     /// Networks whose clients need not log in; each acts as a service.
     pub mynetworks: Vec<NetworkConfig>,
+    /// Which addresses of a domain there are; a domain that is not named has all.
+    pub recipients: Vec<RecipientsConfig>,
     /// Load balancers that begin each connection with a PROXY header (version 1 or 2); others may not.
     pub proxy_protocol_from: Vec<IpNet>,
     /// What is changed of mail on its way through.
@@ -259,6 +264,7 @@ impl Default for MailConfig {
             max_recipients: 100,
             relay_domains: Vec::new(),
             mynetworks: Vec::new(),
+            recipients: Vec::new(),
             proxy_protocol_from: Vec::new(),
             rewrite: RewriteConfig::default(),
             postmaster: None,
@@ -396,6 +402,7 @@ pub(crate) struct Settings {
     pub(crate) devices: Vec<Arc<Device>>,
     pub(crate) rewrite: Rewrite,
     pub(crate) proxies: Vec<IpNet>,
+    pub(crate) recipients: Recipients,
     pub(crate) greet_pause: Duration,
     pub(crate) relay_domains: Vec<Domain>,
     pub(crate) networks: Vec<NetworkConfig>,
@@ -475,6 +482,7 @@ impl Settings {
             devices_server: Arc::new(devices_server(config, &server)),
             devices: config.devices.check()?,
             rewrite: config.rewrite.check()?,
+            recipients: Recipients::check(&config.recipients)?,
             proxies: config.proxy_protocol_from.clone(),
             server: Arc::new(server),
             host,

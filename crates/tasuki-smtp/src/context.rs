@@ -27,6 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Settings, daily::Daily, dkim::Dkim, dns::Resolver, lanes::Lanes, metrics::Metrics,
+    recipients::CallOuts,
     schedule::NextLook, settle::Report, trust::BrokenTls,
 };
 
@@ -60,6 +61,7 @@ pub(crate) struct Context {
     pub(crate) finished_in_drain: AtomicU64,
     pub(crate) sessions: PerAddress,
     pub(crate) daily: Daily,
+    pub(crate) call_outs: CallOuts,
     /// Our listeners' addresses, so that mail is not sent to ourselves.
     pub(crate) own: Vec<std::net::SocketAddr>,
 }

@@ -28,6 +28,7 @@ use crate::{
     dns::{Hickory, Resolver},
     lanes::{LaneStatus, Lanes},
     metrics::Metrics,
+    recipients::CallOuts,
     schedule::{self, NextLook},
     session, settle,
     trust::{BrokenTls, any_certificate},
@@ -182,6 +183,7 @@ impl Engine {
             finished_in_drain: AtomicU64::new(0),
             sessions: PerAddress::default(),
             daily: Daily::default(),
+            call_outs: CallOuts::default(),
             own,
             deps,
         };

@@ -8,6 +8,7 @@
 //! **Invariants:** nobody relays without a decision made in `policy`, closed by default. `250` goes out after the commit.
 //! Only replies to MAIL, RCPT and DATA judge a mail. In recipients, accepted = delivered + bounced + dropped + waiting.
 
+mod callout;
 mod config;
 mod connect;
 mod context;
@@ -24,6 +25,7 @@ mod metrics;
 mod notice;
 mod policy;
 mod receive;
+mod recipients;
 mod route;
 mod schedule;
 mod session;
@@ -32,8 +34,8 @@ mod trust;
 
 pub use config::{
     AliasConfig, DeliveryConfig, DeviceConfig, DevicesConfig, DnsConfig, HeaderConfig, LimitsConfig,
-    ListenerConfig, MailConfig, NetworkConfig, Pattern, RelayConfig, RetryDelay, RewriteConfig, RouteConfig,
-    SenderConfig, SmarthostConfig, SmarthostTls, Target,
+    ListenerConfig, MailConfig, NetworkConfig, Pattern, RecipientsConfig, RelayConfig, RetryDelay,
+    RewriteConfig, RouteConfig, SenderConfig, SmarthostConfig, SmarthostTls, Target,
 };
 pub use dkim::{DkimError, DkimKey, KeyState};
 pub use dns::{Hickory, LookupError, MxAnswer, Resolver};

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tasuki_core::{
     EngineKind,
     accept::Accepted,
@@ -33,6 +34,7 @@ use crate::{
     daily::{self, Reserved},
     policy,
     receive::{BUSY, FULL, Incoming, Trace},
+    recipients::{self, Existence},
 };
 
 /// How long a handshake, a load balancer's header, and a write of replies may take.
@@ -81,6 +83,7 @@ pub(crate) async fn serve(context: Arc<Context>, role: Role, mut accepted: Accep
         network: None,
         login: None,
         device: None,
+        asking: FuturesUnordered::new(),
         incoming: None,
         reserved: None,
         settings,
@@ -139,6 +142,8 @@ struct Shell {
     login: Option<Arc<Principal>>,
     /// The device that this is, at the devices' listener.
     device: Option<Arc<Device>>,
+    /// Recipients whose existence is being asked for; the machine allows 16 at a time.
+    asking: FuturesUnordered<BoxFuture<'static, (Ticket, Existence)>>,
     incoming: Option<Incoming>,
     /// What the mail under way takes of its principal's daily cap.
     reserved: Option<Reserved>,
@@ -290,6 +295,10 @@ impl Shell {
                     session.handle_timeout(clock.now());
                     armed = None;
                 }
+                Some((ticket, existence)) = self.asking.next(), if !self.asking.is_empty() => {
+                    let reply = self.known(existence).await;
+                    self.answered(session, ticket, reply, &mut input);
+                }
                 () = context.closing.cancelled(), if !told_to_drain => {
                     told_to_drain = true;
                     session.handle_drain(clock.now());
@@ -309,8 +318,9 @@ impl Shell {
             match event {
                 Event::Reply(octets) => self.out.extend_from_slice(&octets),
                 Event::Ask(ticket, question) => {
-                    let reply = self.answer(session, question).await?;
-                    self.answered(session, ticket, reply, input);
+                    if let Some(reply) = self.answer(session, ticket, question).await? {
+                        self.answered(session, ticket, reply, input);
+                    }
                 }
                 Event::Body { piece, header } => {
                     if let Some(incoming) = &mut self.incoming {
@@ -374,16 +384,22 @@ impl Shell {
         }
     }
 
-    async fn answer(&mut self, session: &Session, question: Question) -> Result<Reply, End> {
-        Ok(match question {
+    /// The answer, unless it comes later.
+    async fn answer(
+        &mut self,
+        session: &Session,
+        ticket: Ticket,
+        question: Question,
+    ) -> Result<Option<Reply>, End> {
+        Ok(Some(match question {
             Question::Auth(credentials) => {
                 self.flush().await?;
                 self.check_login(&credentials).await
             }
             Question::Mail => self.check_sender(session),
-            Question::Recipient(mailbox) => self.check_recipient(&mailbox).await,
+            Question::Recipient(mailbox) => return Ok(self.check_recipient(ticket, mailbox).await),
             Question::Data => self.begin_data(session),
-        })
+        }))
     }
 
     async fn check_login(&mut self, credentials: &Credentials) -> Reply {
@@ -444,9 +460,9 @@ impl Shell {
         }
     }
 
-    async fn check_recipient(&mut self, mailbox: &Mailbox) -> Reply {
+    async fn check_recipient(&mut self, ticket: Ticket, mailbox: Mailbox) -> Option<Reply> {
         let client = self.client();
-        if let Err(reply) = policy::may_relay_to(&client, mailbox, &self.settings, &self.context.deps.acl) {
+        if let Err(reply) = policy::may_relay_to(&client, &mailbox, &self.settings, &self.context.deps.acl) {
             self.context.metrics.refuse("relay");
             tracing::debug!(peer.addr = %self.peer, "relaying denied");
             if self.principal().is_none() {
@@ -455,8 +471,34 @@ impl Shell {
                     .bans
                     .offence(EngineKind::Mail, self.ip(), Offence::RelayProbe);
             }
-            return reply;
+            return Some(reply);
         }
+        match recipients::listed(&self.settings, &mailbox) {
+            Ok(existence) => Some(self.known(existence).await),
+            Err(whom) => {
+                let (context, settings) = (Arc::clone(&self.context), Arc::clone(&self.settings));
+                let question =
+                    async move { (ticket, recipients::ask(context, settings, mailbox, whom).await) };
+                self.asking.push(question.boxed());
+                None
+            }
+        }
+    }
+
+    /// The reply to a recipient that is allowed, once it is known whether it exists.
+    async fn known(&mut self, existence: Existence) -> Reply {
+        match existence {
+            Existence::Known => self.charge().await,
+            Existence::Unknown => {
+                self.context.metrics.refuse("recipient");
+                recipients::UNKNOWN
+            }
+            Existence::Unclear => recipients::UNCLEAR,
+        }
+    }
+
+    /// Takes one recipient off the principal's rate and cap.
+    async fn charge(&mut self) -> Reply {
         let per_minute = self.settings.recipients_per_minute;
         if let Some(principal) = self.principal()
             && per_minute > 0

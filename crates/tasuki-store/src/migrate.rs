@@ -29,6 +29,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     6 "0006_queue",
     7 "0007_delivery_form",
     8 "0008_log_sizes",
+    10 "0010_recipients",
 );
 
 const POSTGRES: &[Migration] = migrations!("postgres":
@@ -40,6 +41,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     6 "0006_queue",
     7 "0007_delivery_form",
     8 "0008_log_sizes",
+    10 "0010_recipients",
 );
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";

@@ -10,9 +10,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tasuki_proto::names::{Mailbox, ReversePath};
+use tasuki_proto::names::{Domain, Mailbox, ReversePath};
 
-use super::StoreResult;
+use super::{AuditEntry, StoreResult};
 use crate::clock::Timestamp;
 use crate::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId};
 
@@ -366,6 +366,17 @@ pub trait MailStore: Send + Sync {
     async fn next_due(&self, node: NodeId) -> StoreResult<Option<Timestamp>>;
     /// Lists waiting deliveries, oldest mail first.
     async fn queue(&self, filter: &QueueFilter, limit: usize) -> StoreResult<Vec<QueueRow>>;
+    /// Whether this address is in the table of known recipients; local parts are compared without case.
+    async fn is_recipient(&self, mailbox: &Mailbox) -> StoreResult<bool>;
+    /// Adds known recipients and removes some; what is there already, or is not there, is left as it is.
+    async fn change_recipients(
+        &self,
+        add: Vec<Mailbox>,
+        remove: Vec<Mailbox>,
+        audit: AuditEntry,
+    ) -> StoreResult<()>;
+    /// Local parts of the known recipients of exactly this domain, in order, after this one.
+    async fn recipients(&self, domain: &Domain, after: &str, limit: usize) -> StoreResult<Vec<String>>;
     /// Adds recipients that principals sent to on a day (days since 1970, UTC); returns the day's sums, in order. Sums older
     /// than the day before are forgotten.
     async fn add_sent(&self, day: i64, sent: Vec<(PrincipalId, u64)>) -> StoreResult<Vec<u64>>;

@@ -13,13 +13,14 @@ use tasuki_core::{
     clock::Timestamp,
     ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId},
     store::{
-        MailStore, Store, StoreError, StoreResult,
+        AuditEntry, MailStore, Store, StoreError, StoreResult,
         mail::{
             BodySink, BodySource, Held, Lane, NewMail, Outcome, QueueCounts, QueueFilter, QueueRow, Settled,
             StoredBody,
         },
     },
 };
+use tasuki_proto::names::{Domain, Mailbox};
 
 /// See the module.
 pub(crate) struct Faulty {
@@ -95,6 +96,20 @@ impl MailStore for Faulty {
     }
     async fn queue(&self, filter: &QueueFilter, limit: usize) -> StoreResult<Vec<QueueRow>> {
         self.inner.queue(filter, limit).await
+    }
+    async fn is_recipient(&self, mailbox: &Mailbox) -> StoreResult<bool> {
+        self.works()?.is_recipient(mailbox).await
+    }
+    async fn change_recipients(
+        &self,
+        add: Vec<Mailbox>,
+        remove: Vec<Mailbox>,
+        audit: AuditEntry,
+    ) -> StoreResult<()> {
+        self.works()?.change_recipients(add, remove, audit).await
+    }
+    async fn recipients(&self, domain: &Domain, after: &str, limit: usize) -> StoreResult<Vec<String>> {
+        self.works()?.recipients(domain, after, limit).await
     }
     async fn add_sent(&self, day: i64, sent: Vec<(PrincipalId, u64)>) -> StoreResult<Vec<u64>> {
         self.works()?.add_sent(day, sent).await

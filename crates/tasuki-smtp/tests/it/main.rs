@@ -9,6 +9,7 @@ mod dkim;
 mod dns;
 mod faulty;
 mod proxied;
+mod recipients;
 mod rewrite;
 mod session;
 mod sink;

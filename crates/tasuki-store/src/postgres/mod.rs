@@ -61,6 +61,12 @@ mod queue;
     clippy::duplicate_mod,
     reason = "one text for both databases, compiled against each"
 )]
+#[path = "../shared/recipients.rs"]
+mod recipients;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
 #[path = "../shared/secrets.rs"]
 mod secrets;
 #[expect(

@@ -12,12 +12,13 @@ use tasuki_core::store::mail::{
     BodyPlace, BodySink, BodySource, Held, Hold, Lane, NewMail, Outcome, QueueCounts, QueueFilter, QueueRow,
     Settled, Settlement, StoredBody,
 };
-use tasuki_core::store::{MailStore, StoreError, StoreResult};
+use tasuki_core::store::{AuditEntry, MailStore, StoreError, StoreResult};
+use tasuki_proto::names::{Domain, Mailbox};
 
 use super::segments::Place;
 use super::settle::{self, Applied};
 use super::writer::ALL_NODES;
-use super::{Db, FREED_COLUMNS, place_of, queue, sent, totals};
+use super::{Db, FREED_COLUMNS, place_of, queue, recipients, sent, totals};
 use crate::bodies::Inline;
 use crate::error::{is_duplicate, store_error};
 use crate::head;
@@ -415,6 +416,26 @@ impl MailStore for Db {
     async fn queue(&self, filter: &QueueFilter, limit: usize) -> StoreResult<Vec<QueueRow>> {
         self.writer.land().await?;
         queue::list(&mut *self.read().await?, filter, limit).await
+    }
+
+    async fn is_recipient(&self, mailbox: &Mailbox) -> StoreResult<bool> {
+        recipients::has(&mut *self.read().await?, mailbox).await
+    }
+
+    async fn change_recipients(
+        &self,
+        add: Vec<Mailbox>,
+        remove: Vec<Mailbox>,
+        audit: AuditEntry,
+    ) -> StoreResult<()> {
+        self.change(move |conn| {
+            Box::pin(async move { recipients::change(conn, &add, &remove, &audit).await })
+        })
+        .await
+    }
+
+    async fn recipients(&self, domain: &Domain, after: &str, limit: usize) -> StoreResult<Vec<String>> {
+        recipients::list(&mut *self.read().await?, domain, after, limit).await
     }
 
     async fn add_sent(&self, day: i64, sent: Vec<(PrincipalId, u64)>) -> StoreResult<Vec<u64>> {

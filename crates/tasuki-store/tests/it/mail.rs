@@ -6,7 +6,8 @@ use std::time::Duration;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{DeliverySeq, Epoch, MailId, NodeId, PrincipalId};
 use tasuki_core::store::mail::{Hold, Outcome, QueueFilter, Settled, Settlement};
-use tasuki_core::store::{Store, StoreError};
+use tasuki_core::store::{Actor, Store, StoreError};
+use tasuki_proto::names::{Domain, Mailbox};
 
 use super::support::{benches, lane, mail, read, recipient, small, write};
 
@@ -348,5 +349,47 @@ async fn the_queue_in_figures_is_the_queue_in_rows_also_after_a_restart() {
         figures(&*store).await;
         store.close().await;
         figures(&*bench.open().await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn known_recipients_are_found_in_any_case_and_listed_by_domain() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let mailbox = |text: &str| Mailbox::parse(text).unwrap();
+        let entry = |n| Actor::gateway("test").entry(Timestamp(n), "mail.recipients", "x.org", "");
+        let add = ["Anna@x.org", "bob@x.org", "anna@sub.x.org"]
+            .map(mailbox)
+            .to_vec();
+        store
+            .change_recipients(add.clone(), vec![], entry(1))
+            .await
+            .unwrap();
+        store
+            .change_recipients(add, vec![mailbox("nobody@x.org")], entry(2))
+            .await
+            .unwrap();
+        for (address, there) in [
+            ("anna@x.org", true),
+            ("ANNA@X.org", true),
+            ("anna@sub.x.org", true),
+            ("bob@sub.x.org", false),
+            ("anna@[192.0.2.1]", false),
+        ] {
+            assert_eq!(
+                store.is_recipient(&mailbox(address)).await.unwrap(),
+                there,
+                "{address}"
+            );
+        }
+        let domain = Domain::parse("x.org").unwrap();
+        assert_eq!(store.recipients(&domain, "", 10).await.unwrap(), ["anna", "bob"]);
+        assert_eq!(store.recipients(&domain, "anna", 10).await.unwrap(), ["bob"]);
+        assert_eq!(store.recipients(&domain, "", 1).await.unwrap(), ["anna"]);
+        store
+            .change_recipients(vec![], vec![mailbox("ANNA@x.org")], entry(3))
+            .await
+            .unwrap();
+        assert!(!store.is_recipient(&mailbox("anna@x.org")).await.unwrap());
     }
 }

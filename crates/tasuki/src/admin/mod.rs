@@ -10,6 +10,7 @@ mod dkim;
 mod engines;
 mod listen;
 mod problem;
+mod recipients;
 mod secrets;
 mod system;
 #[cfg(test)]
@@ -118,6 +119,10 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/mail/dkim", get(dkim::list).post(dkim::add))
         .route("/v1/mail/dkim/{domain}", delete(dkim::remove))
         .route("/v1/mail/dkim/{domain}/rotate", post(dkim::rotate))
+        .route(
+            "/v1/mail/recipients",
+            get(recipients::list).post(recipients::change),
+        )
         .route("/v1/fediverse/subscribers", get(engines::subscribers))
         .route(
             "/v1/fediverse/subscribers/{host}",

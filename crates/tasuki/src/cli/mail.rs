@@ -1,6 +1,6 @@
 //! `tasuki mail`: the mail engine.
 
-use super::{Context, dkim, output, segment};
+use super::{Context, dkim, output, recipients, segment};
 use crate::exit::Outcome;
 
 #[derive(clap::Subcommand, Debug)]
@@ -26,10 +26,14 @@ pub(super) enum Command {
     /// The keys that sign our domains' mail
     #[command(subcommand)]
     Dkim(dkim::Command),
+    /// Addresses of domains whose recipients are kept in the store
+    #[command(subcommand)]
+    Recipients(recipients::Command),
 }
 
 pub(super) fn run(command: Command, context: &Context) -> Outcome {
     let (sender, to, mail, limit, json) = match command {
+        Command::Recipients(command) => return recipients::run(command, context),
         Command::Queue {
             sender,
             to,

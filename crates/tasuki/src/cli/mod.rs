@@ -14,6 +14,7 @@ mod key;
 mod mail;
 pub(crate) mod output;
 mod people;
+mod recipients;
 mod serve;
 mod service;
 mod status;

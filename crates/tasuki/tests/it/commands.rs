@@ -122,6 +122,22 @@ fn people_services_and_tokens_come_and_go_and_their_secrets_are_shown_once() {
     assert_ne!(gateway.run(&strange).code, 0);
     gateway.ok(&["service", "remove", "shop", "--yes"]);
 
+    gateway.ok(&["mail", "recipients", "add", "Anna@shop.test", "bob@shop.test"]);
+    gateway.ok(&["mail", "recipients", "remove", "BOB@shop.test"]);
+    let known = gateway.ok(&["mail", "recipients", "list", "shop.test"]);
+    assert!(
+        known.out.contains("anna") && !known.out.contains("bob"),
+        "{}",
+        known.out
+    );
+    assert_ne!(
+        gateway
+            .run(&["mail", "recipients", "add", "anna@[192.0.2.1]"])
+            .code,
+        0
+    );
+    assert!(gateway.ok(&["audit"]).out.contains("mail.recipients"));
+
     let token = gateway
         .ok(&["token", "new", "probe", "--role", "viewer", "--json"])
         .json();

@@ -1,0 +1,131 @@
+//! Whether an address exists, before its mail is taken: by list, by the store's table, by asking the next hop.
+//!
+//! A refusal at RCPT is the sender's server's business; a bounce later would be ours, to an address that may be forged.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tasuki_proto::{names::Mailbox, smtp::Reply};
+use tokio::sync::Semaphore;
+
+use crate::{
+    callout::{self, Word},
+    config::{Listed, Settings},
+    context::Context,
+};
+
+/// How long the next hop's yes and no are remembered.
+const YES: Duration = Duration::from_secs(3600);
+const NO: Duration = Duration::from_secs(300);
+/// Answers that are remembered; about 2 MiB.
+const CAPACITY: usize = 16_384;
+/// Questions to next hops at a time, and how long one waits for its turn.
+const AT_ONCE: usize = 32;
+const TURN: Duration = Duration::from_secs(20);
+
+pub(crate) const UNKNOWN: Reply = Reply::new(550, (5, 1, 1), "there is no such address here");
+pub(crate) const UNCLEAR: Reply = Reply::new(
+    450,
+    (4, 1, 1),
+    "the address cannot be checked now, try again later",
+);
+
+/// Whether an address is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Existence {
+    Known,
+    Unknown,
+    /// It cannot be told now.
+    Unclear,
+}
+
+/// What next hops said lately.
+pub(crate) struct CallOuts {
+    said: Mutex<HashMap<Mailbox, (bool, Instant)>>,
+    permits: Semaphore,
+}
+
+impl Default for CallOuts {
+    fn default() -> Self {
+        Self {
+            said: Mutex::default(),
+            permits: Semaphore::new(AT_ONCE),
+        }
+    }
+}
+
+impl CallOuts {
+    fn remembered(&self, mailbox: &Mailbox, now: Instant) -> Option<bool> {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.get(mailbox)
+            .filter(|(_, end)| *end > now)
+            .map(|(yes, _)| *yes)
+    }
+
+    fn remember(&self, mailbox: Mailbox, yes: bool, now: Instant) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() >= CAPACITY {
+            said.retain(|_, (_, end)| *end > now);
+        }
+        // A flood of made-up addresses fills the table with its own; asking again is all that is lost.
+        if said.len() >= CAPACITY {
+            said.clear();
+        }
+        said.insert(mailbox, (yes, now + if yes { YES } else { NO }));
+    }
+}
+
+/// What the configuration alone says; `Err` with what else to ask.
+pub(crate) fn listed(settings: &Settings, mailbox: &Mailbox) -> Result<Existence, (bool, bool)> {
+    if settings.rewrite.alias(mailbox).is_some() {
+        return Ok(Existence::Known);
+    }
+    match settings.recipients.look(mailbox) {
+        Listed::Yes => Ok(Existence::Known),
+        Listed::No => Ok(Existence::Unknown),
+        Listed::Ask { table, call_out } => Err((table, call_out)),
+    }
+}
+
+/// Asks the table, then the next hop.
+pub(crate) async fn ask(
+    context: Arc<Context>,
+    settings: Arc<Settings>,
+    mailbox: Mailbox,
+    (table, call_out): (bool, bool),
+) -> Existence {
+    if table {
+        match context.deps.store.is_recipient(&mailbox).await {
+            Ok(true) => return Existence::Known,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "the table of recipients cannot be read");
+                return Existence::Unclear;
+            }
+        }
+    }
+    if !call_out {
+        return Existence::Unknown;
+    }
+    let existence = |yes| if yes { Existence::Known } else { Existence::Unknown };
+    if let Some(yes) = context.call_outs.remembered(&mailbox, context.deps.clock.now()) {
+        return existence(yes);
+    }
+    let Ok(Ok(_turn)) = tokio::time::timeout(TURN, context.call_outs.permits.acquire()).await else {
+        return Existence::Unclear;
+    };
+    match callout::ask(&context, &settings, &mailbox).await {
+        Word::Unclear(reason) => {
+            tracing::debug!(reason, "the next hop does not say whether an address exists");
+            Existence::Unclear
+        }
+        word => {
+            let yes = word == Word::Yes;
+            context.call_outs.remember(mailbox, yes, context.deps.clock.now());
+            existence(yes)
+        }
+    }
+}
