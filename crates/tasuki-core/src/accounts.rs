@@ -27,6 +27,7 @@ mod cache;
 mod grants;
 mod making;
 mod scope;
+mod scram;
 mod secrets;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use cache::{Follower, Queues, Versioned};
 pub use grants::{BadGrant, Grant, MailClass, PrincipalKind, Role};
 pub use making::{Made, MakeError, Terms, check_name, check_password};
 pub use scope::{BadScope, Scope};
+pub use scram::ScramLogin;
 
 /// Why somebody was not let in. Peers see one generic text for all of these but the last two.
 #[derive(Debug, thiserror::Error)]

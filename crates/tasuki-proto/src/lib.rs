@@ -9,5 +9,6 @@ pub mod client_hello;
 pub mod minecraft;
 pub mod names;
 pub mod proxy_protocol;
+pub mod scram;
 pub mod smtp;
 pub mod tunnel;

@@ -53,6 +53,9 @@ pub struct MailConfig {
     pub relay_domains: Vec<Domain>,
     /// Networks whose clients need not log in; each acts as a service.
     pub mynetworks: Vec<NetworkConfig>,
+    /// Offers SCRAM-SHA-256, which works for app passwords only: a client that insists on it cannot use a person's own
+    /// password.
+    pub scram: bool,
     /// Which addresses of a domain there are; a domain that is not named has all.
     pub recipients: Vec<RecipientsConfig>,
     /// Load balancers that begin each connection with a PROXY header (version 1 or 2); others may not.
@@ -264,6 +267,7 @@ impl Default for MailConfig {
             max_recipients: 100,
             relay_domains: Vec::new(),
             mynetworks: Vec::new(),
+            scram: true,
             recipients: Vec::new(),
             proxy_protocol_from: Vec::new(),
             rewrite: RewriteConfig::default(),
@@ -527,6 +531,7 @@ fn server_config(config: &MailConfig, host: &Domain) -> ServerConfig {
     server.max_recipients = config.max_recipients;
     server.starttls = true;
     server.auth = true;
+    server.scram = config.scram;
     server.timers = Timers {
         command: config.limits.command_timeout,
         data_idle: config.limits.data_timeout,

@@ -7,7 +7,7 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 use tasuki_core::{
     EngineKind,
     accept::Accepted,
-    accounts::AuthError,
+    accounts::{AuthError, ScramLogin},
     acl::{Action, Question as AclQuestion},
     bans::{Offence, Standing},
     front::read_proxied,
@@ -16,6 +16,7 @@ use tasuki_core::{
 };
 use tasuki_proto::{
     names::{Mailbox, ReversePath},
+    scram::Binding,
     smtp::{
         Envelope, Reply,
         server::{Credentials, Event, Question, Session, Ticket, Why},
@@ -82,6 +83,7 @@ pub(crate) async fn serve(context: Arc<Context>, role: Role, mut accepted: Accep
         peer: accepted.peer,
         network: None,
         login: None,
+        scram: None,
         device: None,
         asking: FuturesUnordered::new(),
         incoming: None,
@@ -140,6 +142,8 @@ struct Shell {
     /// The service that this network's clients act as.
     network: Option<Arc<Principal>>,
     login: Option<Arc<Principal>>,
+    /// A login that is proving itself.
+    scram: Option<ScramLogin>,
     /// The device that this is, at the devices' listener.
     device: Option<Arc<Device>>,
     /// Recipients whose existence is being asked for; the machine allows 16 at a time.
@@ -243,6 +247,7 @@ impl Shell {
         };
         let now = self.context.deps.clock.now();
         let mut session = Session::new(config, self.role.is_implicit_tls(), now);
+        session.set_bindings(self.bindings());
         match self.converse(&mut session).await {
             Ok(why) => {
                 self.hang_up().await;
@@ -353,6 +358,7 @@ impl Shell {
                         return Err(End::Handshake);
                     }
                     session.handle_tls(clock.now());
+                    session.set_bindings(self.bindings());
                 }
                 Event::Close(why) => return Ok(Some(why)),
             }
@@ -384,10 +390,27 @@ impl Shell {
         }
     }
 
+    /// What logins may be bound to (RFC 9266: TLS 1.3 has what it takes, TLS 1.2 not always).
+    fn bindings(&self) -> Vec<Binding> {
+        let Socket::Server(tls) = &self.socket else {
+            return Vec::new();
+        };
+        let (_, connection) = tls.get_ref();
+        if connection.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_3) {
+            return Vec::new();
+        }
+        let exported = connection.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
+        let binding = exported.map(|data: [u8; 32]| Binding {
+            name: "tls-exporter",
+            data: data.to_vec(),
+        });
+        binding.into_iter().collect()
+    }
+
     /// The answer, unless it comes later.
     async fn answer(
         &mut self,
-        session: &Session,
+        session: &mut Session,
         ticket: Ticket,
         question: Question,
     ) -> Result<Option<Reply>, End> {
@@ -397,6 +420,12 @@ impl Shell {
                 self.check_login(&credentials).await
             }
             Question::Mail => self.check_sender(session),
+            Question::ScramKeys(login) => {
+                self.flush().await?;
+                return Ok(self.scram_keys(session, ticket, &login).await);
+            }
+            Question::ScramProved(which) => self.scram_proved(which),
+            Question::ScramRefused => self.scram_refused(),
             Question::Recipient(mailbox) => return Ok(self.check_recipient(ticket, mailbox).await),
             Question::Data => self.begin_data(session),
         }))
@@ -415,18 +444,55 @@ impl Shell {
                 self.login = Some(principal);
                 LOGGED_IN
             }
-            Err(error) => {
-                self.context.metrics.refuse("login");
-                match error {
-                    AuthError::Refused => LOGIN_REFUSED,
-                    AuthError::TooMany => LOGIN_TOO_OFTEN,
-                    AuthError::Unavailable(error) => {
-                        tracing::error!(%error, "logins cannot be checked");
-                        LOGIN_UNAVAILABLE
-                    }
-                }
+            Err(error) => self.login_refused(error),
+        }
+    }
+
+    fn login_refused(&self, error: AuthError) -> Reply {
+        self.context.metrics.refuse("login");
+        match error {
+            AuthError::Refused => LOGIN_REFUSED,
+            AuthError::TooMany => LOGIN_TOO_OFTEN,
+            AuthError::Unavailable(error) => {
+                tracing::error!(%error, "logins cannot be checked");
+                LOGIN_UNAVAILABLE
             }
         }
+    }
+
+    async fn scram_keys(&mut self, session: &mut Session, ticket: Ticket, login: &str) -> Option<Reply> {
+        let deps = &self.context.deps;
+        match deps.accounts.scram(EngineKind::Mail, login, self.ip()).await {
+            Ok(login) => {
+                let now = deps.clock.now();
+                session.handle_scram(now, ticket, &rand::random(), login.salt(), login.verifiers());
+                self.scram = Some(login);
+                None
+            }
+            Err(error) => Some(self.login_refused(error)),
+        }
+    }
+
+    fn scram_proved(&mut self, which: usize) -> Reply {
+        let Some(login) = self.scram.take() else {
+            return LOGIN_REFUSED;
+        };
+        let accounts = &self.context.deps.accounts;
+        match accounts.scram_proved(EngineKind::Mail, self.ip(), &login, which) {
+            Ok(principal) => {
+                self.login = Some(principal);
+                LOGGED_IN
+            }
+            Err(error) => self.login_refused(error),
+        }
+    }
+
+    fn scram_refused(&mut self) -> Reply {
+        if let Some(login) = self.scram.take() {
+            let accounts = &self.context.deps.accounts;
+            accounts.scram_refused(EngineKind::Mail, self.ip(), &login);
+        }
+        self.login_refused(AuthError::Refused)
     }
 
     fn client(&self) -> policy::Client<'_> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Accounts, Grant, PrincipalKind, Role, Scope, secrets};
+use super::{Accounts, Grant, PrincipalKind, Role, Scope, scram, secrets};
 use crate::failure::BoxError;
 use crate::ids::CredentialId;
 use crate::seal::Secret;
@@ -154,9 +154,11 @@ impl Accounts {
     ) -> Result<Made, MakeError> {
         let name = check_name(name)?;
         let (secret, credential) = self.generated(CredentialKind::AppPassword, terms);
+        let verifier = scram::verifier_of(&name, secret.expose(), &credential);
+        let credentials = vec![credential, verifier];
         let kind = PrincipalKind::Service;
         let principal = self
-            .create(name, kind, role, grants, vec![credential], actor, "service.add")
+            .create(name, kind, role, grants, credentials, actor, "service.add")
             .await?;
         Ok(Made { principal, secret })
     }
@@ -432,7 +434,12 @@ impl Accounts {
             "app-password.add"
         };
         let (secret, credential) = self.generated(kind, terms);
+        let verifier = scram::verifier_of(&principal.name, secret.expose(), &credential);
         let added = self.add(&principal, credential, actor, action).await?;
+        if kind == CredentialKind::AppPassword {
+            let label = "app-password.scram";
+            self.add(&principal, verifier, actor, label).await?;
+        }
         Ok((added, secret))
     }
 

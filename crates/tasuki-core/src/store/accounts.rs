@@ -36,6 +36,9 @@ pub enum CredentialKind {
     Password,
     /// A generated password for one program: `hash` is hex SHA-256 of the secret.
     AppPassword,
+    /// What SCRAM needs of an app password: `hash` is that one's `hash`, then the stored key and the server key (RFC 5802
+    /// 3) in base64, with colons between. It is good only as long as the app password is.
+    ScramSha256,
     /// An API token: `hash` is hex SHA-256 of the secret.
     Token,
     /// A one-time code with which an agent enrols: `hash` is hex SHA-256 of the code.

@@ -19,6 +19,7 @@ use bytes::BytesMut;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tasuki_proto::{
     names::Domain,
+    scram::{Binding, ITERATIONS, Verifier},
     smtp::{
         Reply,
         server::{Event, Question, ServerConfig, Session, Ticket},
@@ -29,6 +30,7 @@ struct Stage {
     config: ServerConfig,
     tls: bool,
     whole_only: bool,
+    bindings: Vec<Binding>,
 }
 
 impl Stage {
@@ -40,11 +42,19 @@ impl Stage {
             config,
             tls: false,
             whole_only: false,
+            bindings: vec![],
         };
         for line in text.lines().filter_map(|l| l.strip_prefix("@ ")) {
             let (key, value) = line.split_once(' ').unwrap_or((line, ""));
             match key {
                 "tls" => stage.tls = true,
+                "scram" => stage.config.scram = true,
+                "binding" => {
+                    stage.bindings.push(Binding {
+                        name: "tls-exporter",
+                        data: value.as_bytes().to_vec(),
+                    });
+                }
                 "require-tls" => stage.config.require_tls = true,
                 "whole" => stage.whole_only = true,
                 "no-starttls" => stage.config.starttls = false,
@@ -74,7 +84,8 @@ impl Run {
     fn new(stage: &Stage) -> Self {
         #[allow(clippy::disallowed_methods)]
         let now = Instant::now();
-        let session = Session::new(Arc::new(stage.config.clone()), stage.tls, now);
+        let mut session = Session::new(Arc::new(stage.config.clone()), stage.tls, now);
+        session.set_bindings(stage.bindings.clone());
         let mut run = Self {
             session,
             now,
@@ -171,6 +182,18 @@ impl Run {
         let reply = match question {
             Question::Auth(c) if c.login == "alice" && c.password.reveal() == "secret" => {
                 Reply::new(235, (2, 7, 0), "authenticated")
+            }
+            Question::ScramKeys(login) if login == "busy" => Reply::new(454, (4, 7, 0), "not now"),
+            Question::ScramKeys(login) => {
+                let keys = (login == "alice").then(|| Verifier::of("secret", b"salt", ITERATIONS));
+                let keys = keys.into_iter().collect();
+                return self
+                    .session
+                    .handle_scram(self.now, ticket, &[0; 18], b"salt", keys);
+            }
+            Question::ScramProved(0) => Reply::new(235, (2, 7, 0), "authenticated"),
+            Question::ScramProved(_) | Question::ScramRefused => {
+                Reply::new(535, (5, 7, 8), "authentication failed")
             }
             Question::Auth(_) => Reply::new(535, (5, 7, 8), "authentication failed"),
             Question::Mail => {
@@ -360,7 +383,7 @@ fn every_dialogue_goes_as_written_in_pieces_of_any_size() {
 /// Whatever comes, the session neither panics nor answers with anything but whole lines, nor grows.
 #[test]
 fn random_input_never_breaks_the_session() {
-    let words: [&[u8]; 28] = [
+    let words: [&[u8]; 30] = [
         b"EHLO x\r\n",
         b"HELO\r\n",
         b"MAIL FROM:<a@x.org>",
@@ -389,11 +412,13 @@ fn random_input_never_breaks_the_session() {
         b"BDAT 9 LAST\r\n",
         b"BDAT 0 LAST\r\n",
         b"BDAT x\r\n",
+        b"AUTH SCRAM-SHA-256 biwsbj1hbGljZSxyPWFiYw==\r\n",
+        b"Yz1iaXdzLHI9YSxwPWE=\r\n",
     ];
     for seed in 0..3000 {
         let mut rng = StdRng::seed_from_u64(seed);
         let stage = Stage::parse(if seed % 2 == 0 {
-            "@ tls"
+            "@ tls\n@ scram"
         } else {
             "@ max-errors 1000"
         });

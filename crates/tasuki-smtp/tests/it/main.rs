@@ -11,6 +11,7 @@ mod faulty;
 mod proxied;
 mod recipients;
 mod rewrite;
+mod scram;
 mod session;
 mod sink;
 mod support;

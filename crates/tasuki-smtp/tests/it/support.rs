@@ -387,6 +387,14 @@ impl House {
         self.login("app", &self.password).await
     }
 
+    /// A session on the submission port under TLS, not logged in.
+    pub(crate) async fn secured(&self) -> Talk<tokio_rustls::client::TlsStream<TcpStream>> {
+        let mut talk = Talk::connect(self.addrs.submission[0]).await;
+        talk.expect("EHLO client.example", "250").await;
+        talk.expect("STARTTLS", "220").await;
+        talk.start_tls(&self.tls).await
+    }
+
     /// A session on the submission port, logged in.
     pub(crate) async fn login(
         &self,
@@ -457,6 +465,10 @@ impl Talk<tokio_rustls::client::TlsStream<TcpStream>> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
+    pub(crate) fn stream(&self) -> &S {
+        &self.stream
+    }
+
     pub(crate) async fn send(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).await.unwrap();
         self.stream.flush().await.unwrap();

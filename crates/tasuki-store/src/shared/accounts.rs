@@ -282,6 +282,16 @@ impl AccountStore for Db {
     async fn remove_credential(&self, id: CredentialId, entry: AuditEntry) -> StoreResult<()> {
         self.change(move |conn| {
             Box::pin(async move {
+                // What SCRAM needs of an app password goes with it; its hash begins with the app password's.
+                sqlx::query(
+                    "DELETE FROM credentials WHERE kind = $2 AND principal = (SELECT principal FROM credentials WHERE id = $1)
+                     AND hash LIKE (SELECT hash FROM credentials WHERE id = $1) || ':%'",
+                )
+                .bind(id.0)
+                .bind(word(&CredentialKind::ScramSha256))
+                .execute(&mut *conn)
+                .await
+                .map_err(store_error)?;
                 let done = sqlx::query("DELETE FROM credentials WHERE id = $1")
                     .bind(id.0)
                     .execute(&mut *conn)

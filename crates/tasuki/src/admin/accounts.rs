@@ -424,6 +424,7 @@ impl Admin {
         let kind = match credential.kind {
             CredentialKind::Token => "token",
             CredentialKind::AppPassword => "app password",
+            CredentialKind::ScramSha256 => "SCRAM verifier",
             CredentialKind::Password => "password",
             CredentialKind::EnrolCode => "code",
             CredentialKind::AgentKey => "key",

@@ -14,7 +14,7 @@ impl Session {
                 self.auth_failures = 0;
                 self.reply(now, reply);
             }
-            Waiting::Auth => self.auth_refused(now, reply),
+            Waiting::Auth | Waiting::Scram(_) => self.auth_refused(now, reply),
             Waiting::Mail => {
                 if !accepted {
                     self.envelope = None;

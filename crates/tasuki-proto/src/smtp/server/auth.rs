@@ -1,10 +1,14 @@
-//! AUTH PLAIN (RFC 4616) and LOGIN (old copiers), up to the credentials. Whether they are good is the shell's to say.
+//! AUTH PLAIN (RFC 4616) and LOGIN (old copiers), up to the credentials, whether they are good is the shell's to say; and
+//! SCRAM-SHA-256 (RFC 7677), whose keys the shell brings.
 
 use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-use crate::smtp::Reply;
+use crate::{
+    scram::{self, Binding, ClientFirst, ScramError},
+    smtp::Reply,
+};
 
 /// A password on its way to be checked; never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -43,15 +47,30 @@ pub(super) enum Exchange {
     Plain,
     LoginName,
     LoginPassword(String),
+    /// The client's first message comes; with channel binding, and whether that was offered.
+    Scram {
+        plus: bool,
+        offered: bool,
+    },
+    /// The client's proof comes.
+    ScramProof(Box<scram::Exchange>),
+    /// Our own proof is out; the client, having checked it, sends an empty line (RFC 4954 4).
+    ScramEnd(usize),
 }
 
 /// What follows a line of the client.
 #[derive(Debug)]
 pub(super) enum Step {
     /// Send this challenge, stay in the exchange.
-    Challenge(Exchange, &'static str),
+    Challenge(Exchange, String),
     /// Ask about these.
     Credentials(Credentials),
+    /// Ask for the keys of this login.
+    ScramKeys(Box<ClientFirst>),
+    /// The proof fitted this of the keys.
+    ScramProved(usize),
+    /// The proof fitted none.
+    ScramRefused,
     /// Well-formed, and nobody's.
     Refused,
 }
@@ -75,38 +94,68 @@ impl AuthError {
 }
 
 impl Exchange {
-    pub(super) fn start(mechanism: &str, initial: Option<&str>) -> Result<Step, AuthError> {
-        let exchange = if mechanism.eq_ignore_ascii_case("PLAIN") {
+    /// `bindings` are what a login may be bound to; `None` where SCRAM is not offered.
+    pub(super) fn start(
+        mechanism: &str,
+        initial: Option<&str>,
+        bindings: Option<&[Binding]>,
+    ) -> Result<Step, AuthError> {
+        let is = |name: &str| mechanism.eq_ignore_ascii_case(name);
+        let offered = bindings.is_some_and(|bindings| !bindings.is_empty());
+        let exchange = if is("PLAIN") {
             Self::Plain
-        } else if mechanism.eq_ignore_ascii_case("LOGIN") {
+        } else if is("LOGIN") {
             Self::LoginName
+        } else if is("SCRAM-SHA-256") && bindings.is_some() {
+            Self::Scram { plus: false, offered }
+        } else if is("SCRAM-SHA-256-PLUS") && offered {
+            Self::Scram { plus: true, offered }
         } else {
             return Err(AuthError::Mechanism);
         };
         match initial {
             // RFC 4954 4: "=" is an initial response of length zero.
-            Some("=") => exchange.take(String::new()),
-            Some(text) => exchange.answer(text),
+            Some("=") => exchange.take(String::new(), &[]),
+            Some(text) => exchange.answer(text, &[]),
             None => Ok(match exchange {
-                Self::Plain => Step::Challenge(exchange, ""),
-                _ => Step::Challenge(exchange, "VXNlcm5hbWU6"),
+                Self::LoginName => Step::Challenge(exchange, "VXNlcm5hbWU6".to_owned()),
+                _ => Step::Challenge(exchange, String::new()),
             }),
         }
     }
 
-    pub(super) fn answer(self, line: &str) -> Result<Step, AuthError> {
+    pub(super) fn answer(self, line: &str, bindings: &[Binding]) -> Result<Step, AuthError> {
         if line == "*" {
             return Err(AuthError::Cancelled);
         }
         let text = STANDARD.decode(line).map_err(|_| AuthError::Malformed)?;
-        self.take(String::from_utf8(text).map_err(|_| AuthError::Malformed)?)
+        let text = String::from_utf8(text).map_err(|_| AuthError::Malformed)?;
+        self.take(text, bindings)
     }
 
-    fn take(self, text: String) -> Result<Step, AuthError> {
+    fn take(self, text: String, bindings: &[Binding]) -> Result<Step, AuthError> {
         match self {
             Self::Plain => plain(&text),
-            Self::LoginName => Ok(Step::Challenge(Self::LoginPassword(text), "UGFzc3dvcmQ6")),
+            Self::LoginName => Ok(Step::Challenge(
+                Self::LoginPassword(text),
+                "UGFzc3dvcmQ6".to_owned(),
+            )),
             Self::LoginPassword(login) => Ok(credentials(login, text)),
+            Self::Scram { plus, offered } => match ClientFirst::parse(&text, plus, offered) {
+                Ok(first) => Ok(Step::ScramKeys(Box::new(first))),
+                Err(ScramError::Binding | ScramError::Proof) => Ok(Step::Refused),
+                Err(_) => Err(AuthError::Malformed),
+            },
+            Self::ScramProof(exchange) => match exchange.verify(&text, bindings) {
+                Ok(proved) => Ok(Step::Challenge(
+                    Self::ScramEnd(proved.which),
+                    STANDARD.encode(proved.server_final),
+                )),
+                Err(ScramError::Binding | ScramError::Proof) => Ok(Step::ScramRefused),
+                Err(_) => Err(AuthError::Malformed),
+            },
+            Self::ScramEnd(which) if text.is_empty() => Ok(Step::ScramProved(which)),
+            Self::ScramEnd(_) => Err(AuthError::Malformed),
         }
     }
 }

@@ -15,6 +15,8 @@ pub struct ServerConfig {
     pub starttls: bool,
     /// Whether AUTH is offered, under TLS only.
     pub auth: bool,
+    /// Whether AUTH includes SCRAM-SHA-256, and its form with channel binding where the shell has one.
+    pub scram: bool,
     /// Whether REQUIRETLS is offered, under TLS only (RFC 8689): what it asks for is kept by whoever sends on.
     pub require_tls: bool,
     /// Most recipients of a message; the next ones get 452 4.5.3 (RFC 5321 4.5.3.1.8 wants at least 100).
@@ -37,6 +39,7 @@ impl ServerConfig {
             data: DataLimits::default(),
             starttls: false,
             auth: false,
+            scram: false,
             require_tls: false,
             max_recipients: 100,
             soft_errors: 10,

@@ -19,6 +19,13 @@ pub struct Ticket(pub(super) u32);
 pub enum Question {
     /// Are these credentials good? 235 or 535 (454 if it cannot be told now).
     Auth(Credentials),
+    /// What is stored of this login's secrets, by [`super::Session::handle_scram`]; nothing of an unknown one, which looks
+    /// the same from outside. A reply (4xx) if it cannot be told now.
+    ScramKeys(String),
+    /// The client has proved this of the keys of the last `ScramKeys`. 235, or 535 if it is not good for this.
+    ScramProved(usize),
+    /// The client has proved none of them. 535.
+    ScramRefused,
     /// May this client start a mail with [`super::Session::envelope`]'s sender and parameters?
     Mail,
     /// May the mail go to this recipient?

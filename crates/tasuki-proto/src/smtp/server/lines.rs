@@ -95,6 +95,8 @@ impl Session {
             let offers = Offers {
                 starttls: self.config.starttls && !self.tls,
                 auth: self.config.auth && self.tls && !self.authenticated,
+                scram: self.config.scram,
+                plus: !self.bindings.is_empty(),
                 require_tls: self.config.require_tls && self.tls,
             };
             replies::write_ehlo(&self.config, offers, &mut self.out);
@@ -185,7 +187,8 @@ impl Session {
         if self.helo.is_none() || self.authenticated || self.envelope.is_some() {
             return self.reply(now, replies::BAD_SEQUENCE);
         }
-        match Exchange::start(mechanism, initial) {
+        let bindings = self.config.scram.then_some(self.bindings.as_slice());
+        match Exchange::start(mechanism, initial, bindings) {
             Ok(step) => self.auth_step(now, step),
             Err(error) => self.reply(now, error.reply()),
         }
@@ -195,7 +198,9 @@ impl Session {
         let State::Auth(exchange) = std::mem::replace(&mut self.state, State::Command) else {
             return;
         };
-        match command::auth_answer(line).and_then(|text| exchange.answer(text).map_err(LineError::Auth)) {
+        match command::auth_answer(line)
+            .and_then(|text| exchange.answer(text, &self.bindings).map_err(LineError::Auth))
+        {
             Ok(step) => self.auth_step(now, step),
             Err(error) => self.reply(now, error.reply()),
         }
@@ -203,17 +208,25 @@ impl Session {
 
     pub(super) fn auth_step(&mut self, now: Instant, step: Step) {
         match step {
-            Step::Challenge(exchange, challenge) => {
-                self.out.extend_from_slice(b"334 ");
-                self.out.extend_from_slice(challenge.as_bytes());
-                self.out.extend_from_slice(b"\r\n");
-                self.state = State::Auth(exchange);
+            Step::Challenge(exchange, challenge) => self.challenge(exchange, &challenge),
+            Step::ScramKeys(first) => {
+                let login = first.login.clone();
+                self.ask_and_wait(Waiting::Scram(first), Question::ScramKeys(login));
             }
+            Step::ScramProved(which) => self.ask_and_wait(Waiting::Auth, Question::ScramProved(which)),
+            Step::ScramRefused => self.ask_and_wait(Waiting::Auth, Question::ScramRefused),
             Step::Credentials(credentials) => {
                 self.ask_and_wait(Waiting::Auth, Question::Auth(credentials));
             }
             Step::Refused => self.auth_refused(now, replies::AUTH_FAILED),
         }
+    }
+
+    pub(super) fn challenge(&mut self, exchange: Exchange, base64: &str) {
+        self.out.extend_from_slice(b"334 ");
+        self.out.extend_from_slice(base64.as_bytes());
+        self.out.extend_from_slice(b"\r\n");
+        self.state = State::Auth(exchange);
     }
 
     pub(super) fn auth_refused(&mut self, now: Instant, reply: Reply) {

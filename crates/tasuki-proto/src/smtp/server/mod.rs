@@ -10,9 +10,11 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::BytesMut;
 
 use super::{Envelope, Recipient, Reply, data::DataReceiver};
+use crate::scram::{Binding, ClientFirst, Verifier};
 
 mod answers;
 mod auth;
@@ -52,6 +54,7 @@ enum State {
 /// A question whose answer everything else waits for.
 enum Waiting {
     Auth,
+    Scram(Box<ClientFirst>),
     Mail,
     Data,
     Chunk(Chunk),
@@ -70,6 +73,7 @@ pub struct Session {
     config: Arc<ServerConfig>,
     state: State,
     tls: bool,
+    bindings: Vec<Binding>,
     helo: Option<String>,
     esmtp: bool,
     authenticated: bool,
@@ -100,6 +104,7 @@ impl Session {
         let mut session = Self {
             state: State::GreetPause,
             tls,
+            bindings: Vec::new(),
             helo: None,
             esmtp: false,
             authenticated: false,
@@ -222,6 +227,29 @@ impl Session {
         self.reset();
         self.last_input = now;
         self.state = State::Command;
+    }
+
+    /// What logins may be bound to, known once TLS is on (RFC 9266).
+    pub fn set_bindings(&mut self, bindings: Vec<Binding>) {
+        self.bindings = bindings;
+    }
+
+    /// The keys for a [`Question::ScramKeys`]. `seed` is fresh randomness.
+    pub fn handle_scram(
+        &mut self,
+        now: Instant,
+        ticket: Ticket,
+        seed: &[u8; 18],
+        salt: &[u8],
+        verifiers: Vec<Verifier>,
+    ) {
+        let due =
+            |(due, waiting): &mut (Ticket, Waiting)| *due == ticket && matches!(waiting, Waiting::Scram(_));
+        if let Some((_, Waiting::Scram(first))) = self.waiting.take_if(due) {
+            self.last_input = now;
+            let (exchange, text) = first.challenge(seed, salt, verifiers);
+            self.challenge(Exchange::ScramProof(Box::new(exchange)), &STANDARD.encode(text));
+        }
     }
 
     /// The gateway stops: ends the session now, or after the message that is on its way.

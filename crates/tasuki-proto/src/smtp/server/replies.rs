@@ -58,6 +58,8 @@ pub(super) const WRONG_PROTOCOL: Reply = Reply::new(554, (5, 5, 1), "this is a m
 pub(super) struct Offers {
     pub(super) starttls: bool,
     pub(super) auth: bool,
+    pub(super) scram: bool,
+    pub(super) plus: bool,
     pub(super) require_tls: bool,
 }
 
@@ -74,7 +76,14 @@ pub(super) fn write_ehlo(config: &ServerConfig, offers: Offers, out: &mut BytesM
         out.extend_from_slice(b"250-STARTTLS\r\n");
     }
     if offers.auth {
-        out.extend_from_slice(b"250-AUTH PLAIN LOGIN\r\n");
+        out.extend_from_slice(b"250-AUTH PLAIN LOGIN");
+        if offers.scram {
+            out.extend_from_slice(b" SCRAM-SHA-256");
+        }
+        if offers.scram && offers.plus {
+            out.extend_from_slice(b" SCRAM-SHA-256-PLUS");
+        }
+        out.extend_from_slice(b"\r\n");
     }
     if offers.require_tls {
         out.extend_from_slice(b"250-REQUIRETLS\r\n");
