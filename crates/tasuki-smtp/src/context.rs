@@ -27,8 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Settings, daily::Daily, dkim::Dkim, dns::Resolver, lanes::Lanes, metrics::Metrics,
-    recipients::CallOuts,
-    schedule::NextLook, settle::Report, trust::BrokenTls,
+    recipients::CallOuts, schedule::NextLook, settle::Report, trust::BrokenTls,
 };
 
 /// Bodies to this size are kept in the store's row.

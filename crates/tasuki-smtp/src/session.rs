@@ -3,24 +3,19 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tasuki_core::{
     EngineKind,
     accept::Accepted,
-    accounts::{AuthError, ScramLogin},
+    accounts::ScramLogin,
     acl::{Action, Question as AclQuestion},
     bans::{Offence, Standing},
     front::read_proxied,
-    limits::{Rate, Who},
     store::accounts::Principal,
 };
-use tasuki_proto::{
-    names::{Mailbox, ReversePath},
-    scram::Binding,
-    smtp::{
-        Envelope, Reply,
-        server::{Credentials, Event, Question, Session, Ticket, Why},
-    },
+use tasuki_proto::smtp::{
+    Reply,
+    server::{Event, Question, Session, Ticket, Why},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -32,11 +27,13 @@ use crate::{
     config::{Device, Role, Settings},
     connect::Socket,
     context::{Context, PerAddress},
-    daily::{self, Reserved},
-    policy,
-    receive::{BUSY, FULL, Incoming, Trace},
-    recipients::{self, Existence},
+    daily::Reserved,
+    receive::{BUSY, Incoming},
+    recipients::Existence,
 };
+
+mod login;
+mod transaction;
 
 /// How long a handshake, a load balancer's header, and a write of replies may take.
 const HANDSHAKE: Duration = Duration::from_secs(30);
@@ -45,13 +42,6 @@ const WRITE: Duration = Duration::from_secs(60);
 /// How long the end of TLS may take.
 const HANG_UP: Duration = Duration::from_secs(5);
 
-const SENDER_OK: Reply = Reply::new(250, (2, 1, 0), "sender ok");
-const RECIPIENT_OK: Reply = Reply::new(250, (2, 1, 5), "recipient ok");
-const GO_ON: Reply = Reply::new(250, (2, 0, 0), "go on");
-const LOGGED_IN: Reply = Reply::new(235, (2, 7, 0), "authentication succeeded");
-const LOGIN_REFUSED: Reply = Reply::new(535, (5, 7, 8), "authentication failed");
-const LOGIN_TOO_OFTEN: Reply = Reply::new(421, (4, 7, 0), "too many failed logins, try again later");
-const LOGIN_UNAVAILABLE: Reply = Reply::new(454, (4, 7, 0), "logins cannot be checked now, try again later");
 const NOT_A_DEVICE: Reply = Reply::new(554, (5, 7, 1), "no device is listed for your address");
 const NO_SERVICE: Reply = Reply::new(
     421,
@@ -390,23 +380,6 @@ impl Shell {
         }
     }
 
-    /// What logins may be bound to (RFC 9266: TLS 1.3 has what it takes, TLS 1.2 not always).
-    fn bindings(&self) -> Vec<Binding> {
-        let Socket::Server(tls) = &self.socket else {
-            return Vec::new();
-        };
-        let (_, connection) = tls.get_ref();
-        if connection.protocol_version() != Some(rustls::ProtocolVersion::TLSv1_3) {
-            return Vec::new();
-        }
-        let exported = connection.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
-        let binding = exported.map(|data: [u8; 32]| Binding {
-            name: "tls-exporter",
-            data: data.to_vec(),
-        });
-        binding.into_iter().collect()
-    }
-
     /// The answer, unless it comes later.
     async fn answer(
         &mut self,
@@ -430,222 +403,6 @@ impl Shell {
             Question::Data => self.begin_data(session),
         }))
     }
-
-    async fn check_login(&mut self, credentials: &Credentials) -> Reply {
-        let (login, password) = (&credentials.login, credentials.password.reveal());
-        match self
-            .context
-            .deps
-            .accounts
-            .login(EngineKind::Mail, login, password, self.ip())
-            .await
-        {
-            Ok(principal) => {
-                self.login = Some(principal);
-                LOGGED_IN
-            }
-            Err(error) => self.login_refused(error),
-        }
-    }
-
-    fn login_refused(&self, error: AuthError) -> Reply {
-        self.context.metrics.refuse("login");
-        match error {
-            AuthError::Refused => LOGIN_REFUSED,
-            AuthError::TooMany => LOGIN_TOO_OFTEN,
-            AuthError::Unavailable(error) => {
-                tracing::error!(%error, "logins cannot be checked");
-                LOGIN_UNAVAILABLE
-            }
-        }
-    }
-
-    async fn scram_keys(&mut self, session: &mut Session, ticket: Ticket, login: &str) -> Option<Reply> {
-        let deps = &self.context.deps;
-        match deps.accounts.scram(EngineKind::Mail, login, self.ip()).await {
-            Ok(login) => {
-                let now = deps.clock.now();
-                session.handle_scram(now, ticket, &rand::random(), login.salt(), login.verifiers());
-                self.scram = Some(login);
-                None
-            }
-            Err(error) => Some(self.login_refused(error)),
-        }
-    }
-
-    fn scram_proved(&mut self, which: usize) -> Reply {
-        let Some(login) = self.scram.take() else {
-            return LOGIN_REFUSED;
-        };
-        let accounts = &self.context.deps.accounts;
-        match accounts.scram_proved(EngineKind::Mail, self.ip(), &login, which) {
-            Ok(principal) => {
-                self.login = Some(principal);
-                LOGGED_IN
-            }
-            Err(error) => self.login_refused(error),
-        }
-    }
-
-    fn scram_refused(&mut self) -> Reply {
-        if let Some(login) = self.scram.take() {
-            let accounts = &self.context.deps.accounts;
-            accounts.scram_refused(EngineKind::Mail, self.ip(), &login);
-        }
-        self.login_refused(AuthError::Refused)
-    }
-
-    fn client(&self) -> policy::Client<'_> {
-        policy::Client {
-            role: self.role,
-            from: self.ip(),
-            principal: self.principal().map(|p| &**p),
-            device: self.device.as_deref(),
-        }
-    }
-
-    fn check_sender(&mut self, session: &Session) -> Reply {
-        // A mail keeps the settings of its MAIL to its end.
-        self.settings = self.context.settings.load_full();
-        self.reserved = None;
-        let Some(envelope) = session.envelope() else {
-            return BUSY;
-        };
-        // A principal may send as what its sender becomes; a stranger's sender becomes nothing.
-        let sender = match rewritten_sender(&self.settings, envelope) {
-            Some(sender) if self.principal().is_some() => ReversePath::Mailbox(sender.clone()),
-            _ => envelope.from.clone(),
-        };
-        match policy::may_send_as(&self.client(), &sender) {
-            Ok(()) => SENDER_OK,
-            Err(reply) => {
-                self.context.metrics.refuse("sender");
-                tracing::debug!(peer.addr = %self.peer, principal = self.principal().map(|p| p.name.as_str()), "sender refused");
-                reply
-            }
-        }
-    }
-
-    async fn check_recipient(&mut self, ticket: Ticket, mailbox: Mailbox) -> Option<Reply> {
-        let client = self.client();
-        if let Err(reply) = policy::may_relay_to(&client, &mailbox, &self.settings, &self.context.deps.acl) {
-            self.context.metrics.refuse("relay");
-            tracing::debug!(peer.addr = %self.peer, "relaying denied");
-            if self.principal().is_none() {
-                self.context
-                    .deps
-                    .bans
-                    .offence(EngineKind::Mail, self.ip(), Offence::RelayProbe);
-            }
-            return Some(reply);
-        }
-        match recipients::listed(&self.settings, &mailbox) {
-            Ok(existence) => Some(self.known(existence).await),
-            Err(whom) => {
-                let (context, settings) = (Arc::clone(&self.context), Arc::clone(&self.settings));
-                let question =
-                    async move { (ticket, recipients::ask(context, settings, mailbox, whom).await) };
-                self.asking.push(question.boxed());
-                None
-            }
-        }
-    }
-
-    /// The reply to a recipient that is allowed, once it is known whether it exists.
-    async fn known(&mut self, existence: Existence) -> Reply {
-        match existence {
-            Existence::Known => self.charge().await,
-            Existence::Unknown => {
-                self.context.metrics.refuse("recipient");
-                recipients::UNKNOWN
-            }
-            Existence::Unclear => recipients::UNCLEAR,
-        }
-    }
-
-    /// Takes one recipient off the principal's rate and cap.
-    async fn charge(&mut self) -> Reply {
-        let per_minute = self.settings.recipients_per_minute;
-        if let Some(principal) = self.principal()
-            && per_minute > 0
-        {
-            let rate = Rate {
-                burst: per_minute,
-                per_period: per_minute,
-                period: Duration::from_secs(60),
-            };
-            let who = Who::Principal(principal.id);
-            if let Err(wait) = self
-                .context
-                .deps
-                .limits
-                .take(EngineKind::Mail, "recipients", who, rate)
-            {
-                self.context.metrics.refuse("rate");
-                let text = format!(
-                    "too many recipients for now, try again in {} s",
-                    wait.as_secs() + 1
-                );
-                return Reply::with_text(451, (4, 7, 1), text);
-            }
-        }
-        if let Some(principal) = self.principal().cloned()
-            && let Some(cap) = daily::cap_of(&self.settings, &principal)
-            && let Err(reply) = Reserved::add(&mut self.reserved, &self.context, &principal, cap).await
-        {
-            self.context.metrics.refuse("rate");
-            return reply;
-        }
-        RECIPIENT_OK
-    }
-
-    fn begin_data(&mut self, session: &Session) -> Reply {
-        if self.context.deps.health.disk_full() {
-            self.context.metrics.refuse("disk");
-            return FULL;
-        }
-        let Some(envelope) = session.envelope() else {
-            return BUSY;
-        };
-        let (helo, esmtp) = session.helo().unwrap_or(("unknown", false));
-        let only_recipient = match envelope.recipients.as_slice() {
-            [one] => Some(one.mailbox.to_string()),
-            _ => None,
-        };
-        let trace = Trace {
-            helo: helo.to_owned(),
-            esmtp,
-            tls: session.is_tls(),
-            login: self.login.is_some(),
-            smtputf8: envelope.smtputf8,
-            peer: self.peer,
-            only_recipient,
-            sender: rewritten_sender(&self.settings, envelope).map(ToString::to_string),
-        };
-        let settings = Arc::clone(&self.settings);
-        match Incoming::begin(
-            &self.context,
-            settings,
-            trace,
-            (self.principal().cloned(), self.device.clone()),
-            envelope.size,
-        ) {
-            Ok(incoming) => {
-                self.incoming = Some(incoming);
-                GO_ON
-            }
-            Err(reply) => {
-                self.context.metrics.refuse("memory");
-                reply
-            }
-        }
-    }
-}
-
-/// The sender as the table has it.
-fn rewritten_sender<'a>(settings: &'a Settings, envelope: &'a Envelope) -> Option<&'a Mailbox> {
-    let sender = envelope.from.mailbox()?;
-    Some(settings.rewrite.sender(sender).unwrap_or(sender))
 }
 
 async fn network_principal(context: &Context, service: &str) -> Option<Arc<Principal>> {
