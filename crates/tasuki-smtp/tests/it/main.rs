@@ -15,3 +15,4 @@ mod scram;
 mod session;
 mod sink;
 mod support;
+mod wire;

@@ -470,8 +470,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
     }
 
     pub(crate) async fn send(&mut self, text: &str) {
-        self.stream.write_all(text.as_bytes()).await.unwrap();
+        self.send_octets(text.as_bytes()).await;
+    }
+
+    pub(crate) async fn send_octets(&mut self, octets: &[u8]) {
+        self.stream.write_all(octets).await.unwrap();
         self.stream.flush().await.unwrap();
+    }
+
+    /// No more will be sent; replies are still read.
+    pub(crate) async fn close_half(&mut self) {
+        self.stream.shutdown().await.unwrap();
     }
 
     /// One whole reply, its lines joined by `\n`; empty at the end.
