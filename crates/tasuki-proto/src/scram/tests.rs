@@ -51,7 +51,7 @@ fn a_proof_that_does_not_fit_is_refused() {
 
 #[test]
 fn a_client_that_was_lied_to_about_channel_binding_is_refused() {
-    let parse = |text, plus, offered| ClientFirst::parse(text, plus, offered).map(|f| f.login);
+    let parse = |text: &str, plus, offered| ClientFirst::parse(text, plus, offered).map(|f| f.login);
     let bare = "n=a,r=b";
     for (flag, plus, offered, fine) in [
         ("n", false, true, true),
