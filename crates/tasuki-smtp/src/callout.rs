@@ -49,7 +49,7 @@ pub(crate) async fn ask(context: &Context, settings: &Settings, mailbox: &Mailbo
     };
     let security = match &hop {
         NextHop::Smarthost(smarthost) => smarthost.security,
-        NextHop::Mx(_) => Security::Opportunistic,
+        NextHop::Mx(_) | NextHop::Group(_) => Security::Opportunistic,
     };
     let mut last = Word::Unclear("the next hop has no server".to_owned());
     for candidate in candidates.into_iter().take(SERVERS) {
@@ -71,7 +71,17 @@ async fn servers(
     settings: &Settings,
     lane: &tasuki_core::store::mail::LaneKey,
 ) -> Result<(NextHop, Vec<Candidate>), RouteError> {
-    let hop = route::next_hop(settings, lane)?;
+    let hop = match route::next_hop(settings, lane)? {
+        // One of them speaks for all.
+        NextHop::Group(group) => {
+            let order = context.members.in_order(&group, context.deps.clock.now());
+            order
+                .into_iter()
+                .next()
+                .map_or(NextHop::Group(group), NextHop::Smarthost)
+        }
+        hop => hop,
+    };
     let candidates = route::candidates(context, settings, &hop, rand::random()).await?;
     Ok((hop, candidates))
 }

@@ -1,21 +1,19 @@
 //! The `[mail]` part of the configuration: as written, and as validated.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use tasuki_core::{BuildError, Shared, config::duration, config::size, seal::Secret};
+use tasuki_core::{BuildError, Shared, config::duration, config::size};
 use tasuki_proto::{
     backoff::Backoff,
     names::{Domain, Mailbox},
     smtp::{
-        client::Security,
         data::DataLimits,
         server::{ServerConfig, Timers},
     },
@@ -24,6 +22,7 @@ use tasuki_proto::{
 mod devices;
 mod recipients;
 mod rewrite;
+mod smarthost;
 
 pub(crate) use devices::{Device, device_at};
 pub use devices::{DeviceConfig, DevicesConfig, Target};
@@ -31,6 +30,8 @@ pub use recipients::RecipientsConfig;
 pub(crate) use recipients::{Listed, Recipients};
 pub(crate) use rewrite::Rewrite;
 pub use rewrite::{AliasConfig, HeaderConfig, Pattern, RewriteConfig, SenderConfig};
+pub(crate) use smarthost::{Origin, Password, Smarthost, Via, Ways};
+pub use smarthost::{RouteConfig, SmarthostConfig, SmarthostGroupConfig, SmarthostProtocol, SmarthostTls};
 
 /// The mail engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,12 +65,14 @@ pub struct MailConfig {
     pub rewrite: RewriteConfig,
     /// Where mail for postmaster at `server.host` goes.
     pub postmaster: Option<Mailbox>,
-    /// `direct` (to the recipient's MX), or a smarthost's name.
+    /// `direct` (to the recipient's MX), or the name of a smarthost or group.
     pub default_route: String,
-    /// Recipient domains (with their subdomains) that go another way; the longest match wins.
+    /// Mail that goes another way, by recipient domain, sender or principal.
     pub routes: Vec<RouteConfig>,
     /// Servers that take our mail and carry it on.
     pub smarthosts: Vec<SmarthostConfig>,
+    /// Smarthosts that stand in for each other.
+    pub smarthost_groups: Vec<SmarthostGroupConfig>,
     /// Trying, and trying again.
     pub delivery: DeliveryConfig,
     /// What sessions may do to us.
@@ -109,70 +112,6 @@ pub struct NetworkConfig {
     pub net: IpNet,
     /// The service (made with `tasuki service add`) whose grants they have.
     pub service: String,
-}
-
-/// A way for some recipient domains.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RouteConfig {
-    /// The recipients' domain.
-    pub domain: Domain,
-    /// `direct`, or a smarthost's name.
-    pub via: String,
-}
-
-/// How a smarthost's connection is protected.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SmarthostTls {
-    /// STARTTLS, certificate verified.
-    #[default]
-    Starttls,
-    /// TLS from the first octet (465), certificate verified.
-    Implicit,
-    /// STARTTLS where offered, not verified; no login.
-    Opportunistic,
-    /// None; no login.
-    None,
-}
-
-/// A server that takes our mail.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SmarthostConfig {
-    /// Its name here.
-    pub name: String,
-    /// Its host name or IP address.
-    pub host: String,
-    /// Its port.
-    #[serde(default = "submission_port")]
-    pub port: u16,
-    /// Protection.
-    #[serde(default)]
-    pub tls: SmarthostTls,
-    /// Login name, if it wants one.
-    #[serde(default)]
-    pub username: Option<String>,
-    /// The password itself. Better: one of the next two.
-    #[serde(default)]
-    pub password: Option<Secret>,
-    /// A file with the password in its first line.
-    #[serde(default)]
-    pub password_file: Option<PathBuf>,
-    /// The name of a sealed secret in the store.
-    #[serde(default)]
-    pub password_secret: Option<String>,
-    /// Most connections to it at a time.
-    #[serde(default = "smarthost_connections")]
-    pub connections: usize,
-}
-
-fn submission_port() -> u16 {
-    587
-}
-
-fn smarthost_connections() -> usize {
-    20
 }
 
 /// Trying, and trying again.
@@ -275,6 +214,7 @@ impl Default for MailConfig {
             default_route: "direct".to_owned(),
             routes: Vec::new(),
             smarthosts: Vec::new(),
+            smarthost_groups: Vec::new(),
             delivery: DeliveryConfig::default(),
             limits: LimitsConfig::default(),
             dns: DnsConfig::default(),
@@ -369,33 +309,6 @@ impl Role {
     }
 }
 
-/// Where a recipient's mail goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Via {
-    Direct,
-    Smarthost(Arc<str>),
-}
-
-/// A smarthost, ready for use.
-#[derive(Clone, Debug)]
-pub(crate) struct Smarthost {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    pub(crate) security: Security,
-    pub(crate) username: Option<String>,
-    pub(crate) password: Password,
-    pub(crate) connections: usize,
-}
-
-/// Where a smarthost's password is.
-#[derive(Clone, Debug)]
-pub(crate) enum Password {
-    None,
-    Given(Secret),
-    File(PathBuf),
-    Sealed(String),
-}
-
 /// The configuration in force. Replaced as a whole by a reload.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -411,9 +324,7 @@ pub(crate) struct Settings {
     pub(crate) relay_domains: Vec<Domain>,
     pub(crate) networks: Vec<NetworkConfig>,
     pub(crate) postmaster: Option<Mailbox>,
-    pub(crate) default_route: Via,
-    pub(crate) routes: Vec<(Domain, Via)>,
-    pub(crate) smarthosts: HashMap<Arc<str>, Arc<Smarthost>>,
+    pub(crate) ways: Ways,
     pub(crate) delivery: DeliveryConfig,
     pub(crate) retry: Backoff,
     pub(crate) connections_per_address: usize,
@@ -437,24 +348,12 @@ impl Settings {
             .host
             .clone()
             .unwrap_or_else(|| Domain::parse("localhost").expect("localhost is a domain name"));
-        let smarthosts = smarthosts(config)?;
-        let via = |key: &str, name: &str| match name {
-            "direct" => Ok(Via::Direct),
-            name => match smarthosts.get_key_value(name) {
-                Some((name, _)) => Ok(Via::Smarthost(Arc::clone(name))),
-                None => Err(bad(
-                    key,
-                    format!("there is no smarthost {name:?} in mail.smarthosts (or write \"direct\")"),
-                )),
-            },
-        };
-        let mut routes = Vec::new();
-        for route in &config.routes {
-            routes.push((route.domain.clone(), via("mail.routes.via", &route.via)?));
-        }
-        // The longest match first.
-        routes.sort_by_key(|(domain, _)| std::cmp::Reverse(domain.as_str().len()));
-        let default_route = via("mail.default_route", &config.default_route)?;
+        let ways = Ways::new(
+            &config.smarthosts,
+            &config.smarthost_groups,
+            &config.routes,
+            &config.default_route,
+        )?;
         let steps: Vec<Duration> = config.delivery.retry.iter().map(|d| d.0).collect();
         let retry = Backoff::try_new(steps, config.delivery.jitter_percent)
             .map_err(|e| bad("mail.delivery.retry", e.to_string()))?;
@@ -494,9 +393,7 @@ impl Settings {
             relay_domains: config.relay_domains.clone(),
             networks: config.mynetworks.clone(),
             postmaster: config.postmaster.clone(),
-            default_route,
-            routes,
-            smarthosts,
+            ways,
             delivery: config.delivery.clone(),
             retry,
             connections_per_address: config.limits.connections_per_address,
@@ -547,81 +444,6 @@ fn devices_server(config: &MailConfig, server: &ServerConfig) -> ServerConfig {
     server.data.max_size = config.devices.max_size;
     server.data.repair_bare_lf = true;
     server
-}
-
-fn smarthosts(config: &MailConfig) -> Result<HashMap<Arc<str>, Arc<Smarthost>>, BuildError> {
-    let mut by_name: HashMap<Arc<str>, Arc<Smarthost>> = HashMap::new();
-    for smarthost in &config.smarthosts {
-        let name: Arc<str> = Arc::from(smarthost.name.as_str());
-        let plain = !name.is_empty() && name.len() <= 64;
-        let plain = plain
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-        if !plain || &*name == "direct" {
-            return Err(bad(
-                "mail.smarthosts.name",
-                format!("{name:?}: 1 to 64 letters, digits, hyphens, dots; \"direct\" is taken"),
-            ));
-        }
-        let checked = smarthost.check()?;
-        if by_name.insert(Arc::clone(&name), Arc::new(checked)).is_some() {
-            return Err(bad("mail.smarthosts.name", format!("{name:?} is given twice")));
-        }
-    }
-    Ok(by_name)
-}
-
-impl SmarthostConfig {
-    fn check(&self) -> Result<Smarthost, BuildError> {
-        let is_name = self.host.parse::<IpAddr>().is_ok() || Domain::parse(&self.host).is_ok();
-        if !is_name {
-            return Err(bad(
-                "mail.smarthosts.host",
-                format!("{:?} is neither a host name nor an IP address", self.host),
-            ));
-        }
-        let mut given = Vec::new();
-        given.extend(self.password.clone().map(Password::Given));
-        given.extend(self.password_file.clone().map(Password::File));
-        given.extend(self.password_secret.clone().map(Password::Sealed));
-        let password = match (given.len(), &self.username) {
-            (0, None) => Password::None,
-            (1, Some(_)) => given.remove(0),
-            _ => {
-                let problem = "username needs exactly one of password, password_file and password_secret";
-                return Err(bad(
-                    "mail.smarthosts.username",
-                    format!("{}: {problem}", self.name),
-                ));
-            }
-        };
-        let security = match self.tls {
-            SmarthostTls::Starttls => Security::Required,
-            SmarthostTls::Implicit => Security::Implicit,
-            SmarthostTls::Opportunistic => Security::Opportunistic,
-            SmarthostTls::None => Security::Plain,
-        };
-        if self.username.is_some() && matches!(security, Security::Plain | Security::Opportunistic) {
-            let problem =
-                "a login needs tls = \"starttls\" or \"implicit\", or its password could be read on the way";
-            return Err(bad("mail.smarthosts.tls", format!("{}: {problem}", self.name)));
-        }
-        if self.connections == 0 {
-            return Err(bad(
-                "mail.smarthosts.connections",
-                "must be at least 1".to_owned(),
-            ));
-        }
-        Ok(Smarthost {
-            host: self.host.clone(),
-            port: self.port,
-            security,
-            username: self.username.clone(),
-            password,
-            connections: self.connections,
-        })
-    }
 }
 
 /// The keys that differ, and whether each needs a restart.

@@ -25,6 +25,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::{
+    config::Smarthost,
     context::{Context, Job},
     route::Candidate,
 };
@@ -97,6 +98,8 @@ pub(crate) struct Connection {
     pub(crate) host: String,
     /// Mails that went over it.
     pub(crate) mails: usize,
+    /// The smarthost it is to, with the place that it takes there.
+    pub(crate) member: Option<(Arc<Smarthost>, OwnedSemaphorePermit)>,
     _permit: OwnedSemaphorePermit,
     _open: OpenGauge,
 }
@@ -162,6 +165,7 @@ impl Dialer {
             dialer: self.clone(),
             host: to.host.clone(),
             mails: 0,
+            member: None,
             _permit: permit,
             _open: open,
         };

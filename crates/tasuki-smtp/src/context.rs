@@ -26,8 +26,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Settings, daily::Daily, dkim::Dkim, dns::Resolver, lanes::Lanes, metrics::Metrics,
-    recipients::CallOuts, schedule::NextLook, settle::Report, trust::BrokenTls,
+    config::Settings, daily::Daily, dkim::Dkim, dns::Resolver, lanes::Lanes, members::Members,
+    metrics::Metrics, recipients::CallOuts, schedule::NextLook, settle::Report, trust::BrokenTls,
 };
 
 /// Bodies to this size are kept in the store's row.
@@ -45,6 +45,7 @@ pub(crate) struct Context {
     pub(crate) any_tls: Arc<rustls::ClientConfig>,
     pub(crate) broken_tls: BrokenTls,
     pub(crate) dkim: Dkim,
+    pub(crate) members: Members,
     pub(crate) lanes: Lanes,
     pub(crate) reports: mpsc::Sender<Report>,
     /// Wakes the scheduler: something may be due, or a lane has room.

@@ -30,7 +30,7 @@ use crate::{
     context::{Context, Job},
     convert, dkim,
     lanes::{Lane, Pushed},
-    route::{self, NextHop, RouteError},
+    route::{self, Candidate, NextHop, RouteError},
     settle::Attempted,
 };
 
@@ -191,6 +191,7 @@ async fn deliver(
         hop: &hop,
         connection,
         unfit: Vec::new(),
+        passed_over: Vec::new(),
     };
     let attempted = attempt.run(&job).await;
     let route_failure = attempted.route_failure.clone();
@@ -207,22 +208,20 @@ async fn deliver(
             }
         }
     }
-    keep_or_quit(context, &settings, &hop, connection).await
+    keep_or_quit(context, &settings, connection).await
 }
 
 async fn keep_or_quit(
     context: &Context,
     settings: &Settings,
-    hop: &NextHop,
     connection: Option<Connection>,
 ) -> Option<Connection> {
     let open = connection?;
-    let worn_out = match hop {
-        NextHop::Mx(_) => open.mails >= settings.delivery.mails_per_connection,
-        // A smarthost is ours to use; it says 421 when it has had enough.
-        NextHop::Smarthost(_) => open.mails >= 10_000,
+    let most = match &open.member {
+        Some((smarthost, _)) => smarthost.mails_per_connection,
+        None => settings.delivery.mails_per_connection,
     };
-    if worn_out {
+    if open.mails >= most {
         open.quit(&context.deps.clock).await;
         return None;
     }
@@ -264,6 +263,24 @@ fn report_route(context: &Context, lane: &str, trouble: Option<&str>) {
     context.deps.health.set(&format!("mail.route.{name}"), condition);
 }
 
+/// One of a group: mail does not wait for it.
+fn report_smarthost(context: &Context, name: &str, trouble: Option<&str>) {
+    let sentence = |why| format!("smarthost {name} does not work ({why}); others of its group carry on");
+    let condition = trouble.map(|why| Condition::warning(Code::RouteDown, sentence(why)));
+    context
+        .deps
+        .health
+        .set(&format!("mail.smarthost.{name}"), condition);
+    let route = format!("smarthost {name}");
+    context.deps.events.emit(match trouble {
+        Some(why) => tasuki_core::events::What::RouteDown {
+            route,
+            reason: why.to_owned(),
+        },
+        None => tasuki_core::events::What::RouteUp { route },
+    });
+}
+
 async fn conclude_all(
     context: &Arc<Context>,
     settings: &Settings,
@@ -281,6 +298,7 @@ async fn conclude_all(
         results,
         host,
         sends_notices: false,
+        is_final: false,
         route_failure: None,
     };
     context.conclude(settings, job, attempted).await;
@@ -369,6 +387,8 @@ struct Attempt<'a> {
     connection: Option<Connection>,
     /// Servers of the domain that cannot take this mail as it is.
     unfit: Vec<(String, ClientFailure)>,
+    /// Smarthosts of the group that refused us, not the mail.
+    passed_over: Vec<Arc<str>>,
 }
 
 impl Attempt<'_> {
@@ -377,6 +397,7 @@ impl Attempt<'_> {
             results: Vec::new(),
             host: None,
             sends_notices: false,
+            is_final: false,
             route_failure: None,
         };
         let mut open: Vec<Recipient> = job.held.recipients.clone();
@@ -387,6 +408,7 @@ impl Attempt<'_> {
                 Ok(sent) => {
                     attempted.host = Some(sent.host);
                     attempted.sends_notices = sent.sends_notices;
+                    attempted.is_final = sent.is_final;
                     sent.results
                 }
                 Err(NoConnection::Route(error)) => {
@@ -448,13 +470,23 @@ impl Attempt<'_> {
                 None => self.connect(job).await?,
             };
             let (host, sends_notices) = (connection.host.clone(), connection.offers_dsn());
+            let member = connection
+                .member
+                .as_ref()
+                .map(|(smarthost, _)| Arc::clone(smarthost));
             let mut envelope = convert::to_wire(&job.held.envelope, group);
             if job.held.envelope.eight_bit {
                 envelope.body = BodyType::EightBitMime;
             }
             let prefix = self.prefix.clone();
-            let (results, left) = connection.send(self.context, job, envelope, prefix).await;
+            let (mut results, left) = connection.send(self.context, job, envelope, prefix).await;
             self.connection = left;
+            if let Some(smarthost) = &member {
+                results = results
+                    .into_iter()
+                    .map(|r| r.map_err(|f| without_quota(f, smarthost)))
+                    .collect();
+            }
             // RFC 6531 3.6: what one server lacks another one may have.
             if matches!(self.hop, NextHop::Mx(_)) && results.iter().all(|r| r.as_ref().is_err_and(is_unfit)) {
                 if let Some(open) = self.connection.take() {
@@ -466,20 +498,48 @@ impl Attempt<'_> {
                 fresh = true;
                 continue;
             }
+            if let Some(smarthost) = &member
+                && let NextHop::Group(group) = self.hop
+                && self.passed_over.len() + 1 < group.len()
+                && results.iter().all(|r| r.as_ref().is_err_and(is_stale))
+                && (fresh || self.connection.is_some())
+            {
+                let why = results
+                    .iter()
+                    .find_map(|r| r.as_ref().err())
+                    .map(ToString::to_string);
+                self.rest(smarthost, &why.unwrap_or_default());
+                if let Some(open) = self.connection.take() {
+                    open.quit(&self.context.deps.clock).await;
+                }
+                self.passed_over.push(Arc::clone(&smarthost.name));
+                fresh = true;
+                continue;
+            }
             let died = self.connection.is_none() && results.iter().all(|r| r.as_ref().is_err_and(is_stale));
             if died && !fresh {
                 fresh = true;
                 continue;
             }
+            let is_final = member.is_some_and(|smarthost| smarthost.protocol == Protocol::Lmtp);
             return Ok(Sent {
                 host,
                 sends_notices,
+                is_final,
                 results,
             });
         }
     }
 
     async fn connect(&self, job: &Job) -> Result<Connection, NoConnection> {
+        match self.hop {
+            NextHop::Mx(_) => self.connect_to_mx(job).await,
+            NextHop::Smarthost(one) => self.connect_to_members(std::slice::from_ref(one)).await,
+            NextHop::Group(group) => self.connect_to_members(group).await,
+        }
+    }
+
+    async fn connect_to_mx(&self, job: &Job) -> Result<Connection, NoConnection> {
         let seed = job.held.mail.0.cast_unsigned();
         let mut candidates = route::candidates(self.context, self.settings, self.hop, seed)
             .await
@@ -488,31 +548,77 @@ impl Attempt<'_> {
         if candidates.is_empty() {
             return Err(NoConnection::Nobody);
         }
-        let permit = Arc::clone(&self.context.lanes.connections).acquire_owned().await;
-        let Ok(permit) = permit else {
-            return Err(NoConnection::Route(RouteError::Unknown(
-                "the gateway stops".to_owned(),
-            )));
-        };
-        let mut permit = Some(permit);
-        let dialer = self
-            .dialer()
+        let dialer = self.dialer(None).await.map_err(NoConnection::unknown)?;
+        self.dial(&dialer, &candidates).await
+    }
+
+    /// Tries the smarthosts of a group, the best first; the first that works is it.
+    async fn connect_to_members(&self, group: &[Arc<Smarthost>]) -> Result<Connection, NoConnection> {
+        let (members, clock) = (&self.context.members, &self.context.deps.clock);
+        let mut last = None;
+        for smarthost in members.in_order(group, clock.now()) {
+            if self.passed_over.contains(&smarthost.name) {
+                continue;
+            }
+            let Some(seat) = members.seat(&smarthost).await else {
+                continue;
+            };
+            let began = clock.now();
+            match self.connect_to(&smarthost).await {
+                Ok(mut connection) => {
+                    if members.works(&smarthost, clock.now().saturating_duration_since(began))
+                        && group.len() > 1
+                    {
+                        report_smarthost(self.context, &smarthost.name, None);
+                    }
+                    connection.member = Some((smarthost, seat));
+                    return Ok(connection);
+                }
+                Err(failure) => {
+                    if group.len() > 1 {
+                        self.rest(&smarthost, &failure.to_string());
+                    }
+                    last = Some(failure);
+                }
+            }
+        }
+        Err(last.unwrap_or(NoConnection::Nobody))
+    }
+
+    async fn connect_to(&self, smarthost: &Arc<Smarthost>) -> Result<Connection, NoConnection> {
+        let candidates = route::smarthost_addresses(self.context, smarthost)
             .await
-            .map_err(|what| NoConnection::Route(RouteError::Unknown(what)))?;
+            .map_err(NoConnection::Route)?;
+        let dialer = self
+            .dialer(Some(smarthost))
+            .await
+            .map_err(NoConnection::unknown)?;
+        self.dial(&dialer, &candidates).await
+    }
+
+    /// One of several smarthosts does not work: it rests, and the others carry on.
+    fn rest(&self, smarthost: &Smarthost, why: &str) {
+        let clock = &self.context.deps.clock;
+        let seed = clock.wall().0.cast_unsigned();
+        let until = |failures| clock.now() + self.settings.retry.delay(failures, seed);
+        if self.context.members.failed(smarthost, until) == 1 {
+            tracing::warn!(smarthost = %smarthost.name, error = why, "smarthost does not work, others of its group carry on");
+            report_smarthost(self.context, &smarthost.name, Some(why));
+        }
+    }
+
+    async fn dial(&self, dialer: &Dialer, candidates: &[Candidate]) -> Result<Connection, NoConnection> {
+        let connections = &self.context.lanes.connections;
         let mut last = None;
         let broken_tls = &self.context.broken_tls;
-        for candidate in &candidates {
+        for candidate in candidates {
             let known_broken = broken_tls.is_broken(&candidate.host, self.context.deps.clock.now());
             let mut tls_broke = false;
             for dialer in dialer.with_fallback(known_broken) {
-                let held = match permit.take() {
-                    Some(held) => held,
-                    None => match Arc::clone(&self.context.lanes.connections).acquire_owned().await {
-                        Ok(held) => held,
-                        Err(_) => break,
-                    },
+                let Ok(permit) = Arc::clone(connections).acquire_owned().await else {
+                    return Err(NoConnection::unknown("the gateway stops".to_owned()));
                 };
-                match dialer.dial(self.context, candidate, held).await {
+                match dialer.dial(self.context, candidate, permit).await {
                     Ok(connection) => {
                         if tls_broke {
                             broken_tls.remember(&candidate.host, self.context.deps.clock.now());
@@ -536,7 +642,7 @@ impl Attempt<'_> {
         Err(NoConnection::Failed(host, failure))
     }
 
-    async fn dialer(&self) -> Result<Dialer, String> {
+    async fn dialer(&self, smarthost: Option<&Smarthost>) -> Result<Dialer, String> {
         let mut client = ClientConfig {
             protocol: Protocol::Smtp,
             helo: self.settings.host.as_str().to_owned(),
@@ -546,7 +652,8 @@ impl Attempt<'_> {
             timeouts: Timeouts::default(),
         };
         let mut verifies = false;
-        if let NextHop::Smarthost(smarthost) = self.hop {
+        if let Some(smarthost) = smarthost {
+            client.protocol = smarthost.protocol;
             client.security = smarthost.security;
             verifies = matches!(smarthost.security, Security::Required | Security::Implicit);
             client.login = login(self.context, smarthost).await?;
@@ -584,7 +691,24 @@ impl Dialer {
 struct Sent {
     host: String,
     sends_notices: bool,
+    is_final: bool,
     results: Vec<Result<Reply, ClientFailure>>,
+}
+
+impl NoConnection {
+    fn unknown(why: String) -> Self {
+        Self::Route(RouteError::Unknown(why))
+    }
+}
+
+impl std::fmt::Display for NoConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Nobody => f.write_str("no server takes this mail"),
+            Self::Route(error) => error.fmt(f),
+            Self::Failed(_, failure) => failure.fmt(f),
+        }
+    }
 }
 
 enum NoConnection {
@@ -624,6 +748,19 @@ fn is_too_many(failure: &ClientFailure) -> bool {
     failure.stage == Stage::Recipient && failure.reply().is_some_and(|r| r.code == 452)
 }
 
+/// A reply by which a provider says that our account is used up judges the account, not the mail.
+fn without_quota(failure: ClientFailure, smarthost: &Smarthost) -> ClientFailure {
+    let Problem::Refused(reply) = &failure.problem else {
+        return failure;
+    };
+    let text = reply.text.to_ascii_lowercase();
+    if smarthost.quota.iter().any(|part| text.contains(part)) {
+        // As if it had been said at the login, where such a thing belongs.
+        return ClientFailure::new(Stage::Auth, failure.problem);
+    }
+    failure
+}
+
 /// The server lacks what the mail needs.
 fn is_unfit(failure: &ClientFailure) -> bool {
     matches!(failure.problem, Problem::Unfit(_))
@@ -633,7 +770,7 @@ fn is_unfit(failure: &ClientFailure) -> bool {
 fn is_stale(failure: &ClientFailure) -> bool {
     let early = matches!(
         failure.stage,
-        Stage::Idle | Stage::Rset | Stage::Mail | Stage::Recipient | Stage::Data
+        Stage::Idle | Stage::Rset | Stage::Auth | Stage::Mail | Stage::Recipient | Stage::Data
     );
     early && !failure.judges_message()
 }

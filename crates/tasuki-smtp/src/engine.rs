@@ -27,6 +27,7 @@ use crate::{
     dkim::{Dkim, DkimError, DkimKey},
     dns::{Hickory, Resolver},
     lanes::{LaneStatus, Lanes},
+    members::Members,
     metrics::Metrics,
     recipients::CallOuts,
     schedule::{self, NextLook},
@@ -170,6 +171,7 @@ impl Engine {
             broken_tls: BrokenTls::default(),
             dkim: Dkim::new(deps.secrets.clone(), deps.pool.clone()),
             lanes: Lanes::new(settings.delivery.max_connections),
+            members: Members::default(),
             settings: ArcSwap::from_pointee(settings),
             resolver,
             reports,
@@ -267,6 +269,10 @@ impl Handle {
         let (changed, needs_restart) = differences(&config, &snapshot.engine);
         *config = snapshot.engine.clone();
         self.context.settings.store(Arc::new(settings));
+        // What was changed may be what was wrong: a secret, a host, a route.
+        if changed.iter().any(|key| key.starts_with("mail.smarthost")) {
+            self.retry_now();
+        }
         Applied {
             changed,
             needs_restart,
@@ -276,6 +282,7 @@ impl Handle {
     /// Looks at the queue now: what was made due by a command is tried at once, and resting lanes too.
     pub fn retry_now(&self) {
         self.context.lanes.unblock();
+        self.context.members.unblock();
         self.context.wake.notify_one();
     }
 

@@ -21,6 +21,7 @@ mod engine;
 mod fair;
 mod headers;
 mod lanes;
+mod members;
 mod metrics;
 mod notice;
 mod policy;
@@ -35,7 +36,8 @@ mod trust;
 pub use config::{
     AliasConfig, DeliveryConfig, DeviceConfig, DevicesConfig, DnsConfig, HeaderConfig, LimitsConfig,
     ListenerConfig, MailConfig, NetworkConfig, Pattern, RecipientsConfig, RelayConfig, RetryDelay,
-    RewriteConfig, RouteConfig, SenderConfig, SmarthostConfig, SmarthostTls, Target,
+    RewriteConfig, RouteConfig, SenderConfig, SmarthostConfig, SmarthostGroupConfig, SmarthostProtocol,
+    SmarthostTls, Target,
 };
 pub use dkim::{DkimError, DkimKey, KeyState};
 pub use dns::{Hickory, LookupError, MxAnswer, Resolver};

@@ -79,7 +79,12 @@ impl<'a> Notices<'a> {
     }
 
     /// For recipients whose sender asked for success notices, when the next hop will not send them (RFC 3461 5.2.2).
-    pub(crate) async fn relayed(&mut self, delivered: &[(Recipient, Reply)]) {
+    pub(crate) async fn succeeded(&mut self, delivered: &[(Recipient, Reply)], is_final: bool) {
+        let action = if is_final {
+            Action::Delivered
+        } else {
+            Action::Relayed
+        };
         let asked = delivered
             .iter()
             .filter(|(recipient, _)| wants(recipient, Action::Relayed));
@@ -91,7 +96,7 @@ impl<'a> Notices<'a> {
                 by_peer: true,
             })
             .collect();
-        self.make(Action::Relayed, list).await;
+        self.make(action, list).await;
     }
 
     /// The notices, and whether one tells of the failures.

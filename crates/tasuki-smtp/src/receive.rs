@@ -22,7 +22,7 @@ use tasuki_proto::{
 };
 
 use crate::{
-    config::{Device, Settings},
+    config::{Device, Origin, Settings},
     context::{Context, INLINE_MAX, Job, KeptBody, PerAddress},
     convert,
     deliver::dispatch,
@@ -309,10 +309,14 @@ impl Incoming {
 
     /// The recipients by lane; who is named twice gets one copy.
     fn deliveries(&self, message: &Message) -> Vec<NewDelivery> {
+        let origin = Origin {
+            principal: self.principal.as_ref().map(|principal| principal.name.as_str()),
+            sender: message.envelope.from.mailbox(),
+        };
         let mut deliveries: Vec<NewDelivery> = Vec::new();
         for recipient in &message.envelope.recipients {
             for recipient in self.behind(convert::recipient_to_store(recipient)) {
-                let lane: LaneKey = route::lane_of(&self.settings, &recipient.mailbox);
+                let lane: LaneKey = route::lane_for(&self.settings, origin, &recipient.mailbox);
                 match deliveries.iter_mut().find(|d| d.lane == lane) {
                     Some(delivery) if delivery.recipients.iter().any(|r| r.mailbox == recipient.mailbox) => {}
                     Some(delivery) => delivery.recipients.push(recipient),

@@ -12,7 +12,7 @@ use tasuki_proto::{
 };
 
 use crate::{
-    config::{Settings, Smarthost, Via},
+    config::{Origin, Settings, Smarthost, Via},
     context::Context,
     dns::MxAnswer,
 };
@@ -29,6 +29,8 @@ const MAX_ADDRESSES: usize = 2;
 pub(crate) enum NextHop {
     /// A configured smarthost.
     Smarthost(Arc<Smarthost>),
+    /// Several that stand in for each other.
+    Group(Arc<[Arc<Smarthost>]>),
     /// The mail servers of a domain, or an address literal.
     Mx(MailHost),
 }
@@ -52,17 +54,14 @@ pub(crate) enum RouteError {
     Unknown(String),
 }
 
-/// The lane of a recipient under these settings.
+/// The lane of a recipient under these settings, for mail of our own (notices, questions).
 pub(crate) fn lane_of(settings: &Settings, mailbox: &Mailbox) -> LaneKey {
-    let via = match mailbox.domain() {
-        Some(domain) => settings
-            .routes
-            .iter()
-            .find(|(d, _)| domain.is_within(d))
-            .map(|(_, via)| via),
-        None => None,
-    };
-    match via.unwrap_or(&settings.default_route) {
+    lane_for(settings, Origin::default(), mailbox)
+}
+
+/// The lane of a recipient under these settings, for mail from `origin`.
+pub(crate) fn lane_for(settings: &Settings, origin: Origin<'_>, mailbox: &Mailbox) -> LaneKey {
+    match settings.ways.choose(origin, mailbox) {
         Via::Direct => LaneKey(format!("mx:{}", mailbox.host())),
         Via::Smarthost(name) => LaneKey(format!("via:{name}")),
     }
@@ -71,9 +70,13 @@ pub(crate) fn lane_of(settings: &Settings, mailbox: &Mailbox) -> LaneKey {
 /// What a lane's key stands for. A smarthost that left the configuration is unknown, until its mails are re-routed.
 pub(crate) fn next_hop(settings: &Settings, key: &LaneKey) -> Result<NextHop, RouteError> {
     if let Some(name) = key.0.strip_prefix("via:") {
-        let smarthost = settings.smarthosts.get(name).cloned();
-        let missing = || RouteError::Unknown(format!("smarthost {name:?} is no longer configured"));
-        return smarthost.map(NextHop::Smarthost).ok_or_else(missing);
+        return match settings.ways.members(name) {
+            Some([one]) => Ok(NextHop::Smarthost(Arc::clone(one))),
+            Some(group) => Ok(NextHop::Group(group.into())),
+            None => Err(RouteError::Unknown(format!(
+                "smarthost {name:?} is no longer configured"
+            ))),
+        };
     }
     let host = key.0.strip_prefix("mx:").and_then(|h| MailHost::parse(h).ok());
     host.map(NextHop::Mx)
@@ -84,6 +87,7 @@ pub(crate) fn next_hop(settings: &Settings, key: &LaneKey) -> Result<NextHop, Ro
 pub(crate) fn concurrency(settings: &Settings, key: &LaneKey) -> usize {
     match next_hop(settings, key) {
         Ok(NextHop::Smarthost(smarthost)) => smarthost.connections,
+        Ok(NextHop::Group(group)) => group.iter().map(|smarthost| smarthost.connections).sum(),
         // It only finds out its site.
         Ok(NextHop::Mx(MailHost::Domain(_))) => 1,
         _ => settings.delivery.connections_per_site,
@@ -99,6 +103,11 @@ pub(crate) async fn candidates(
 ) -> Result<Vec<Candidate>, RouteError> {
     match hop {
         NextHop::Smarthost(smarthost) => smarthost_addresses(context, smarthost).await,
+        NextHop::Group(group) => {
+            let order = context.members.in_order(group, context.deps.clock.now());
+            let nobody = || RouteError::Unknown("the group has no members".to_owned());
+            smarthost_addresses(context, order.first().ok_or_else(nobody)?).await
+        }
         NextHop::Mx(MailHost::Literal(ip)) => {
             let candidate = Candidate {
                 host: ip.to_string(),
@@ -110,7 +119,10 @@ pub(crate) async fn candidates(
     }
 }
 
-async fn smarthost_addresses(context: &Context, smarthost: &Smarthost) -> Result<Vec<Candidate>, RouteError> {
+pub(crate) async fn smarthost_addresses(
+    context: &Context,
+    smarthost: &Smarthost,
+) -> Result<Vec<Candidate>, RouteError> {
     let addresses = match smarthost.host.parse::<IpAddr>() {
         Ok(ip) => vec![ip],
         Err(_) => lookup(context, &smarthost.host).await?,

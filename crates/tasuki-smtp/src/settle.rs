@@ -19,7 +19,7 @@ use tasuki_proto::smtp::{Reply, dsn::Action};
 use tokio::sync::mpsc;
 
 use crate::{
-    config::Settings,
+    config::{Origin, Settings},
     context::{Context, Job},
     convert,
     deliver::{self, RecipientResult, dispatch},
@@ -38,6 +38,8 @@ pub(crate) struct Attempted {
     pub(crate) host: Option<String>,
     /// Whether it sends success notices itself.
     pub(crate) sends_notices: bool,
+    /// Whether it is a mail store, and not another relay.
+    pub(crate) is_final: bool,
     /// The next hop as such did not work, for this reason.
     pub(crate) route_failure: Option<String>,
 }
@@ -82,7 +84,7 @@ impl Context {
         let mut notices = Notices::new(self, settings, &job, attempted.host.as_deref(), now);
         notices.failed(&sorted.bounced, expired).await;
         if !attempted.sends_notices {
-            notices.relayed(&sorted.delivered).await;
+            notices.succeeded(&sorted.delivered, attempted.is_final).await;
         }
         let delay_due =
             !job.held.delay_reported && now.since(job.held.accepted_at) >= settings.delivery.delay_notice;
@@ -92,8 +94,25 @@ impl Context {
         }
         let (follow_up, told) = notices.finish();
         self.count(&job, &sorted, attempts, told);
-        let settlement = waiting_settlement(settings, &job, &sorted.waiting, attempts, now, delay_reported);
+        let principal = self.principal_name(settings, &job).await;
+        let origin = Origin {
+            principal: principal.as_deref(),
+            sender: job.held.envelope.reverse_path.mailbox(),
+        };
+        let told = (now, delay_reported);
+        let settlement = waiting_settlement(settings, &job, origin, &sorted.waiting, attempts, told);
         self.report(job, settlement, follow_up).await;
+    }
+
+    /// Who handed a mail in, if a route asks for that.
+    async fn principal_name(&self, settings: &Settings, job: &Job) -> Option<String> {
+        let id = job
+            .held
+            .envelope
+            .principal
+            .filter(|_| settings.ways.asks_for_principal())?;
+        let principal = self.deps.accounts.by_id(id).await.ok()??;
+        Some(principal.name.clone())
     }
 
     /// Puts a job off without an attempt.
@@ -193,10 +212,10 @@ impl Context {
 fn waiting_settlement(
     settings: &Settings,
     job: &Job,
+    origin: Origin<'_>,
     waiting: &[(Recipient, Failure)],
     attempts: u32,
-    now: Timestamp,
-    delay_reported: bool,
+    (now, delay_reported): (Timestamp, bool),
 ) -> Settlement {
     let Some((_, failure)) = waiting.first() else {
         return Settlement::Finished;
@@ -212,7 +231,7 @@ fn waiting_settlement(
     }
     Settlement::Deferred {
         // The configuration may have changed since the mail was taken; where it waits follows.
-        lane: crate::route::lane_of(settings, &waiting[0].0.mailbox),
+        lane: crate::route::lane_for(settings, origin, &waiting[0].0.mailbox),
         recipients: waiting.iter().map(|(recipient, _)| recipient.clone()).collect(),
         attempts,
         // The last attempt is made when the mail expires.

@@ -61,18 +61,13 @@ fn mail_never_goes_round_in_circles() {
 fn the_longest_route_wins() {
     let smarthost = |name: &str| SmarthostConfig {
         name: name.into(),
-        host: "127.0.0.1".into(),
-        port: 25,
-        tls: crate::config::SmarthostTls::None,
-        username: None,
-        password: None,
-        password_file: None,
-        password_secret: None,
-        connections: 20,
+        host: Some("192.0.2.1".into()),
+        ..SmarthostConfig::default()
     };
     let route = |domain: &str, via: &str| RouteConfig {
-        domain: d(domain),
+        domain: Some(d(domain)),
         via: via.into(),
+        ..RouteConfig::default()
     };
     let config = MailConfig {
         smarthosts: vec![smarthost("a"), smarthost("b")],

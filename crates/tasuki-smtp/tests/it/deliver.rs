@@ -42,7 +42,7 @@ async fn a_mail_goes_through_to_the_next_hop() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_are_reused_and_bounded() {
     let sink = Sink::start().await;
-    let house = House::with_sink(&sink, |c| c.smarthosts[0].connections = 2).await;
+    let house = House::with_sink(&sink, |c| c.smarthosts[0].connections = Some(2)).await;
     house.allow_loopback();
     let mut client = house.relay().await;
     client.expect("EHLO c", "250").await;
@@ -147,7 +147,7 @@ async fn refusals_of_the_route_never_bounce_and_rest_the_lane() {
         });
         let (key, reply) = (key.to_owned(), reply.trim().to_owned());
         let sink = Sink::scripted(move |line| line.starts_with(&key).then(|| reply.clone())).await;
-        let house = House::with_sink(&sink, |c| c.smarthosts[0].connections = 1).await;
+        let house = House::with_sink(&sink, |c| c.smarthosts[0].connections = Some(1)).await;
         house.allow_loopback();
         let mut client = house.relay().await;
         client.expect("EHLO c", "250").await;
@@ -342,7 +342,7 @@ async fn too_many_recipients_for_the_next_hop_are_split() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_finishes_what_is_under_way_and_the_next_life_does_the_rest() {
     let sink = Sink::scripted(|line| (line == "banner").then(|| "421 4.3.2 later".into())).await;
-    let house = House::with_sink(&sink, |c| c.smarthosts[0].connections = 1).await;
+    let house = House::with_sink(&sink, |c| c.smarthosts[0].connections = Some(1)).await;
     house.allow_loopback();
     let mut client = house.relay().await;
     client.expect("EHLO c", "250").await;
@@ -441,7 +441,7 @@ async fn deferred_mail_of_domains_that_share_servers_comes_back_through_their_si
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sender_of_one_mail_does_not_wait_behind_a_sender_of_many() {
     let sink = Sink::scripted(|line| (line == "banner").then(|| "421 4.3.2 not yet".into())).await;
-    let house = House::with_sink(&sink, |c| c.smarthosts[0].connections = 1).await;
+    let house = House::with_sink(&sink, |c| c.smarthosts[0].connections = Some(1)).await;
     house.allow_loopback();
     let mut client = house.relay().await;
     client.expect("EHLO c", "250").await;

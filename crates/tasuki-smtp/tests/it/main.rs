@@ -8,6 +8,7 @@ mod devices;
 mod dkim;
 mod dns;
 mod faulty;
+mod groups;
 mod proxied;
 mod recipients;
 mod rewrite;

@@ -399,8 +399,8 @@ async fn a_smarthost_gets_credentials_over_verified_tls_only() {
     )
     .await;
     let mut hop = plain_smarthost(sink.addr);
-    hop.host = "localhost".into();
-    hop.tls = SmarthostTls::Starttls;
+    hop.host = Some("localhost".into());
+    hop.tls = Some(SmarthostTls::Starttls);
     hop.username = Some("u".into());
     hop.password = Some(tasuki_core::seal::Secret::new("p".into()));
     let believe = keys.path().join("ca.pem");
@@ -448,7 +448,7 @@ async fn opportunistic_tls_takes_any_certificate_and_falls_back() {
             std::sync::Arc::new(move |line| (broken && line == "handshake").then(|| "close".into()));
         let sink = Sink::with(&["PIPELINING"], Some(stranger.server(&[])), script).await;
         let house = House::with_sink(&sink, |c| {
-            c.smarthosts[0].tls = SmarthostTls::Opportunistic;
+            c.smarthosts[0].tls = Some(SmarthostTls::Opportunistic);
             c.delivery.idle = Duration::from_millis(1);
         })
         .await;

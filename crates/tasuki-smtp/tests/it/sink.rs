@@ -220,7 +220,7 @@ impl Inner {
             return self.end(stream, talk, &text).await;
         }
         let usual = match verb.as_str() {
-            "EHLO" => {
+            "EHLO" | "LHLO" => {
                 let starttls = self.tls.is_some() && !talk.tls;
                 let mut offers: Vec<&str> = self.offers.clone();
                 offers.extend(starttls.then_some("STARTTLS"));

@@ -129,14 +129,10 @@ impl Resolver for Names {
 pub(crate) fn plain_smarthost(addr: SocketAddr) -> SmarthostConfig {
     SmarthostConfig {
         name: "hop".into(),
-        host: addr.ip().to_string(),
-        port: addr.port(),
-        tls: SmarthostTls::None,
-        username: None,
-        password: None,
-        password_file: None,
-        password_secret: None,
-        connections: 20,
+        host: Some(addr.ip().to_string()),
+        port: Some(addr.port()),
+        tls: Some(SmarthostTls::None),
+        ..SmarthostConfig::default()
     }
 }
 

@@ -1,0 +1,101 @@
+//! Known providers: where they are, what they allow, and how they say that an account is used up.
+
+/// What a provider's entry need not say itself.
+pub(super) struct Preset {
+    pub(super) host: Option<&'static str>,
+    /// Said when the host is missing.
+    pub(super) host_hint: &'static str,
+    pub(super) username: Option<&'static str>,
+    pub(super) connections: usize,
+    pub(super) mails_per_connection: usize,
+    pub(super) quota: &'static [&'static str],
+}
+
+const NO_PRESET: Preset = Preset {
+    host: None,
+    host_hint: "needs its host name or IP address",
+    username: None,
+    connections: 20,
+    // It is ours to use; it says 421 when it has had enough.
+    mails_per_connection: 10_000,
+    quota: &[],
+};
+
+const SENDGRID: Preset = Preset {
+    host: Some("smtp.sendgrid.net"),
+    // The literal name; the password is the API key.
+    username: Some("apikey"),
+    mails_per_connection: 100,
+    quota: &["maximum credits exceeded"],
+    ..NO_PRESET
+};
+
+const SES: Preset = Preset {
+    host_hint: "needs the endpoint of your region, such as email-smtp.ap-northeast-1.amazonaws.com",
+    connections: 10,
+    quota: &["maximum sending rate exceeded", "daily message quota exceeded"],
+    ..NO_PRESET
+};
+
+const MAILGUN: Preset = Preset {
+    host: Some("smtp.mailgun.org"),
+    connections: 10,
+    quota: &["is not allowed to send", "sending limit"],
+    ..NO_PRESET
+};
+
+/// さくらのメールボックス, さくらのレンタルサーバ: the host is the contract's initial domain.
+const SAKURA: Preset = Preset {
+    host_hint: "needs the initial domain of the contract, such as example.sakura.ne.jp",
+    connections: 2,
+    mails_per_connection: 100,
+    ..NO_PRESET
+};
+
+/// Three connections at a time for one mailbox.
+const MICROSOFT365: Preset = Preset {
+    host: Some("smtp.office365.com"),
+    connections: 3,
+    quota: &[
+        "concurrent connections limit exceeded",
+        "submission quota exceeded",
+        "submissionquotaexceeded",
+        "recipientlimitexceeded",
+    ],
+    ..NO_PRESET
+};
+
+const GMAIL: Preset = Preset {
+    host: Some("smtp.gmail.com"),
+    connections: 5,
+    mails_per_connection: 100,
+    quota: &[
+        "daily user sending limit exceeded",
+        "daily user sending quota exceeded",
+        "daily smtp relay limit exceeded",
+    ],
+    ..NO_PRESET
+};
+
+impl Default for Preset {
+    fn default() -> Self {
+        NO_PRESET
+    }
+}
+
+impl Preset {
+    pub(super) fn named(name: &str) -> Result<Self, String> {
+        Ok(match name {
+            "sendgrid" => SENDGRID,
+            "ses" => SES,
+            "mailgun" => MAILGUN,
+            "sakura" => SAKURA,
+            "microsoft365" => MICROSOFT365,
+            "gmail" => GMAIL,
+            other => {
+                let known = "sendgrid, ses, mailgun, sakura, microsoft365, gmail";
+                return Err(format!("{other:?} is no preset; known: {known}"));
+            }
+        })
+    }
+}
