@@ -76,9 +76,11 @@ impl Inner {
             subscribed: true,
             principal: None,
         };
-        if let Verdict::No(why) = decide(&self.deps.acl, self.config.load().mode, author, None, wish) {
+        let moderation = self.subscribers.moderation();
+        if let Verdict::No(why) = decide(self.rules(&moderation), author, None, None, wish) {
             return Err(Problem::refused(why));
         }
+        self.account_may_publish(&activity.actor)?;
         let signed = self.canonicalized(activity, &body).await?;
         if signed.creator.authority() != author {
             return Err(Problem::refused(

@@ -22,10 +22,13 @@ use crate::handle::Handle;
 use crate::keys::Keys;
 use crate::lanes::{Common, Fanout, Lanes, Log, Sender};
 use crate::metrics::Metrics;
+use crate::moderation::Moderation;
+use crate::policy::Rules;
 use crate::routes::Web;
 use crate::scout::{self, Suspects};
 use crate::signer::Signer;
 use crate::subscribers::Subscribers;
+use crate::trail::Trail;
 
 /// How long a request's signature is remembered against repetition: the window of signed times, both ways.
 const REPLAY_WINDOW: Duration = Duration::from_secs(3600 + 300);
@@ -61,6 +64,7 @@ pub(crate) struct Inner {
     pub(crate) keys: Keys,
     pub(crate) subscribers: Arc<Subscribers>,
     pub(crate) metrics: Metrics,
+    pub(crate) trail: Trail,
     pub(crate) recent_news: Cache<String, ()>,
     pub(crate) replays: Cache<[u8; 32], ()>,
     pub(crate) lanes: Arc<Lanes>,
@@ -162,6 +166,7 @@ impl Engine {
             guard,
             subscribers,
             metrics,
+            trail: Trail::default(),
             recent_news: Cache::builder()
                 .max_capacity(MAX_RECENT_NEWS)
                 .time_to_live(retention)
@@ -218,6 +223,15 @@ impl Engine {
 }
 
 impl Inner {
+    /// What decides now, with the rules of moderation that the caller holds.
+    pub(crate) fn rules<'a>(&'a self, moderation: &'a Moderation) -> Rules<'a> {
+        Rules {
+            acl: &self.deps.acl,
+            moderation,
+            mode: self.config.load().mode,
+        }
+    }
+
     /// Takes over what may change while running.
     pub(crate) fn apply(&self, snapshot: &Snapshot<FediConfig>) -> Applied {
         let mut applied = Applied::default();

@@ -29,6 +29,12 @@ pub enum HandleError {
     /// It does not wait for approval.
     #[error("{0} is subscribed already")]
     AlreadyActive(String),
+    /// Not a rule of moderation; why, in words.
+    #[error("{0}")]
+    NotARule(String),
+    /// There is no such rule.
+    #[error("there is no rule about {0}; see `tasuki fedi rules`")]
+    NoSuchRule(String),
     /// Without a public name there is no relay.
     #[error("the relay has no public name: set server.host")]
     NoHost,
@@ -78,7 +84,7 @@ pub struct Status {
 /// Speaks to the running engine; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 impl Handle {
@@ -211,7 +217,7 @@ impl Handle {
     }
 }
 
-fn asker(who: &str, from: &str) -> Asker {
+pub(crate) fn asker(who: &str, from: &str) -> Asker {
     Asker {
         who: who.to_owned(),
         from: from.to_owned(),

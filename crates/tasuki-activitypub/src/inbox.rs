@@ -23,7 +23,7 @@ use tasuki_core::store::StoreError;
 use tasuki_proto::activitypub::activity::{Activity, Kind, Object};
 use tasuki_proto::activitypub::cavage::{Candidate, SignatureError, SignedRequest, check_post};
 use tasuki_proto::activitypub::documents::Relay;
-use tasuki_proto::activitypub::ids::Authority;
+use tasuki_proto::activitypub::ids::{ActorId, Authority};
 use tasuki_proto::activitypub::json::Limits;
 use tasuki_proto::activitypub::media;
 use tasuki_proto::activitypub::subscription::{
@@ -38,6 +38,7 @@ use crate::problem::Problem;
 use crate::subscribe::Asker;
 use crate::subscribers::follow_back_id;
 use crate::time::system_time;
+use crate::trail::Judged;
 
 /// How long a body may take to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(15);
@@ -57,7 +58,21 @@ pub(crate) type Answer = Result<Outcome, Problem>;
 impl Inner {
     /// Takes one POST; counts its outcome.
     pub(crate) async fn receive(&self, request: Request<Body>, from: IpAddr) -> Result<StatusCode, Problem> {
-        let answer = self.judge(request, from).await;
+        let mut note = Judged {
+            at: self.deps.clock.wall(),
+            from: from.to_string(),
+            ..Judged::default()
+        };
+        let answer = self.judge(request, from, &mut note).await;
+        (note.status, note.outcome, note.reason) = match &answer {
+            Ok(outcome) => (202, outcome.as_str().to_owned(), outcome.in_words().to_owned()),
+            Err(problem) => (
+                problem.status.as_u16(),
+                "refused".to_owned(),
+                problem.detail.clone(),
+            ),
+        };
+        self.trail.add(note);
         self.metrics.received(match &answer {
             Ok(outcome) => *outcome,
             Err(problem) => match problem.status {
@@ -78,7 +93,7 @@ impl Inner {
         }
     }
 
-    async fn judge(&self, request: Request<Body>, from: IpAddr) -> Answer {
+    async fn judge(&self, request: Request<Body>, from: IpAddr, note: &mut Judged) -> Answer {
         let Some(relay) = self.relay.as_ref() else {
             return Err(Problem::unavailable(
                 "this relay has no public name yet: its operator has to set server.host",
@@ -105,12 +120,26 @@ impl Inner {
             headers: &headers,
         };
         let now = system_time(self.deps.clock.wall());
-        let candidate = check_post(&signed, &body, relay.host(), now).map_err(signature_problem)?;
+        let candidate = check_post(&signed, &body, relay.host(), now);
+        note.signer = candidate.as_ref().ok().map(|found| found.key_id.to_string());
         let limits = Limits {
             bytes: body.len(),
             ..Limits::default()
         };
-        let activity = Activity::read(&body, &limits).map_err(|e| Problem::malformed(e.to_string()))?;
+        // Read before the signature is judged only to say of what it was.
+        let activity = Activity::read(&body, &limits);
+        if let Ok(activity) = &activity {
+            note.kind = Some(activity.kind.as_str().to_owned());
+            note.id = Some(activity.id.to_string());
+            note.actor = Some(activity.actor.to_string());
+            note.object = activity
+                .object
+                .as_ref()
+                .and_then(Object::id)
+                .map(ToString::to_string);
+        }
+        let candidate = candidate.map_err(signature_problem)?;
+        let activity = activity.map_err(|e| Problem::malformed(e.to_string()))?;
         self.take_signed(relay, &activity, body, candidate, from).await
     }
 
@@ -310,14 +339,11 @@ impl Inner {
             Ok(actor) => actor,
             Err(error) => return key_answer(activity, error),
         };
-        let verdict = decide(
-            &self.deps.acl,
-            self.config.load().mode,
-            host,
-            Some(from),
-            Wish::Subscribe,
-        );
         let table = self.subscribers.table();
+        let moderation = self.subscribers.moderation();
+        let software = table.host(host).and_then(|known| known.software.as_deref());
+        let rules = self.rules(&moderation);
+        let verdict = decide(rules, host, software, Some(from), Wish::Subscribe);
         let stored = table.host(host).map(|s| &s.subscription);
         let commands = handle_follow(
             stored,
@@ -342,6 +368,7 @@ impl Inner {
 
     /// Something for everybody.
     async fn publication(&self, relay: &Relay, activity: &Activity, body: Bytes, from: IpAddr) -> Answer {
+        self.account_may_publish(&activity.actor)?;
         match self.may_publish(activity.actor.authority(), from).await {
             Ok(()) => self
                 .publish(relay, activity, body, activity.actor.authority())
@@ -372,7 +399,9 @@ impl Inner {
             subscribed,
             principal: principal.as_deref(),
         };
-        match decide(&self.deps.acl, self.config.load().mode, host, Some(from), wish) {
+        let moderation = self.subscribers.moderation();
+        let software = table.host(host).and_then(|known| known.software.as_deref());
+        match decide(self.rules(&moderation), host, software, Some(from), wish) {
             Verdict::Yes => Ok(()),
             Verdict::No(_)
                 if table
@@ -390,6 +419,16 @@ impl Inner {
         }
     }
 
+    /// Whether a rule of moderation stops one account.
+    pub(crate) fn account_may_publish(&self, actor: &ActorId) -> Result<(), Problem> {
+        match self.subscribers.moderation().actor(actor) {
+            None => Ok(()),
+            Some(_) => Err(Problem::refused(format!(
+                "the account {actor} may not publish through this relay"
+            ))),
+        }
+    }
+
     /// A LitePub server publishes by announcing; the relay looks at the post itself before it tells anybody.
     async fn litepub_announce(&self, relay: &Relay, activity: &Activity, from: IpAddr) -> Answer {
         self.may_publish(activity.actor.authority(), from).await?;
@@ -400,8 +439,8 @@ impl Inner {
         if object.authority() != activity.actor.authority() {
             return Ok(Outcome::Dropped("foreign_object"));
         }
-        let post = match self.keys.post(object).await {
-            Ok(post) => post,
+        let (post, words) = match self.keys.post(object).await {
+            Ok(found) => found,
             Err(KeyError::Gone) => return Ok(Outcome::Dropped("gone")),
             Err(KeyError::Unreachable(_)) => {
                 return Err(Problem::unavailable("the announced object cannot be fetched now"));
@@ -414,6 +453,10 @@ impl Inner {
         };
         if !post.addressing.public_in_to || !post.is_content() {
             return Ok(Outcome::Dropped("not_public"));
+        }
+        self.account_may_publish(&post.attributed_to)?;
+        if self.subscribers.moderation().silences(&words).is_some() {
+            return Ok(Outcome::Dropped("silenced"));
         }
         self.announce(relay, activity, object)
             .await

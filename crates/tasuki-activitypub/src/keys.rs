@@ -18,6 +18,7 @@ use tasuki_core::store::{FediStore, StoreError};
 use tasuki_proto::activitypub::actor::{self, Actor, ActorError, PublicKey};
 use tasuki_proto::activitypub::ids::{ActorId, KeyId, ObjectId};
 use tasuki_proto::activitypub::json;
+use tasuki_proto::activitypub::words::Words;
 
 use crate::fetch::{Document, FetchError, Fetcher};
 use crate::verify::{BadKey, VerifyKey};
@@ -294,8 +295,8 @@ impl Keys {
         self.fetcher.fetch_json(url).await.map(|document| document.body)
     }
 
-    /// A post, from its own host under its own id.
-    pub(crate) async fn post(&self, id: &ObjectId) -> Result<actor::Post, KeyError> {
+    /// A post with its words, from its own host under its own id.
+    pub(crate) async fn post(&self, id: &ObjectId) -> Result<(actor::Post, Words), KeyError> {
         let document = self.fetch_document(id.url()).await?;
         let post = actor::Post::read(&document.body, &limits()).map_err(not_in_document)?;
         if post.id != *id || post.id.url() != document.url {
@@ -304,7 +305,8 @@ impl Keys {
                 document.url
             )));
         }
-        Ok(post)
+        let words = Words::of(&json::read(&document.body, &limits()).unwrap_or_default());
+        Ok((post, words))
     }
 }
 

@@ -20,6 +20,8 @@ mod inbox;
 mod keys;
 mod lanes;
 mod metrics;
+mod moderate;
+mod moderation;
 mod page;
 mod policy;
 mod problem;
@@ -30,13 +32,16 @@ mod signer;
 mod subscribe;
 mod subscribers;
 mod time;
+mod trail;
 mod verify;
 
 pub use config::{FediConfig, Mode};
 pub use engine::{Addrs, Engine};
 pub use handle::{Handle, HandleError, Status, SubscriberStatus};
 pub use lanes::LaneStatus;
+pub use moderate::{BlockListReport, Why};
 pub use signer::RELAY_KEY;
+pub use trail::Judged;
 
 /// How the relay names itself to other servers.
 const USER_AGENT: &str = concat!("tasuki/", env!("CARGO_PKG_VERSION"));

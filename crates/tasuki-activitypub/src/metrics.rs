@@ -27,9 +27,10 @@ pub(crate) enum Outcome {
     PutOff,
 }
 
-impl EncodeLabelValue for Outcome {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let text = match self {
+impl Outcome {
+    /// The label.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
             Self::Relayed => "relayed",
             Self::Subscription => "subscription",
             Self::Duplicate => "duplicate",
@@ -37,8 +38,40 @@ impl EncodeLabelValue for Outcome {
             Self::Refused => "refused",
             Self::Malformed => "malformed",
             Self::PutOff => "put_off",
-        };
-        text.encode(encoder)
+        }
+    }
+
+    /// What it means, for the operator.
+    pub(crate) fn in_words(self) -> &'static str {
+        match self {
+            Self::Relayed => "relayed to the subscribers",
+            Self::Subscription => "about the subscription itself",
+            Self::Duplicate => "the same request, or the same news, came before",
+            Self::Dropped("not_public") => "not relayed: it is not addressed to everybody",
+            Self::Dropped("unsigned") => {
+                "not relayed: without a Linked Data signature nobody believes a change that somebody else brings \
+                 (secure mode at the author's server?)"
+            }
+            Self::Dropped("boost") => "not relayed: boosts by people are not",
+            Self::Dropped("kind") => "not relayed: activities of this type are not",
+            Self::Dropped("no_receivers") => "not relayed: nobody else is subscribed",
+            Self::Dropped("silenced") => "not relayed: a filter of this relay matches",
+            Self::Dropped("not_subscribed" | "unknown_signer") => {
+                "taken and forgotten: its host is not subscribed"
+            }
+            Self::Dropped("gone") => "taken and forgotten: its actor or object is gone",
+            Self::Dropped("foreign_object") => "not relayed: a server announces only its own posts here",
+            Self::Dropped(_) => "taken and not relayed",
+            Self::Refused => "refused",
+            Self::Malformed => "not understood",
+            Self::PutOff => "put off",
+        }
+    }
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.as_str().encode(encoder)
     }
 }
 

@@ -8,11 +8,13 @@ use std::net::IpAddr;
 use tasuki_core::EngineKind;
 use tasuki_core::acl::{Acl, Action, Answer, Question};
 use tasuki_core::store::accounts::Principal;
+use tasuki_core::store::fedi::ModerationEffect;
 use tasuki_proto::activitypub::ids::Authority;
 use tasuki_proto::activitypub::subscription::Admission;
 use tasuki_proto::names::Domain;
 
 use crate::config::Mode;
+use crate::moderation::Moderation;
 
 /// What a host wants.
 #[derive(Clone, Copy, Debug)]
@@ -48,14 +50,44 @@ impl Verdict {
     }
 }
 
-/// Decides about `host`, asking from address `from`.
+/// What decides.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules<'a> {
+    pub(crate) acl: &'a Acl,
+    pub(crate) moderation: &'a Moderation,
+    pub(crate) mode: Mode,
+}
+
+/// Decides about `host`, which runs `software` as far as known, asking from address `from`. Moderation comes first: what an
+/// operator blocked by name is not let in by a rule about addresses.
 pub(crate) fn decide(
-    acl: &Acl,
-    mode: Mode,
+    rules: Rules<'_>,
     host: &Authority,
+    software: Option<&str>,
     from: Option<IpAddr>,
     wish: Wish<'_>,
 ) -> Verdict {
+    let Rules {
+        acl,
+        moderation,
+        mode,
+    } = rules;
+    for (rule, what) in [
+        (moderation.host(host), host.to_string()),
+        (moderation.software(software), format!("the software of {host}")),
+    ] {
+        match (rule.map(|rule| rule.effect), wish) {
+            (Some(ModerationEffect::Block), _) => {
+                return Verdict::No(format!("{what} is blocked by this relay"));
+            }
+            (Some(ModerationEffect::Limit), Wish::Publish { .. }) => {
+                return Verdict::No(format!(
+                    "{what} is limited by this relay: it receives and may not publish"
+                ));
+            }
+            _ => {}
+        }
+    }
     let domain = Domain::parse(host.host()).ok();
     let answer = acl.decide(&Question {
         engine: EngineKind::Fediverse,
@@ -106,8 +138,9 @@ mod tests {
     use tasuki_proto::activitypub::ids::Authority;
     use tasuki_proto::names::Domain;
 
-    use super::{Verdict, Wish, decide};
+    use super::{Rules, Verdict, Wish, decide};
     use crate::config::Mode;
+    use crate::moderation::Moderation;
 
     fn rule(effect: Effect, domain: &str) -> (Origin, RuleSpec) {
         let spec = RuleSpec {
@@ -126,7 +159,15 @@ mod tests {
     fn the_default_is_closed_and_rules_win() {
         let acl = Acl::new();
         let host = Authority::parse("a.example.org").unwrap();
-        let ask = |acl: &Acl, mode, wish| decide(acl, mode, &host, None, wish);
+        let moderation = Moderation::default();
+        let ask = |acl: &Acl, mode, wish| {
+            let rules = Rules {
+                acl,
+                moderation: &moderation,
+                mode,
+            };
+            decide(rules, &host, None, None, wish)
+        };
         let publish = |subscribed| Wish::Publish {
             subscribed,
             principal: None,

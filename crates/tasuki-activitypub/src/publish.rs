@@ -12,6 +12,7 @@ use tasuki_proto::activitypub::activity::{Activity, Kind, Object};
 use tasuki_proto::activitypub::decision::{Action, Decision, decide};
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::ids::{Authority, ObjectId};
+use tasuki_proto::activitypub::words::Words;
 
 use crate::engine::Inner;
 use crate::metrics::Outcome;
@@ -65,6 +66,9 @@ impl Inner {
         body: Bytes,
         bringer: &Authority,
     ) -> Result<Outcome, StoreError> {
+        if self.is_silenced(activity, &body) {
+            return Ok(Outcome::Dropped("silenced"));
+        }
         let decision = decide(activity);
         if let (Action::Drop(why), Action::Drop(_)) = (decision.to_forward, decision.to_announce) {
             return Ok(Outcome::Dropped(why.as_str()));
@@ -77,6 +81,16 @@ impl Inner {
         };
         self.append(relay, activity, kind, &object, decision, body, bringer, false)
             .await
+    }
+
+    /// Whether a filter keeps a post from being relayed. Its Delete is relayed: some have it from before the filter.
+    fn is_silenced(&self, activity: &Activity, body: &[u8]) -> bool {
+        let moderation = self.subscribers.moderation();
+        if !moderation.has_filters() || !matches!(activity.kind, Kind::Create | Kind::Update) {
+            return false;
+        }
+        let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        moderation.silences(&Words::of(&document)).is_some()
     }
 
     /// Announces a post that a LitePub server told of; it was fetched and is public.

@@ -21,6 +21,7 @@ use url::Url;
 
 use crate::engine::Inner;
 use crate::keys::KeyError;
+use crate::subscribe::Asker;
 
 /// How long facts are good.
 const FRESH: Duration = Duration::from_secs(24 * 3600);
@@ -122,7 +123,14 @@ impl Inner {
                 }
             })
             .await;
-        self.subscribers.refresh().await?;
+        // A host that runs other software than before may be blocked by it.
+        let asker = Asker {
+            who: "moderation".to_owned(),
+            from: "tasuki".to_owned(),
+        };
+        for host in self.enforce(asker).await? {
+            tracing::info!(actor.host = %host, "a subscriber was removed by a rule of moderation");
+        }
         Ok(())
     }
 

@@ -18,7 +18,8 @@ use tasuki_proto::activitypub::software;
 use tasuki_proto::activitypub::subscription::{FollowBack, State, Style, Subscription};
 
 use crate::config::Mode;
-use crate::policy::{Verdict, Wish, decide};
+use crate::moderation::Moderation;
+use crate::policy::{Rules, Verdict, Wish, decide};
 
 /// One subscribed host.
 #[derive(Debug, Clone)]
@@ -159,6 +160,7 @@ impl Table {
 pub(crate) struct Receivers {
     table: Arc<Table>,
     rules: Arc<Vec<(Origin, RuleSpec)>>,
+    moderation: Arc<Moderation>,
     mode: Mode,
     /// Hosts that take forwards.
     pub(crate) forward: RoaringBitmap,
@@ -174,6 +176,7 @@ pub(crate) struct Subscribers {
     /// What the table was made of; `None` before the first load. Held while the store is asked.
     version: tokio::sync::Mutex<Option<i64>>,
     table: ArcSwap<Table>,
+    moderation: ArcSwap<Moderation>,
     receivers: ArcSwapOption<Receivers>,
 }
 
@@ -185,8 +188,14 @@ impl Subscribers {
             acl,
             version: tokio::sync::Mutex::new(None),
             table: ArcSwap::default(),
+            moderation: ArcSwap::default(),
             receivers: ArcSwapOption::empty(),
         }
+    }
+
+    /// The rules of moderation as they are now.
+    pub(crate) fn moderation(&self) -> Arc<Moderation> {
+        self.moderation.load_full()
     }
 
     /// The table as it is now.
@@ -203,6 +212,8 @@ impl Subscribers {
             return Ok(false);
         }
         let rows = self.store.subscriptions().await?;
+        let rules = self.store.moderation().await?;
+        self.moderation.store(Arc::new(Moderation::compile(rules)));
         if let Some(relay) = &self.relay {
             let by_host = rows
                 .iter()
@@ -219,9 +230,11 @@ impl Subscribers {
     pub(crate) fn receivers(&self, mode: Mode) -> Arc<Receivers> {
         let table = self.table();
         let rules = self.acl.rules();
+        let moderation = self.moderation();
         if let Some(known) = self.receivers.load_full()
             && Arc::ptr_eq(&known.table, &table)
             && Arc::ptr_eq(&known.rules, &rules)
+            && Arc::ptr_eq(&known.moderation, &moderation)
             && known.mode == mode
         {
             return known;
@@ -229,6 +242,7 @@ impl Subscribers {
         let mut receivers = Receivers {
             table: Arc::clone(&table),
             rules,
+            moderation: Arc::clone(&moderation),
             mode,
             forward: RoaringBitmap::new(),
             announce: RoaringBitmap::new(),
@@ -236,7 +250,13 @@ impl Subscribers {
         for subscriber in table.by_host.values() {
             // A rule that came later, or a host taken from the list, ends the supply at once; the operator's removal then
             // tells the host so.
-            let verdict = decide(&self.acl, mode, &subscriber.authority, None, Wish::Subscribe);
+            let rules = Rules {
+                acl: &self.acl,
+                moderation: &moderation,
+                mode,
+            };
+            let software = subscriber.software.as_deref();
+            let verdict = decide(rules, &subscriber.authority, software, None, Wish::Subscribe);
             if matches!(verdict, Verdict::No(_)) || subscriber.subscription.state != State::Active {
                 continue;
             }

@@ -30,6 +30,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     7 "0007_delivery_form",
     8 "0008_log_sizes",
     10 "0010_recipients",
+    11 "0011_moderation",
 );
 
 const POSTGRES: &[Migration] = migrations!("postgres":
@@ -42,6 +43,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     7 "0007_delivery_form",
     8 "0008_log_sizes",
     10 "0010_recipients",
+    11 "0011_moderation",
 );
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";

@@ -15,10 +15,10 @@ use tasuki_core::events::{EventBus, What};
 use tasuki_core::failure::{Blame, Failure, Verdict};
 use tasuki_core::ids::{HostNo, LogSeq};
 use tasuki_core::store::FediStore;
-use tasuki_core::store::fedi::{Entry, EntryKind, HostProgress};
+use tasuki_core::store::fedi::{Entry, EntryKind, HostProgress, ModerationEffect};
 use tasuki_proto::activitypub::decision::Delivery;
 use tasuki_proto::activitypub::documents::Relay;
-use tasuki_proto::activitypub::ids::Authority;
+use tasuki_proto::activitypub::ids::{Authority, ObjectId};
 use tasuki_proto::activitypub::software::refuses_forwards;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -320,6 +320,26 @@ impl Lane {
         view.joining = !view.joining;
     }
 
+    /// Whether a block that came after an entry was accepted stops it: the host gets nothing more, or the author's host
+    /// publishes nothing more. Deletes of what was published still go out, and the relay's own letters.
+    fn is_stopped(&self, common: &Common, entry: &Entry) -> bool {
+        let moderation = common.subscribers.moderation();
+        let blocks = |host: &Authority| {
+            moderation
+                .host(host)
+                .is_some_and(|rule| rule.effect == ModerationEffect::Block)
+        };
+        match entry.kind {
+            EntryKind::Control => false,
+            EntryKind::Delete => self.authority.as_ref().is_some_and(blocks),
+            EntryKind::Activity => {
+                let author = ObjectId::parse(&entry.object).ok();
+                self.authority.as_ref().is_some_and(blocks)
+                    || author.is_some_and(|object| blocks(object.authority()))
+            }
+        }
+    }
+
     /// The form that the host takes now; `None` if it is not subscribed.
     fn delivery(&self, common: &Common) -> Option<Delivery> {
         let table = common.subscribers.table();
@@ -419,6 +439,9 @@ async fn try_once(lane: &Lane, common: &Common, seq: LogSeq) -> Result<Ended, Fa
     let Some(ready) = common.log.entry(seq).await.map_err(Failure::us)? else {
         return Ok(Ended::Cut);
     };
+    if lane.is_stopped(common, &ready.entry) {
+        return Ok(Ended::Blanked);
+    }
     let is_forward = ready.is_forward_for(lane.number.0);
     // Decided when it was accepted, and overtaken by what the host answered since.
     if is_forward && lane.delivery(common) == Some(Delivery::Announce) {

@@ -7,6 +7,7 @@ mod deliveries;
 mod documents;
 mod forms;
 mod memory;
+mod moderating;
 mod subscribing;
 mod trust;
 mod world;

@@ -14,8 +14,8 @@ use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{BanId, Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::store::bans::{Ban, NewBan};
 use tasuki_core::store::fedi::{
-    ActorKey, Appended, CutReport, DeliveryForm, Entry, EntryKind, HostFacts, HostProgress, NewEntry,
-    NewSubscription, Progress, Subscription,
+    ActorKey, Appended, CutReport, DeliveryForm, Entry, EntryKind, HostFacts, HostProgress, ModerationKind,
+    ModerationRule, NewEntry, NewSubscription, Progress, Subscription,
 };
 use tasuki_core::store::{AuditEntry, BanStore, FediStore, SecretStore, StoreError, StoreResult};
 
@@ -34,6 +34,7 @@ struct State {
     owner: Option<NodeId>,
     keys: HashMap<String, ActorKey>,
     secrets: HashMap<String, Vec<u8>>,
+    rules: Vec<ModerationRule>,
 }
 
 /// The store.
@@ -199,6 +200,31 @@ impl FediStore for Memory {
         {
             known.refused_forward = Some(answer.to_owned());
         }
+        Ok(())
+    }
+
+    async fn moderation(&self) -> StoreResult<Vec<ModerationRule>> {
+        Ok(self.open()?.rules.clone())
+    }
+
+    async fn moderate(&self, rules: Vec<ModerationRule>, _audit: Option<AuditEntry>) -> StoreResult<()> {
+        let mut state = self.open()?;
+        state.version += 1;
+        state.rules.extend(rules);
+        Ok(())
+    }
+
+    async fn unmoderate(
+        &self,
+        kind: ModerationKind,
+        subject: &str,
+        _audit: Option<AuditEntry>,
+    ) -> StoreResult<()> {
+        let mut state = self.open()?;
+        state.version += 1;
+        state
+            .rules
+            .retain(|rule| rule.kind != kind || rule.subject != subject);
         Ok(())
     }
 

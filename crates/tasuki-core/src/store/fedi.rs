@@ -54,6 +54,51 @@ impl DeliveryForm {
     }
 }
 
+/// What a rule of moderation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModerationEffect {
+    /// Neither receives nor publishes.
+    Block,
+    /// Receives, and may not publish.
+    Limit,
+    /// What matches is not relayed.
+    Silence,
+}
+
+/// What a rule of moderation looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModerationKind {
+    /// A host and all below it.
+    Host,
+    /// One account, by the id of its actor.
+    Actor,
+    /// The software that a host runs, by its name in NodeInfo.
+    Software,
+    /// A hashtag, without `#`.
+    Tag,
+    /// Words in a post, in any case.
+    Keyword,
+    /// A regular expression over the words of a post.
+    Regex,
+}
+
+/// A rule of moderation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModerationRule {
+    /// What it does.
+    pub effect: ModerationEffect,
+    /// What it looks at.
+    pub kind: ModerationKind,
+    /// Which; one rule for each of a kind.
+    pub subject: String,
+    /// Why, for the operator.
+    pub reason: String,
+    /// Since when.
+    pub at: Timestamp,
+}
+
 /// What was found out about a subscribed host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {
@@ -265,6 +310,17 @@ pub trait FediStore: Send + Sync {
     ) -> StoreResult<()>;
     /// A host refused a forward, with these words: it is sent Announces from now on.
     async fn note_refused_forward(&self, host: HostNo, answer: &str) -> StoreResult<()>;
+    /// All rules of moderation, by kind and subject.
+    async fn moderation(&self) -> StoreResult<Vec<ModerationRule>>;
+    /// Adds rules, in place of those of the same kind and subject.
+    async fn moderate(&self, rules: Vec<ModerationRule>, audit: Option<AuditEntry>) -> StoreResult<()>;
+    /// Takes a rule back. `NotFound` if there is none.
+    async fn unmoderate(
+        &self,
+        kind: ModerationKind,
+        subject: &str,
+        audit: Option<AuditEntry>,
+    ) -> StoreResult<()>;
     /// The number of a host, made if new, with its inbox for control entries (a host that is refused gets one too).
     async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo>;
     /// Authority and inbox of every numbered host, subscribed or not.

@@ -13,6 +13,7 @@
 
 pub mod activity;
 pub mod actor;
+pub mod blocklist;
 pub mod cavage;
 pub mod date;
 pub mod decision;
@@ -23,6 +24,7 @@ pub mod ld;
 pub mod media;
 pub mod software;
 pub mod subscription;
+pub mod words;
 
 /// The collection that means "everybody" (ActivityPub 5.6).
 pub const PUBLIC: &str = "https://www.w3.org/ns/activitystreams#Public";

@@ -7,8 +7,8 @@ use sqlx::Row as _;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::store::fedi::{
-    ActorKey, Appended, CutReport, DeliveryForm, Entry, HostFacts, HostProgress, NewEntry, NewSubscription,
-    Progress, Subscription,
+    ActorKey, Appended, CutReport, DeliveryForm, Entry, HostFacts, HostProgress, ModerationKind,
+    ModerationRule, NewEntry, NewSubscription, Progress, Subscription,
 };
 use tasuki_core::store::{AuditEntry, FediStore, StoreError, StoreResult};
 
@@ -163,6 +163,49 @@ async fn note_refused_forward(conn: &mut Conn, host: HostNo, answer: &str) -> St
     audit::bump(conn, VERSION).await
 }
 
+fn rule_of(row: &DbRow) -> StoreResult<ModerationRule> {
+    let text = |column| row.try_get::<String, _>(column).map_err(store_error);
+    Ok(ModerationRule {
+        effect: from_word(&text("effect")?)?,
+        kind: from_word(&text("kind")?)?,
+        subject: text("subject")?,
+        reason: text("reason")?,
+        at: Timestamp(row.try_get("at").map_err(store_error)?),
+    })
+}
+
+async fn moderate(conn: &mut Conn, rules: &[ModerationRule]) -> StoreResult<()> {
+    for rule in rules {
+        sqlx::query(
+            "INSERT INTO fedi_rules (kind, subject, effect, reason, at) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (kind, subject) DO UPDATE SET effect = excluded.effect, reason = excluded.reason,
+                 at = excluded.at",
+        )
+        .bind(word(&rule.kind))
+        .bind(&rule.subject)
+        .bind(word(&rule.effect))
+        .bind(&rule.reason)
+        .bind(rule.at.0)
+        .execute(&mut *conn)
+        .await
+        .map_err(store_error)?;
+    }
+    audit::bump(conn, VERSION).await
+}
+
+async fn unmoderate(conn: &mut Conn, kind: ModerationKind, subject: &str) -> StoreResult<()> {
+    let gone = sqlx::query("DELETE FROM fedi_rules WHERE kind = $1 AND subject = $2")
+        .bind(word(&kind))
+        .bind(subject)
+        .execute(&mut *conn)
+        .await
+        .map_err(store_error)?;
+    if gone.rows_affected() == 0 {
+        return Err(StoreError::NotFound(format!("a rule about {subject}")));
+    }
+    audit::bump(conn, VERSION).await
+}
+
 async fn append_to_one(conn: &mut Conn, mut entry: NewEntry, host: HostNo) -> StoreResult<()> {
     entry.audience.clear();
     entry.audience.insert(host.0);
@@ -283,6 +326,48 @@ impl FediStore for Db {
         let answer: String = answer.chars().take(300).collect();
         self.change(move |conn| Box::pin(async move { note_refused_forward(conn, host, &answer).await }))
             .await
+    }
+
+    async fn moderation(&self) -> StoreResult<Vec<ModerationRule>> {
+        sqlx::query("SELECT kind, subject, effect, reason, at FROM fedi_rules ORDER BY kind, subject")
+            .fetch_all(&mut *self.read().await?)
+            .await
+            .map_err(store_error)?
+            .iter()
+            .map(rule_of)
+            .collect()
+    }
+
+    async fn moderate(&self, rules: Vec<ModerationRule>, entry: Option<AuditEntry>) -> StoreResult<()> {
+        self.change(move |conn| {
+            Box::pin(async move {
+                moderate(conn, &rules).await?;
+                match &entry {
+                    Some(entry) => audit::append(conn, entry).await,
+                    None => Ok(()),
+                }
+            })
+        })
+        .await
+    }
+
+    async fn unmoderate(
+        &self,
+        kind: ModerationKind,
+        subject: &str,
+        entry: Option<AuditEntry>,
+    ) -> StoreResult<()> {
+        let subject = subject.to_owned();
+        self.change(move |conn| {
+            Box::pin(async move {
+                unmoderate(conn, kind, &subject).await?;
+                match &entry {
+                    Some(entry) => audit::append(conn, entry).await,
+                    None => Ok(()),
+                }
+            })
+        })
+        .await
     }
 
     async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo> {

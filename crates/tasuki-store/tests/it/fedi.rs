@@ -7,8 +7,8 @@ use roaring::RoaringBitmap;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{HostNo, LogSeq};
 use tasuki_core::store::fedi::{
-    Appended, DeliveryForm, EntryKind, HostFacts, HostProgress, NewEntry, NewSubscription, Subscription,
-    SubscriptionState, SubscriptionStyle,
+    Appended, DeliveryForm, EntryKind, HostFacts, HostProgress, ModerationEffect, ModerationKind,
+    ModerationRule, NewEntry, NewSubscription, Subscription, SubscriptionState, SubscriptionStyle,
 };
 use tasuki_core::store::{Store, StoreError};
 
@@ -219,4 +219,41 @@ async fn forms_and_facts(store: &dyn Store, made: &Subscription) {
         choose("b.example", None).await,
         Err(StoreError::NotFound(_))
     ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_of_moderation_are_replaced_and_taken_back_with_a_line_in_the_audit() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let rule = |subject: &str, effect, reason: &str| ModerationRule {
+            effect,
+            kind: ModerationKind::Host,
+            subject: subject.into(),
+            reason: reason.into(),
+            at: Timestamp(5),
+        };
+        let first = rule("b.example", ModerationEffect::Block, "spam");
+        let other = rule("a.example", ModerationEffect::Limit, "");
+        let before = store.subscriptions_version().await.unwrap();
+        store
+            .moderate(vec![first, other.clone()], Some(entry("fedi.block")))
+            .await
+            .unwrap();
+        assert!(store.subscriptions_version().await.unwrap() > before);
+        let changed = rule("b.example", ModerationEffect::Limit, "better");
+        store.moderate(vec![changed.clone()], None).await.unwrap();
+        assert_eq!(store.moderation().await.unwrap(), [other, changed.clone()]);
+        let lift = async || {
+            store
+                .unmoderate(ModerationKind::Host, "a.example", Some(entry("fedi.lift")))
+                .await
+        };
+        lift().await.unwrap();
+        assert!(matches!(lift().await, Err(StoreError::NotFound(_))));
+        assert_eq!(store.moderation().await.unwrap(), [changed]);
+        assert_eq!(
+            store.audit(None, 9).await.unwrap(),
+            [entry("fedi.lift"), entry("fedi.block")]
+        );
+    }
 }

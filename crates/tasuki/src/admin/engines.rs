@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tasuki_activitypub::HandleError;
+use tasuki_activitypub::{HandleError, SubscriberStatus};
 use tasuki_core::EngineKind;
 use tasuki_core::accounts::{Grant, PrincipalKind};
 use tasuki_core::ids::MailId;
@@ -86,31 +86,29 @@ pub(super) async fn queue(
 }
 
 pub(super) async fn subscribers(State(admin): State<Arc<Admin>>) -> Answer<Json<Value>> {
-    let shown: Vec<Value> = fediverse(&admin)?
-        .subscribers()
-        .await?
-        .into_iter()
-        .map(|subscriber| {
-            let lane = subscriber.deliveries.as_ref();
-            json!({
-                "host": subscriber.host,
-                "actor": subscriber.actor,
-                "inbox": subscriber.inbox,
-                "style": subscriber.style,
-                "state": subscriber.state,
-                "software": subscriber.software,
-                "form": subscriber.form,
-                "form_reason": subscriber.form_reason,
-                "since": subscriber.since.to_string(),
-                "waiting": lane.map_or(0, |l| l.waiting),
-                "parked": lane.map_or(0, |l| l.parked),
-                "failures": lane.map_or(0, |l| l.failures),
-                "next_try": lane.and_then(|l| l.next_try).map(|t| t.to_string()),
-                "last_error": lane.and_then(|l| l.last_error.clone()),
-            })
-        })
-        .collect();
+    let all = fediverse(&admin)?.subscribers().await?;
+    let shown: Vec<Value> = all.into_iter().map(shown_subscriber).collect();
     Ok(Json(json!({"subscribers": shown})))
+}
+
+pub(super) fn shown_subscriber(subscriber: SubscriberStatus) -> Value {
+    let lane = subscriber.deliveries.as_ref();
+    json!({
+        "host": subscriber.host,
+        "actor": subscriber.actor,
+        "inbox": subscriber.inbox,
+        "style": subscriber.style,
+        "state": subscriber.state,
+        "software": subscriber.software,
+        "form": subscriber.form,
+        "form_reason": subscriber.form_reason,
+        "since": subscriber.since.to_string(),
+        "waiting": lane.map_or(0, |l| l.waiting),
+        "parked": lane.map_or(0, |l| l.parked),
+        "failures": lane.map_or(0, |l| l.failures),
+        "next_try": lane.and_then(|l| l.next_try).map(|t| t.to_string()),
+        "last_error": lane.and_then(|l| l.last_error.clone()),
+    })
 }
 
 pub(super) async fn remove_subscriber(
@@ -150,7 +148,7 @@ pub(super) async fn choose_form(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn fediverse(admin: &Admin) -> Answer<&tasuki_activitypub::Handle> {
+pub(super) fn fediverse(admin: &Admin) -> Answer<&tasuki_activitypub::Handle> {
     admin
         .engines
         .fediverse
@@ -161,8 +159,8 @@ fn fediverse(admin: &Admin) -> Answer<&tasuki_activitypub::Handle> {
 impl From<HandleError> for Problem {
     fn from(error: HandleError) -> Self {
         match error {
-            HandleError::NotAHost(_) => Self::bad(error.to_string()),
-            HandleError::NotSubscribed(_) => Self::missing(error.to_string()),
+            HandleError::NotAHost(_) | HandleError::NotARule(_) => Self::bad(error.to_string()),
+            HandleError::NotSubscribed(_) | HandleError::NoSuchRule(_) => Self::missing(error.to_string()),
             HandleError::AlreadyActive(_) | HandleError::NoHost => Self::conflict(error.to_string()),
             HandleError::Store(error) => error.into(),
         }

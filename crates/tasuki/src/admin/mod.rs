@@ -9,6 +9,7 @@ mod auth;
 mod dkim;
 mod engines;
 mod listen;
+mod moderation;
 mod problem;
 mod recipients;
 mod secrets;
@@ -133,6 +134,16 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
             post(engines::approve_subscriber),
         )
         .route("/v1/fediverse/subscribers/{host}/form", put(engines::choose_form))
+        .route(
+            "/v1/fediverse/rules",
+            get(moderation::rules).post(moderation::add_rule),
+        )
+        .route("/v1/fediverse/rules/lift", post(moderation::lift_rule))
+        .route(
+            "/v1/fediverse/blocklist",
+            get(moderation::export_blocklist).post(moderation::import_blocklist),
+        )
+        .route("/v1/fediverse/why", get(moderation::why))
         .route("/v1/tunnel/agents", get(engines::agents).post(engines::enrol))
         .route("/v1/tunnel/agents/{name}", delete(engines::revoke_agent))
         .fallback(|| async {

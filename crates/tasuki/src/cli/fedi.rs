@@ -2,13 +2,17 @@
 
 use http::Method;
 
-use super::{Context, JsonFlag, confirmed, output, segment};
+use super::{Context, JsonFlag, confirmed, moderate, output, segment};
 use crate::exit::{self, Fail, Outcome};
 
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
+    #[command(flatten)]
+    Moderate(moderate::Command),
     /// List the instances that subscribed
     Subscribers(JsonFlag),
+    /// List the instances that wait for approval (fediverse.mode = "approval")
+    Pending(JsonFlag),
     /// Let an instance in that waits for approval (fediverse.mode = "approval")
     Approve {
         /// The instance's host
@@ -20,7 +24,7 @@ pub(super) enum Command {
         forward: the author's own bytes, which the instance believes by the signature in them (Mastodon, Misskey).\n\
         announce: a boost by the relay, whose object the instance fetches from the author's server.\n\
         auto: what its software takes, and what its answers taught; this also forgets what was learnt.\n\n\
-        `tasuki fedi subscribers --json` shows the form and the reason for it."
+        `tasuki fedi subscribers` shows the form, and as JSON the reason for it."
     )]
     Form {
         /// The instance's host
@@ -28,7 +32,8 @@ pub(super) enum Command {
         /// The form
         form: Form,
     },
-    /// Remove an instance; it is told by a Reject, so that its own list shows it
+    /// Remove an instance, or turn one away that waits; it is told by a Reject, so that its own list shows it
+    #[command(visible_alias = "reject")]
     Remove {
         /// The instance's host
         host: String,
@@ -72,6 +77,27 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
                 "no instance has subscribed yet",
             )
         }
+        Command::Pending(flag) => {
+            let mut answer = gateway.read("/v1/fediverse/subscribers")?;
+            if let Some(all) = answer["subscribers"].as_array_mut() {
+                all.retain(|one| one["state"] == "pending");
+            }
+            let columns = [
+                ("HOST", "host"),
+                ("SOFTWARE", "software"),
+                ("STYLE", "style"),
+                ("ACTOR", "actor"),
+                ("SINCE", "since"),
+            ];
+            output::listing(
+                &answer,
+                "subscribers",
+                &columns,
+                flag.json,
+                "no instance waits for approval",
+            )
+        }
+        Command::Moderate(command) => moderate::run(command, &gateway),
         Command::Approve { host } => {
             let path = format!("/v1/fediverse/subscribers/{}/approve", segment(&host));
             gateway.call(Method::POST, &path, None)?;

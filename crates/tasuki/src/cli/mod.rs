@@ -12,6 +12,7 @@ mod fedi;
 mod init;
 mod key;
 mod mail;
+mod moderate;
 pub(crate) mod output;
 mod people;
 mod recipients;

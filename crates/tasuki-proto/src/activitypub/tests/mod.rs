@@ -6,6 +6,7 @@ mod ld;
 mod reading;
 mod software;
 mod subscription;
+mod words;
 
 use super::activity::Activity;
 use super::json::Limits;
