@@ -18,6 +18,8 @@ use crate::clock::Timestamp;
 pub struct Certificate {
     /// What rustls presents.
     pub(super) certified: Arc<CertifiedKey>,
+    /// See [`super::Tls::end_point`].
+    pub(super) end_point: Option<Vec<u8>>,
     /// DNS names and addresses it is good for.
     pub names: Vec<String>,
     /// Good from.
@@ -52,6 +54,7 @@ impl Certificate {
             })?;
         Ok(Self {
             certified: Arc::new(certified),
+            end_point: facts.end_point,
             names: facts.names,
             not_before: facts.not_before,
             not_after: facts.not_after,
@@ -134,7 +137,24 @@ pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
         .map_err(|error| TlsError::from_pem(path, error))
 }
 
+/// RFC 5929 4.1: the certificate's hash by the hash function of its signature, SHA-256 in place of weaker ones. Signatures
+/// without one such function (Ed25519, RSASSA-PSS) have none.
+fn end_point(der: &[u8], signature: &str) -> Option<Vec<u8>> {
+    use aws_lc_rs::digest::{SHA256, SHA384, SHA512, digest};
+    let hash = match signature {
+        // ecdsa-with-SHA256, SHA-256, SHA-1 and MD5 with RSA
+        "1.2.840.10045.4.3.2" | "1.2.840.113549.1.1.11" | "1.2.840.113549.1.1.5" | "1.2.840.113549.1.1.4" => {
+            &SHA256
+        }
+        "1.2.840.10045.4.3.3" | "1.2.840.113549.1.1.12" => &SHA384,
+        "1.2.840.10045.4.3.4" | "1.2.840.113549.1.1.13" => &SHA512,
+        _ => return None,
+    };
+    Some(digest(hash, der).as_ref().to_vec())
+}
+
 struct Facts {
+    end_point: Option<Vec<u8>>,
     names: Vec<String>,
     not_before: Timestamp,
     not_after: Timestamp,
@@ -157,6 +177,7 @@ impl Facts {
             })
             .unwrap_or_default();
         Ok(Self {
+            end_point: end_point(der, &cert.signature_algorithm.algorithm.to_id_string()),
             names,
             not_before: Timestamp(validity.not_before.timestamp().saturating_mul(1000)),
             not_after: Timestamp(validity.not_after.timestamp().saturating_mul(1000)),

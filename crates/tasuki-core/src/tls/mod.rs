@@ -187,6 +187,13 @@ impl Tls {
         })
     }
 
+    /// What a login may be bound to besides its TLS session: the hash of the presented certificate
+    /// (`tls-server-end-point`, RFC 5929 4). A session that began just before the certificate was replaced has another.
+    #[must_use]
+    pub fn end_point(&self) -> Option<Vec<u8>> {
+        self.inner.newest.0.load().certificate.end_point.clone()
+    }
+
     /// A server configuration that always presents the newest certificate. `alpn` in order of preference; empty for
     /// protocols without ALPN (SMTP). Make it once and keep it.
     #[must_use]

@@ -18,7 +18,8 @@ const LOGIN_TOO_OFTEN: Reply = Reply::new(421, (4, 7, 0), "too many failed login
 const LOGIN_UNAVAILABLE: Reply = Reply::new(454, (4, 7, 0), "logins cannot be checked now, try again later");
 
 impl Shell {
-    /// What logins may be bound to (RFC 9266: TLS 1.3 has what it takes, TLS 1.2 not always).
+    /// What logins may be bound to. Only under TLS 1.3: RFC 9266 has no binding for all of TLS 1.2, and clients would try
+    /// `tls-unique` there, which is broken.
     pub(super) fn bindings(&self) -> Vec<Binding> {
         let Socket::Server(tls) = &self.socket else {
             return Vec::new();
@@ -28,11 +29,15 @@ impl Shell {
             return Vec::new();
         }
         let exported = connection.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
-        let binding = exported.map(|data: [u8; 32]| Binding {
+        let exporter = exported.map(|data: [u8; 32]| Binding {
             name: "tls-exporter",
             data: data.to_vec(),
         });
-        binding.into_iter().collect()
+        let end_point = self.context.deps.tls.end_point().map(|data| Binding {
+            name: "tls-server-end-point",
+            data,
+        });
+        exporter.into_iter().chain(end_point).collect()
     }
 
     pub(super) async fn check_login(&mut self, credentials: &Credentials) -> Reply {

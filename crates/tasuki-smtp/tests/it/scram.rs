@@ -22,17 +22,18 @@ fn mac(key: &[u8], message: &[u8]) -> Vec<u8> {
     hmac::sign(&key, message).as_ref().to_vec()
 }
 
-/// Logs in; the last reply. `binding` is what the client says its TLS session exports.
+/// Logs in; the last reply. `binding` is what the client says it is bound to.
 async fn login(
     client: &mut Talk<TlsStream<TcpStream>>,
     name: &str,
     secret: &str,
-    binding: Option<Vec<u8>>,
+    binding: Option<(&str, Vec<u8>)>,
 ) -> String {
     let (mechanism, header) = match &binding {
-        Some(_) => ("SCRAM-SHA-256-PLUS", "p=tls-exporter,,"),
-        None => ("SCRAM-SHA-256", "n,,"),
+        Some((kind, _)) => ("SCRAM-SHA-256-PLUS", format!("p={kind},,")),
+        None => ("SCRAM-SHA-256", "n,,".to_owned()),
     };
+    let binding = binding.map(|(_, data)| data);
     let bare = format!("n={name},r=fyko+d2lbbFgONRv9qkxdawL");
     let first = STANDARD.encode(format!("{header}{bare}"));
     let reply = client.ask(&format!("AUTH {mechanism} {first}")).await;
@@ -73,8 +74,14 @@ async fn login(
     client.ask("").await
 }
 
-fn exported(client: &Talk<TlsStream<TcpStream>>) -> Vec<u8> {
+/// What the client sees of its TLS session.
+fn seen(client: &Talk<TlsStream<TcpStream>>, kind: &str) -> Vec<u8> {
     let (_, tls) = client.stream().get_ref();
+    if kind == "tls-server-end-point" {
+        // The private CA signs with ECDSA and SHA-256.
+        let leaf = &tls.peer_certificates().unwrap()[0];
+        return digest::digest(&digest::SHA256, leaf).as_ref().to_vec();
+    }
     tls.export_keying_material(vec![0; 32], b"EXPORTER-Channel-Binding", Some(b""))
         .unwrap()
 }
@@ -93,21 +100,23 @@ async fn secured(house: &House) -> Talk<TlsStream<TcpStream>> {
 async fn an_app_password_logs_in_without_crossing_the_wire() {
     let sink = Sink::start().await;
     let house = House::with_sink(&sink, |_| {}).await;
-    for plus in [false, true] {
+    for kind in [None, Some("tls-exporter"), Some("tls-server-end-point")] {
         let mut client = secured(&house).await;
-        let binding = plus.then(|| exported(&client));
+        let binding = kind.map(|kind| (kind, seen(&client, kind)));
         let reply = login(&mut client, "app", &house.password, binding).await;
         assert!(reply.starts_with("235"), "{reply}");
         let reply = client.mail("a@x.org", &["b@y.org"], "Subject: hi\r\n\r\nx").await;
         assert!(reply.starts_with("250"), "{reply}");
         client.expect("MAIL FROM:<a@bank.org>", "550 5.7.1").await;
     }
-    sink.wait(2).await;
-    // Somebody in between ends TLS and begins it again: the two sessions export other octets.
-    let mut client = secured(&house).await;
-    let other = vec![7; 32];
-    let reply = login(&mut client, "app", &house.password, Some(other)).await;
-    assert!(reply.starts_with("535"), "{reply}");
+    sink.wait(3).await;
+    // Somebody in between ends TLS and begins it again: the two sessions see other octets.
+    for kind in ["tls-exporter", "tls-server-end-point", "tls-unique"] {
+        let mut client = secured(&house).await;
+        let other = vec![7; 32];
+        let reply = login(&mut client, "app", &house.password, Some((kind, other))).await;
+        assert!(reply.starts_with("535"), "{kind}: {reply}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
