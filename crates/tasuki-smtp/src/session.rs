@@ -43,6 +43,11 @@ const WRITE: Duration = Duration::from_secs(60);
 const HANG_UP: Duration = Duration::from_secs(5);
 
 const NOT_A_DEVICE: Reply = Reply::new(554, (5, 7, 1), "no device is listed for your address");
+const NO_ACCOUNTS: Reply = Reply::new(
+    421,
+    (4, 3, 0),
+    "who may send cannot be looked up now, try again later",
+);
 const NO_SERVICE: Reply = Reply::new(
     421,
     (4, 3, 5),
@@ -173,7 +178,7 @@ impl Shell {
         let settings = Arc::clone(&self.settings);
         if self.role.is_for_devices() {
             let device = settings.device(ip).ok_or(NOT_A_DEVICE)?;
-            self.network = network_principal(&context, &device.service).await;
+            self.network = network_principal(&context, &device.service).await?;
             self.device = Some(Arc::clone(device));
             return match self.network {
                 Some(_) => Ok(None),
@@ -181,7 +186,7 @@ impl Shell {
             };
         }
         if let Some(service) = settings.network_service(ip) {
-            self.network = network_principal(&context, service).await;
+            self.network = network_principal(&context, service).await?;
         }
         if self.network.is_some() || ip.is_loopback() {
             return Ok(None);
@@ -405,19 +410,20 @@ impl Shell {
     }
 }
 
-async fn network_principal(context: &Context, service: &str) -> Option<Arc<Principal>> {
+/// The service that a network acts as. While the store is away nobody is a stranger for that: they come again.
+async fn network_principal(context: &Context, service: &str) -> Result<Option<Arc<Principal>>, Reply> {
     match context.deps.accounts.by_name(service).await {
-        Ok(Some(principal)) if !principal.disabled => Some(principal),
+        Ok(Some(principal)) if !principal.disabled => Ok(Some(principal)),
         Ok(_) => {
             tracing::warn!(
                 service,
                 "a network of mail.mynetworks or mail.devices names a service that does not exist or is disabled"
             );
-            None
+            Ok(None)
         }
         Err(error) => {
             tracing::error!(%error, service, "the service of a network cannot be looked up");
-            None
+            Err(NO_ACCOUNTS)
         }
     }
 }
