@@ -93,7 +93,7 @@ fn the_first_steps_of_the_readme_work_as_written() {
     for (mark, script) in readme::blocks("README.md") {
         match mark.as_str() {
             "run: first-mail" => first_mail(&place, &script),
-            "run: dkim" | "run: enroll" | "run: subscribers" | "run: status" => {
+            "run: queue" | "run: dkim" | "run: enroll" | "run: subscribers" | "run: status" => {
                 process::succeed(&mut place.shell(&script, here));
             }
             "run: demo" | "run: serve" | "run: init" | "run: none" | "nginx" | "caddy" => {}

@@ -27,7 +27,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Settings, daily::Daily, dkim::Dkim, dns::Resolver, lanes::Lanes, members::Members,
-    metrics::Metrics, recipients::CallOuts, schedule::NextLook, settle::Report, trust::BrokenTls,
+    metrics::Metrics, orders::Pauses, recipients::CallOuts, schedule::NextLook, settle::Report,
+    trust::BrokenTls,
 };
 
 /// Bodies to this size are kept in the store's row.
@@ -47,6 +48,7 @@ pub(crate) struct Context {
     pub(crate) dkim: Dkim,
     pub(crate) members: Members,
     pub(crate) lanes: Lanes,
+    pub(crate) pauses: Pauses,
     pub(crate) reports: mpsc::Sender<Report>,
     /// Wakes the scheduler: something may be due, or a lane has room.
     pub(crate) wake: Notify,

@@ -30,6 +30,7 @@ use crate::{
     context::{Context, Job},
     convert, dkim,
     lanes::{Lane, Pushed},
+    orders,
     route::{self, Candidate, NextHop, RouteError},
     settle::Attempted,
 };
@@ -42,7 +43,10 @@ pub(crate) type RecipientResult = Result<Reply, Failure>;
 
 /// Queues a job; starts a worker or puts the job off where that is the answer.
 pub(crate) async fn dispatch(context: &Arc<Context>, job: Job) {
-    let settings = context.settings.load();
+    let settings = context.settings.load_full();
+    let Some(job) = orders::obey(context, &settings, job).await else {
+        return;
+    };
     let now = context.deps.clock.now();
     let road = context.lanes.road(&job.held.lane, now);
     let limit = route::concurrency(&settings, &road);
@@ -281,7 +285,7 @@ fn report_smarthost(context: &Context, name: &str, trouble: Option<&str>) {
     });
 }
 
-async fn conclude_all(
+pub(crate) async fn conclude_all(
     context: &Arc<Context>,
     settings: &Settings,
     job: Job,

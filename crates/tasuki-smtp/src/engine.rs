@@ -29,6 +29,7 @@ use crate::{
     lanes::{LaneStatus, Lanes},
     members::Members,
     metrics::Metrics,
+    orders::Pauses,
     recipients::CallOuts,
     schedule::{self, NextLook},
     session, settle,
@@ -62,7 +63,7 @@ pub struct Addrs {
 /// For status and commands while the engine runs; cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    context: Arc<Context>,
+    pub(crate) context: Arc<Context>,
     config: Arc<Mutex<MailConfig>>,
 }
 
@@ -171,6 +172,7 @@ impl Engine {
             broken_tls: BrokenTls::default(),
             dkim: Dkim::new(deps.secrets.clone(), deps.pool.clone()),
             lanes: Lanes::new(settings.delivery.max_connections),
+            pauses: Pauses::default(),
             members: Members::default(),
             settings: ArcSwap::from_pointee(settings),
             resolver,
@@ -225,6 +227,9 @@ impl Engine {
             reports,
             ..
         } = self;
+        if let Err(error) = context.refresh_pauses().await {
+            tracing::warn!(%error, "which destinations are paused cannot be read yet");
+        }
         let settler = tokio::spawn(settle::settler(Arc::clone(&context), reports));
         let scheduler = tokio::spawn(schedule::scheduler(Arc::clone(&context)));
         context.tracker.spawn(daily::keeper(Arc::clone(&context)));
@@ -368,7 +373,7 @@ impl Handle {
             sessions: self.context.metrics.sessions_open.get(),
             connections_out: self.context.metrics.connections_open.get(),
             queued: self.context.lanes.queued(),
-            lanes: self.context.lanes.status(),
+            lanes: self.context.lanes.status(self.context.deps.clock.now()),
         }
     }
 }

@@ -93,6 +93,8 @@ pub struct LaneStatus {
     pub failures: u32,
     /// What went wrong last, until it works again.
     pub last_error: Option<String>,
+    /// Seconds until it is tried again after a failure.
+    pub rests_s: Option<u64>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -206,11 +208,39 @@ impl Lanes {
         });
     }
 
-    pub(crate) fn status(&self) -> Vec<LaneStatus> {
+    pub(crate) fn status(&self, now: Instant) -> Vec<LaneStatus> {
         let lanes: Vec<_> = lock(&self.by_key).values().cloned().collect();
-        let mut all: Vec<LaneStatus> = lanes.iter().map(|lane| lane.status()).collect();
+        let mut all: Vec<LaneStatus> = lanes.iter().map(|lane| lane.status(now)).collect();
         all.sort_by(|a, b| b.queued.cmp(&a.queued).then_with(|| a.lane.cmp(&b.lane)));
         all
+    }
+
+    /// The lane of this key and the one that its deliveries wait in, where they are in memory.
+    pub(crate) fn status_of(&self, key: &LaneKey, now: Instant) -> Vec<LaneStatus> {
+        let road = self.road(key, now);
+        let by_key = lock(&self.by_key);
+        let also = Some(&road).filter(|road| *road != key);
+        let keys = std::iter::once(key).chain(also);
+        keys.filter_map(|key| Some(by_key.get(key)?.status(now)))
+            .collect()
+    }
+
+    /// Takes the jobs that are wanted out of the queues; those that a worker has are its own.
+    pub(crate) fn recall(&self, wanted: impl Fn(&Job) -> bool) -> Vec<Job> {
+        let lanes: Vec<_> = lock(&self.by_key).values().cloned().collect();
+        let mut recalled = Vec::new();
+        for lane in lanes {
+            let mut state = lock(&lane.state);
+            for job in state.queue.take() {
+                if wanted(&job) {
+                    recalled.push(job);
+                } else {
+                    let (sender, class) = (Sender::of(&job.held.envelope), job.held.envelope.class);
+                    state.queue.push(sender, class, job.held.body.len, job);
+                }
+            }
+        }
+        recalled
     }
 
     /// Jobs in memory that nobody has taken yet.
@@ -339,7 +369,12 @@ impl Lane {
         }
     }
 
-    fn status(&self) -> LaneStatus {
+    /// A delivery that was taken from the store's lane is left to it again.
+    pub(crate) fn forget(&self, mail: MailId, delivery: DeliverySeq) {
+        lock(&self.state).in_flight.remove(&(mail, delivery));
+    }
+
+    fn status(&self, now: Instant) -> LaneStatus {
         let state = lock(&self.state);
         LaneStatus {
             lane: self.key.0.clone(),
@@ -347,6 +382,10 @@ impl Lane {
             workers: state.workers,
             failures: state.failures,
             last_error: state.last_error.clone(),
+            rests_s: state
+                .blocked_until
+                .and_then(|until| until.checked_duration_since(now))
+                .map(|rest| rest.as_secs() + 1),
         }
     }
 }

@@ -24,6 +24,7 @@ mod lanes;
 mod members;
 mod metrics;
 mod notice;
+mod orders;
 mod policy;
 mod receive;
 mod recipients;

@@ -211,6 +211,7 @@ impl<'a> Notices<'a> {
             expires_at,
             delay_reported: true,
             last_error: None,
+            orders: tasuki_core::store::mail::Orders::default(),
         };
         let mail = NewMail {
             id,

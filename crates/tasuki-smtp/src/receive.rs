@@ -216,6 +216,7 @@ impl Incoming {
                     expires_at,
                     delay_reported: false,
                     last_error: None,
+                    orders: tasuki_core::store::mail::Orders::default(),
                 },
                 body: kept.clone(),
             })

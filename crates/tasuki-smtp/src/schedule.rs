@@ -99,6 +99,7 @@ async fn look(context: &Arc<Context>, adopt_at: &mut Instant) -> Result<Duration
     let store = &context.deps.store;
     let mut brought = 0;
     if *adopt_at <= context.deps.clock.now() && context.lanes.has_room() {
+        context.refresh_pauses().await?;
         let adopted = store.adopt(node, epoch, ADOPT).await?;
         if adopted.len() < ADOPT {
             *adopt_at = context.deps.clock.now() + LOOK;

@@ -129,6 +129,24 @@ impl Context {
         self.report(job, settlement, Vec::new()).await;
     }
 
+    /// Drops a job because an operator said so; nobody is told.
+    pub(crate) async fn delete(&self, job: Job) {
+        let recipients = job.held.recipients.len();
+        self.count_settled(&job, recipients);
+        self.metrics.dropped.inc_by(recipients as u64);
+        tracing::info!(mail.id = %job.held.mail, recipients, "mail was deleted by an operator's order");
+        self.report(job, Settlement::Finished, Vec::new()).await;
+    }
+
+    /// Recipients of a job that wait no more.
+    fn count_settled(&self, job: &Job, settled: usize) {
+        if job.held.accepted_at >= self.started {
+            self.metrics.waiting.dec_by(i64::try_from(settled).unwrap_or(0));
+        } else {
+            self.metrics.inherited.inc_by(settled as u64);
+        }
+    }
+
     async fn report(&self, job: Job, settlement: Settlement, follow_up: Vec<(NewMail, Job)>) {
         let due = match &settlement {
             Settlement::Deferred { due, .. } => Some(*due),
@@ -162,12 +180,7 @@ impl Context {
         let held = &job.held;
         let (delivered, bounced, waiting) =
             (sorted.delivered.len(), sorted.bounced.len(), sorted.waiting.len());
-        let settled = delivered + bounced;
-        if held.accepted_at >= self.started {
-            self.metrics.waiting.dec_by(i64::try_from(settled).unwrap_or(0));
-        } else {
-            self.metrics.inherited.inc_by(settled as u64);
-        }
+        self.count_settled(job, delivered + bounced);
         self.metrics.delivered.inc_by(delivered as u64);
         // A failure that nobody can be told of is dropped; one whose sender did not want to know is bounced all the same.
         let silent = held.envelope.reverse_path.is_null();
@@ -230,8 +243,12 @@ fn waiting_settlement(
         wait = wait.max(asked.min(Duration::from_secs(86_400)));
     }
     Settlement::Deferred {
-        // The configuration may have changed since the mail was taken; where it waits follows.
-        lane: crate::route::lane_for(settings, origin, &waiting[0].0.mailbox),
+        // The configuration may have changed since the mail was taken; where it waits follows, unless an operator chose.
+        lane: if job.held.orders.rerouted {
+            job.held.lane.clone()
+        } else {
+            crate::route::lane_for(settings, origin, &waiting[0].0.mailbox)
+        },
         recipients: waiting.iter().map(|(recipient, _)| recipient.clone()).collect(),
         attempts,
         // The last attempt is made when the mail expires.

@@ -31,6 +31,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     8 "0008_log_sizes",
     10 "0010_recipients",
     11 "0011_moderation",
+    12 "0012_orders",
 );
 
 const POSTGRES: &[Migration] = migrations!("postgres":
@@ -44,6 +45,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     8 "0008_log_sizes",
     10 "0010_recipients",
     11 "0011_moderation",
+    12 "0012_orders",
 );
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";

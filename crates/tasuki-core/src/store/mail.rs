@@ -215,6 +215,8 @@ pub struct Held {
     pub delay_reported: bool,
     /// The last failure in the peer's words.
     pub last_error: Option<String>,
+    /// What an operator has ordered meanwhile.
+    pub orders: Orders,
 }
 
 /// What became of a held delivery.
@@ -276,28 +278,25 @@ pub struct Lane {
     pub next_due: Timestamp,
 }
 
-/// Which part of the queue to list.
-#[derive(Clone, Debug, Default)]
-pub struct QueueFilter {
-    /// Part of the reverse-path.
-    pub sender: Option<String>,
-    /// The recipients' domain.
-    pub recipient_domain: Option<String>,
-    /// Only this mail.
-    pub mail: Option<MailId>,
-    /// Only ids after this one (paging).
-    pub after: Option<MailId>,
-}
+pub use super::queue::{
+    Attempt, Changed, DeliveryState, Order, Orders, Paused, QueueFilter, QueueMatch, QueueState,
+};
 
 /// One waiting delivery, for people.
 #[derive(Clone, Debug, Serialize)]
 pub struct QueueRow {
     /// The mail.
     pub mail: MailId,
+    /// Which of its deliveries.
+    pub delivery: DeliverySeq,
     /// Its lane.
     pub lane: LaneKey,
-    /// `fresh` or `deferred`.
-    pub state: &'static str,
+    /// What it waits for.
+    pub state: QueueState,
+    /// Whether an operator chose its lane.
+    pub rerouted: bool,
+    /// Who handed it in.
+    pub principal: Option<PrincipalId>,
     /// MAIL FROM.
     pub reverse_path: ReversePath,
     /// Open recipients.
@@ -306,12 +305,16 @@ pub struct QueueRow {
     pub size_bytes: u64,
     /// When it was taken.
     pub accepted_at: Timestamp,
+    /// When trying ends.
+    pub expires_at: Timestamp,
     /// Attempts made.
     pub attempts: u32,
     /// When it is tried next; `None` for fresh mail, which is being tried.
     pub next_try: Option<Timestamp>,
     /// The last failure.
     pub last_error: Option<String>,
+    /// The attempts so far; only when one mail is asked for.
+    pub history: Vec<Attempt>,
 }
 
 /// The queue in figures.
@@ -382,4 +385,23 @@ pub trait MailStore: Send + Sync {
     async fn add_sent(&self, day: i64, sent: Vec<(PrincipalId, u64)>) -> StoreResult<Vec<u64>>;
     /// Counts them.
     async fn queue_counts(&self) -> StoreResult<QueueCounts>;
+    /// How much of the queue matches; reads all of it.
+    async fn queue_match(&self, filter: &QueueFilter) -> StoreResult<QueueMatch>;
+    /// Gives an order to the deferred deliveries that match, mails in the order of their ids, about `limit` of them; go on
+    /// after [`Changed::after`]. Fresh deliveries are being tried and are only counted. The audit line is written if
+    /// anything changed, with the number before its detail.
+    async fn order(
+        &self,
+        filter: &QueueFilter,
+        order: &Order,
+        now: Timestamp,
+        limit: usize,
+        audit: AuditEntry,
+    ) -> StoreResult<Changed>;
+    /// Nothing is sent to this lane from now on, until it is resumed; replaces an earlier pause.
+    async fn pause_lane(&self, paused: Paused, audit: AuditEntry) -> StoreResult<()>;
+    /// Ends a pause. `NotFound` if there is none.
+    async fn resume_lane(&self, lane: &LaneKey, audit: AuditEntry) -> StoreResult<()>;
+    /// All pauses, by lane.
+    async fn paused_lanes(&self) -> StoreResult<Vec<Paused>>;
 }

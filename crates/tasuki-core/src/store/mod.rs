@@ -11,6 +11,7 @@ pub mod bans;
 pub mod fedi;
 pub mod mail;
 pub mod nodes;
+pub mod queue;
 pub mod tunnel;
 
 pub use accounts::{AccountStore, SecretStore};

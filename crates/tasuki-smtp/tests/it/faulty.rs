@@ -15,8 +15,8 @@ use tasuki_core::{
     store::{
         AuditEntry, MailStore, Store, StoreError, StoreResult,
         mail::{
-            BodySink, BodySource, Held, Lane, NewMail, Outcome, QueueCounts, QueueFilter, QueueRow, Settled,
-            StoredBody,
+            BodySink, BodySource, Changed, Held, Lane, LaneKey, NewMail, Order, Outcome, Paused, QueueCounts,
+            QueueFilter, QueueMatch, QueueRow, Settled, StoredBody,
         },
     },
 };
@@ -116,5 +116,27 @@ impl MailStore for Faulty {
     }
     async fn queue_counts(&self) -> StoreResult<QueueCounts> {
         self.inner.queue_counts().await
+    }
+    async fn queue_match(&self, filter: &QueueFilter) -> StoreResult<QueueMatch> {
+        self.inner.queue_match(filter).await
+    }
+    async fn order(
+        &self,
+        filter: &QueueFilter,
+        order: &Order,
+        now: Timestamp,
+        limit: usize,
+        audit: AuditEntry,
+    ) -> StoreResult<Changed> {
+        self.works()?.order(filter, order, now, limit, audit).await
+    }
+    async fn pause_lane(&self, paused: Paused, audit: AuditEntry) -> StoreResult<()> {
+        self.works()?.pause_lane(paused, audit).await
+    }
+    async fn resume_lane(&self, lane: &LaneKey, audit: AuditEntry) -> StoreResult<()> {
+        self.works()?.resume_lane(lane, audit).await
+    }
+    async fn paused_lanes(&self) -> StoreResult<Vec<Paused>> {
+        self.works()?.paused_lanes().await
     }
 }

@@ -8,15 +8,15 @@ use bytes::Bytes;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId};
 use tasuki_core::store::mail::{
-    BodyPlace, BodySink, BodySource, Held, Hold, Lane, NewMail, Outcome, QueueCounts, QueueFilter, QueueRow,
-    Settled, Settlement, StoredBody,
+    BodyPlace, BodySink, BodySource, Changed, Held, Hold, Lane, LaneKey, NewMail, Order, Outcome, Paused,
+    QueueCounts, QueueFilter, QueueMatch, QueueRow, Settled, Settlement, StoredBody,
 };
 use tasuki_core::store::{AuditEntry, MailStore, StoreError, StoreResult};
 use tasuki_proto::names::{Domain, Mailbox};
 
 use super::settle::{self, Applied};
 use super::writer::{Enqueue, Settle};
-use super::{Conn, Db, bodies, queue, recipients, sent, totals};
+use super::{Conn, Db, audit, bodies, orders, queue, recipients, sent, totals};
 use crate::bodies::Inline;
 use crate::error::{is_duplicate, store_error};
 use crate::head;
@@ -382,5 +382,49 @@ impl MailStore for Db {
             deferred: u64::try_from(deferred).unwrap_or(0),
             oldest: queue::oldest(&mut conn).await?,
         })
+    }
+
+    async fn queue_match(&self, filter: &QueueFilter) -> StoreResult<QueueMatch> {
+        orders::count(&mut *self.read().await?, filter).await
+    }
+
+    async fn order(
+        &self,
+        filter: &QueueFilter,
+        order: &Order,
+        now: Timestamp,
+        limit: usize,
+        entry: AuditEntry,
+    ) -> StoreResult<Changed> {
+        let (filter, order) = (filter.clone(), order.clone());
+        self.change(move |conn| {
+            Box::pin(async move { orders::order(conn, &filter, &order, now, limit, entry).await })
+        })
+        .await
+    }
+
+    async fn pause_lane(&self, paused: Paused, entry: AuditEntry) -> StoreResult<()> {
+        self.change(move |conn| {
+            Box::pin(async move {
+                orders::pause(conn, &paused).await?;
+                audit::append(conn, &entry).await
+            })
+        })
+        .await
+    }
+
+    async fn resume_lane(&self, lane: &LaneKey, entry: AuditEntry) -> StoreResult<()> {
+        let lane = lane.clone();
+        self.change(move |conn| {
+            Box::pin(async move {
+                orders::resume(conn, &lane).await?;
+                audit::append(conn, &entry).await
+            })
+        })
+        .await
+    }
+
+    async fn paused_lanes(&self) -> StoreResult<Vec<Paused>> {
+        orders::paused(&mut *self.read().await?).await
     }
 }

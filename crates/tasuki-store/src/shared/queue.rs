@@ -8,12 +8,12 @@ use sqlx::Row as _;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId};
 use tasuki_core::store::mail::{
-    Envelope, Held, Hold, Lane, LaneKey, QueueFilter, QueueRow, Recipient, StoredBody,
+    Envelope, Held, Hold, Lane, LaneKey, Orders, QueueFilter, QueueRow, QueueState, Recipient, StoredBody,
 };
 use tasuki_core::store::{StoreError, StoreResult};
 
 use super::{
-    BODY_COLUMNS, Conn, DbRow, FOR_UPDATE_SKIP_LOCKED, body_of, nodes, renew_lanes, settle, store_now,
+    BODY_COLUMNS, Conn, DbRow, FOR_UPDATE_SKIP_LOCKED, body_of, nodes, orders, renew_lanes, settle, store_now,
 };
 use crate::error::store_error;
 use crate::head::{self, Head, is_gone};
@@ -22,7 +22,7 @@ use crate::words::from_json;
 static DUE: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT d.seq AS seq, d.attempts AS attempts, d.delay_reported AS delay_reported,
-             d.last_error AS last_error, d.recipients AS recipients,
+             d.last_error AS last_error, d.recipients AS recipients, d.state AS state, d.rerouted AS rerouted,
              m.id AS id, m.accepted_at AS accepted_at, m.expires_at AS expires_at, m.head AS head, {BODY_COLUMNS}
          FROM deliveries d JOIN mails m ON m.id = d.mail
          WHERE d.lane = $1 AND d.due <= $2 ORDER BY d.due, d.mail LIMIT $3"
@@ -213,6 +213,7 @@ pub(super) async fn due(
             expires_at: mail.expires_at,
             delay_reported: row.try_get("delay_reported").map_err(store_error)?,
             last_error: Some(row.try_get("last_error").map_err(store_error)?),
+            orders: orders::orders_of(row)?,
         });
     }
     Ok(held)
@@ -340,6 +341,7 @@ async fn take(
                 expires_at: mail.expires_at,
                 delay_reported: false,
                 last_error: None,
+                orders: Orders::default(),
             });
         }
     }
@@ -374,11 +376,17 @@ const PAGE: usize = 256;
 pub(super) async fn list(conn: &mut Conn, filter: &QueueFilter, limit: usize) -> StoreResult<Vec<QueueRow>> {
     let mut out = Vec::new();
     let mut after = filter.after.map_or(i64::MIN, |id| id.0);
-    let is_filtered = filter.sender.is_some() || filter.recipient_domain.is_some();
+    let is_filtered = filter.sender.is_some()
+        || filter.recipient_domain.is_some()
+        || filter.recipient.is_some()
+        || filter.state.is_some()
+        || filter.taken_before.is_some()
+        || filter.principal.is_some()
+        || filter.lane.is_some();
     let page = if is_filtered { PAGE } else { limit.clamp(1, PAGE) };
     loop {
         let rows = sqlx::query(
-            "SELECT id, gone, accepted_at, body_len, head FROM mails
+            "SELECT id, gone, accepted_at, expires_at, body_len, head FROM mails
              WHERE id > $1 AND ($2 = 0 OR id = $3) ORDER BY id LIMIT $4",
         )
         .bind(after)
@@ -409,52 +417,47 @@ async fn list_mail(
 ) -> StoreResult<()> {
     let number = |column| row.try_get::<i64, _>(column).map_err(store_error);
     let Head { envelope, deliveries } = head::decode(row.try_get("head").map_err(store_error)?)?;
-    if let Some(part) = &filter.sender
-        && !envelope.reverse_path.to_string().contains(part.as_str())
-    {
+    let mail = MailId(number("id")?);
+    let accepted_at = Timestamp(number("accepted_at")?);
+    if !filter.matches_mail(mail, &envelope, accepted_at) {
         return Ok(());
     }
-    let mail = MailId(number("id")?);
     let gone: String = row.try_get("gone").map_err(store_error)?;
-    let mut push = |lane: LaneKey, recipients: Vec<Recipient>, waits: Option<(u32, Timestamp, String)>| {
-        let recipients: Vec<_> = recipients.into_iter().map(|r| r.mailbox).collect();
-        if let Some(wanted) = &filter.recipient_domain
-            && !recipients.iter().any(|r| {
-                r.domain()
-                    .is_some_and(|d| d.as_str().eq_ignore_ascii_case(wanted))
-            })
-        {
-            return Ok(());
-        }
-        let (state, attempts, next_try, last_error) = match waits {
-            None => ("fresh", 0, None, None),
-            Some((attempts, due, error)) => ("deferred", attempts, Some(due), Some(error)),
-        };
-        out.push(QueueRow {
+    let fresh = |delivery: u16, lane: LaneKey, recipients: Vec<Recipient>| {
+        Ok(QueueRow {
             mail,
+            delivery: DeliverySeq(delivery),
             lane,
-            state,
+            state: QueueState::Fresh,
+            rerouted: false,
+            principal: envelope.principal,
             reverse_path: envelope.reverse_path.clone(),
-            recipients,
+            recipients: recipients.into_iter().map(|r| r.mailbox).collect(),
             size_bytes: u64::try_from(number("body_len")?).unwrap_or(0),
-            accepted_at: Timestamp(number("accepted_at")?),
-            attempts,
-            next_try,
-            last_error,
-        });
-        StoreResult::Ok(())
+            accepted_at,
+            expires_at: Timestamp(number("expires_at")?),
+            attempts: 0,
+            next_try: None,
+            last_error: None,
+            history: Vec::new(),
+        })
+    };
+    let mut keep = |row: QueueRow| {
+        if filter.matches_delivery(&row.lane, row.state, row.recipients.iter()) {
+            out.push(row);
+        }
     };
     for (seq, delivery) in (0_u16..).zip(deliveries.into_owned()) {
         if !is_gone(&gone, seq) {
-            push(delivery.lane, delivery.recipients, None)?;
+            keep(fresh(seq, delivery.lane, delivery.recipients)?);
         }
     }
     if gone == "," {
         return Ok(());
     }
     let waiting = sqlx::query(
-        "SELECT l.name AS name, d.due AS due, d.attempts AS attempts, d.last_error AS last_error,
-             d.recipients AS recipients
+        "SELECT l.name AS name, d.seq AS seq, d.due AS due, d.attempts AS attempts, d.last_error AS last_error,
+             d.recipients AS recipients, d.state AS state, d.rerouted AS rerouted, d.history AS history
          FROM deliveries d JOIN lanes l ON l.id = d.lane WHERE d.mail = $1 ORDER BY d.seq",
     )
     .bind(mail.0)
@@ -462,15 +465,22 @@ async fn list_mail(
     .await
     .map_err(store_error)?;
     for row in &waiting {
-        push(
-            LaneKey(row.try_get("name").map_err(store_error)?),
-            from_json(row.try_get("recipients").map_err(store_error)?)?,
-            Some((
-                attempts_of(row)?,
-                Timestamp(row.try_get("due").map_err(store_error)?),
-                row.try_get("last_error").map_err(store_error)?,
-            )),
-        )?;
+        let lane = LaneKey(row.try_get("name").map_err(store_error)?);
+        let recipients = from_json(row.try_get("recipients").map_err(store_error)?)?;
+        let orders = orders::orders_of(row)?;
+        keep(QueueRow {
+            state: orders.state.into(),
+            rerouted: orders.rerouted,
+            attempts: attempts_of(row)?,
+            next_try: Some(Timestamp(row.try_get("due").map_err(store_error)?)),
+            last_error: row.try_get("last_error").map_err(store_error)?,
+            history: if filter.mail.is_some() {
+                orders::history_of(row)?
+            } else {
+                Vec::new()
+            },
+            ..fresh(seq_of(row)?.0, lane, recipients)?
+        });
     }
     Ok(())
 }

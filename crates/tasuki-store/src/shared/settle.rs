@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId};
 use tasuki_core::store::StoreResult;
-use tasuki_core::store::mail::{Hold, LaneKey, Outcome, Settled, Settlement};
+use tasuki_core::store::mail::{Attempt, Hold, LaneKey, Outcome, Settled, Settlement};
 
-use super::{Conn, FOR_UPDATE, FREED_COLUMNS, Freed, freed_of};
+use super::{Conn, FOR_UPDATE, FREED_COLUMNS, Freed, freed_of, orders, store_now};
 use crate::error::store_error;
 use crate::head::gone_mark;
 use crate::words::{json, no_nul};
@@ -65,7 +65,12 @@ pub(super) async fn settle_one(
 
 /// Brings the first due times of the touched lanes up to date.
 pub(super) async fn finish(conn: &mut Conn, applied: &mut Applied) -> StoreResult<()> {
-    for lane in std::mem::take(&mut applied.touched) {
+    refresh_due(conn, std::mem::take(&mut applied.touched)).await
+}
+
+/// Brings the first due times of these lanes up to date.
+pub(super) async fn refresh_due(conn: &mut Conn, lanes: BTreeSet<i64>) -> StoreResult<()> {
+    for lane in lanes {
         sqlx::query(FIRST_DUE)
             .bind(lane)
             .execute(&mut *conn)
@@ -126,7 +131,7 @@ async fn delete_mail(conn: &mut Conn, mail: MailId, applied: &mut Applied) -> St
 }
 
 /// The lane of this name, made if new, due at `due` at the latest.
-async fn lane_due(conn: &mut Conn, lane: &LaneKey, due: Timestamp) -> StoreResult<i64> {
+pub(super) async fn lane_due(conn: &mut Conn, lane: &LaneKey, due: Timestamp) -> StoreResult<i64> {
     sqlx::query_scalar(
         "INSERT INTO lanes (name, next_due) VALUES ($1, $2)
          ON CONFLICT (name) DO UPDATE SET next_due =
@@ -174,10 +179,15 @@ async fn defer_fresh(
     if done.rows_affected() == 0 {
         return Ok(Settled::LaneLost);
     }
+    let line = if *attempts > 0 {
+        history_line(conn, lane, *attempts, last_error).await?
+    } else {
+        String::new()
+    };
     let lane = lane_due(conn, lane, *due).await?;
     sqlx::query(
-        "INSERT INTO deliveries (mail, seq, lane, due, attempts, delay_reported, last_error, recipients)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO deliveries (mail, seq, lane, due, attempts, delay_reported, last_error, recipients, history)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(outcome.mail.0)
     .bind(i64::from(seq.0))
@@ -187,6 +197,7 @@ async fn defer_fresh(
     .bind(*delay_reported)
     .bind(no_nul(last_error))
     .bind(json(recipients)?.into_bytes())
+    .bind(line)
     .execute(conn)
     .await
     .map_err(store_error)?;
@@ -240,10 +251,13 @@ async fn defer_again(
     else {
         return finish_deferred(conn, held, (outcome.mail, outcome.delivery), applied).await;
     };
+    let line = history_line(conn, lane, *attempts, last_error).await?;
     let lane = lane_due(conn, lane, *due).await?;
+    // An order that was given during the attempt stands: it has set when the delivery is looked at again.
     let done = sqlx::query(
-        "UPDATE deliveries SET lane = $4, due = $5, attempts = $6, delay_reported = $7, last_error = $8,
-             recipients = $9
+        "UPDATE deliveries SET lane = $4, due = CASE WHEN state = 'waiting' THEN $5 ELSE due END, attempts = $6,
+             delay_reported = $7, last_error = $8, recipients = $9,
+             history = CASE WHEN attempts < $6 AND length(history) < $11 THEN history || $10 ELSE history END
          WHERE mail = $1 AND seq = $2 AND lane = $3",
     )
     .bind(outcome.mail.0)
@@ -255,6 +269,8 @@ async fn defer_again(
     .bind(*delay_reported)
     .bind(no_nul(last_error))
     .bind(json(recipients)?.into_bytes())
+    .bind(line)
+    .bind(orders::HISTORY_MAX_BYTES)
     .execute(conn)
     .await
     .map_err(store_error)?;
@@ -263,4 +279,14 @@ async fn defer_again(
         return Ok(Settled::LaneLost);
     }
     Ok(Settled::Done)
+}
+
+/// The attempt that just failed, for the delivery's history.
+async fn history_line(conn: &mut Conn, lane: &LaneKey, attempt: u32, words: &str) -> StoreResult<String> {
+    orders::history_line(&Attempt {
+        at: Timestamp(store_now(conn).await?),
+        attempt,
+        lane: lane.clone(),
+        words: no_nul(words).into_owned(),
+    })
 }

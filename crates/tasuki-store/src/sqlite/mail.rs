@@ -9,8 +9,8 @@ use sqlx::{Row as _, SqliteConnection};
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId};
 use tasuki_core::store::mail::{
-    BodyPlace, BodySink, BodySource, Held, Hold, Lane, NewMail, Outcome, QueueCounts, QueueFilter, QueueRow,
-    Settled, Settlement, StoredBody,
+    BodyPlace, BodySink, BodySource, Changed, Held, Hold, Lane, LaneKey, NewMail, Order, Outcome, Paused,
+    QueueCounts, QueueFilter, QueueMatch, QueueRow, Settled, Settlement, StoredBody,
 };
 use tasuki_core::store::{AuditEntry, MailStore, StoreError, StoreResult};
 use tasuki_proto::names::{Domain, Mailbox};
@@ -18,7 +18,7 @@ use tasuki_proto::names::{Domain, Mailbox};
 use super::segments::Place;
 use super::settle::{self, Applied};
 use super::writer::ALL_NODES;
-use super::{Db, FREED_COLUMNS, place_of, queue, recipients, sent, totals};
+use super::{Db, FREED_COLUMNS, audit, orders, place_of, queue, recipients, sent, totals};
 use crate::bodies::Inline;
 use crate::error::{is_duplicate, store_error};
 use crate::head;
@@ -450,5 +450,51 @@ impl MailStore for Db {
             deferred: self.counters.deferred(),
             oldest: queue::oldest(&mut *self.read().await?).await?,
         })
+    }
+
+    async fn queue_match(&self, filter: &QueueFilter) -> StoreResult<QueueMatch> {
+        self.writer.land().await?;
+        orders::count(&mut *self.read().await?, filter).await
+    }
+
+    async fn order(
+        &self,
+        filter: &QueueFilter,
+        order: &Order,
+        now: Timestamp,
+        limit: usize,
+        entry: AuditEntry,
+    ) -> StoreResult<Changed> {
+        self.writer.land().await?;
+        let (filter, order) = (filter.clone(), order.clone());
+        self.change(move |conn| {
+            Box::pin(async move { orders::order(conn, &filter, &order, now, limit, entry).await })
+        })
+        .await
+    }
+
+    async fn pause_lane(&self, paused: Paused, entry: AuditEntry) -> StoreResult<()> {
+        self.change(move |conn| {
+            Box::pin(async move {
+                orders::pause(conn, &paused).await?;
+                audit::append(conn, &entry).await
+            })
+        })
+        .await
+    }
+
+    async fn resume_lane(&self, lane: &LaneKey, entry: AuditEntry) -> StoreResult<()> {
+        let lane = lane.clone();
+        self.change(move |conn| {
+            Box::pin(async move {
+                orders::resume(conn, &lane).await?;
+                audit::append(conn, &entry).await
+            })
+        })
+        .await
+    }
+
+    async fn paused_lanes(&self) -> StoreResult<Vec<Paused>> {
+        orders::paused(&mut *self.read().await?).await
     }
 }

@@ -50,6 +50,12 @@ mod nodes;
     clippy::duplicate_mod,
     reason = "one text for both databases, compiled against each"
 )]
+#[path = "../shared/orders.rs"]
+mod orders;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
 #[path = "../shared/progress.rs"]
 mod progress;
 #[expect(

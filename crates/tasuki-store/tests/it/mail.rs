@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{DeliverySeq, Epoch, MailId, NodeId, PrincipalId};
-use tasuki_core::store::mail::{Hold, Outcome, QueueFilter, Settled, Settlement};
+use tasuki_core::store::mail::{Hold, Outcome, QueueFilter, QueueState, Settled, Settlement};
 use tasuki_core::store::{Actor, Store, StoreError};
 use tasuki_proto::names::{Domain, Mailbox};
 
@@ -341,7 +341,10 @@ async fn the_queue_in_figures_is_the_queue_in_rows_also_after_a_restart() {
             let rows = store.queue(&QueueFilter::default(), 100).await.unwrap();
             let mut mails: Vec<_> = rows.iter().map(|row| row.mail).collect();
             mails.dedup();
-            let deferred = rows.iter().filter(|row| row.state == "deferred").count();
+            let deferred = rows
+                .iter()
+                .filter(|row| row.state == QueueState::Deferred)
+                .count();
             assert_eq!((mails.len(), deferred), (4, 1));
             let counts = store.queue_counts().await.unwrap();
             assert_eq!((counts.mails, counts.deferred), (4, 1));

@@ -7,6 +7,7 @@ mod full_disk;
 mod gateway;
 mod kill;
 mod mail;
+mod orders;
 mod outage;
 mod plans;
 mod postgres;

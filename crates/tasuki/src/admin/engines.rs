@@ -1,4 +1,4 @@
-//! The engines' own listings and orders: the mail queue, subscribers, agents.
+//! The engines' own listings and orders: subscribers, agents. The mail queue is in `mail`.
 
 use std::sync::Arc;
 
@@ -10,80 +10,14 @@ use serde_json::{Value, json};
 use tasuki_activitypub::{HandleError, SubscriberStatus};
 use tasuki_core::EngineKind;
 use tasuki_core::accounts::{Grant, PrincipalKind};
-use tasuki_core::ids::MailId;
 use tasuki_core::store::accounts::Principal;
 use tasuki_core::store::fedi::DeliveryForm;
-use tasuki_core::store::mail::QueueFilter;
 use tasuki_core::store::tunnel::{Endpoint, EndpointKind};
 
 use super::Admin;
 use super::accounts::span;
 use super::auth::Caller;
-use super::problem::{Answer, Input, Params, Problem};
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct QueuePage {
-    #[serde(default)]
-    sender: Option<String>,
-    #[serde(default)]
-    to: Option<String>,
-    #[serde(default)]
-    mail: Option<String>,
-    #[serde(default)]
-    after: Option<String>,
-    #[serde(default)]
-    limit: Option<usize>,
-}
-
-pub(super) async fn queue(
-    State(admin): State<Arc<Admin>>,
-    Params(page): Params<QueuePage>,
-) -> Answer<Json<Value>> {
-    let id = |text: &Option<String>| -> Answer<Option<MailId>> {
-        text.as_deref()
-            .map(|t| {
-                t.parse()
-                    .map_err(|e: tasuki_core::ids::BadMailId| Problem::bad(e.to_string()))
-            })
-            .transpose()
-    };
-    let filter = QueueFilter {
-        sender: page.sender.clone(),
-        recipient_domain: page.to.clone(),
-        mail: id(&page.mail)?,
-        after: id(&page.after)?,
-    };
-    let rows = admin
-        .store
-        .queue(&filter, page.limit.unwrap_or(100).clamp(1, 10_000))
-        .await?;
-    let counts = admin.store.queue_counts().await?;
-    let shown: Vec<Value> = rows
-        .iter()
-        .map(|row| {
-            json!({
-                "mail": row.mail,
-                "lane": row.lane,
-                "state": row.state,
-                // The null reverse-path of reports is written as on the wire (RFC 5321 4.5.5).
-                "reverse_path": Some(row.reverse_path.to_string()).filter(|path| !path.is_empty()).unwrap_or_else(|| "<>".to_owned()),
-                "recipients": row.recipients,
-                "size_bytes": row.size_bytes,
-                "accepted_at": row.accepted_at.to_string(),
-                "attempts": row.attempts,
-                "next_try": row.next_try.map(|t| t.to_string()),
-                "last_error": row.last_error,
-            })
-        })
-        .collect();
-    Ok(Json(json!({
-        "queue": shown,
-        "mails": counts.mails,
-        "deferred": counts.deferred,
-        "oldest": counts.oldest.map(|t| t.to_string()),
-    })))
-}
+use super::problem::{Answer, Input, Problem};
 
 pub(super) async fn subscribers(State(admin): State<Arc<Admin>>) -> Answer<Json<Value>> {
     let all = fediverse(&admin)?.subscribers().await?;

@@ -9,6 +9,7 @@ mod auth;
 mod dkim;
 mod engines;
 mod listen;
+mod mail;
 mod moderation;
 mod problem;
 mod recipients;
@@ -116,7 +117,14 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/bans/{ban}", delete(access::remove_ban))
         .route("/v1/audit", get(access::audit))
         .route("/v1/keys/relay/export", post(system::export_relay_key))
-        .route("/v1/mail/queue", get(engines::queue))
+        .route("/v1/mail/queue", get(mail::queue))
+        .route("/v1/mail/queue/count", get(mail::count))
+        .route("/v1/mail/queue/order", post(mail::order))
+        .route("/v1/mail/lanes", get(mail::lanes))
+        .route("/v1/mail/lanes/{lane}", get(mail::why))
+        .route("/v1/mail/lanes/{lane}/pause", post(mail::pause))
+        .route("/v1/mail/lanes/{lane}/resume", post(mail::resume))
+        .route("/v1/mail/trace", get(mail::trace))
         .route("/v1/mail/dkim", get(dkim::list).post(dkim::add))
         .route("/v1/mail/dkim/{domain}", delete(dkim::remove))
         .route("/v1/mail/dkim/{domain}/rotate", post(dkim::rotate))

@@ -486,7 +486,10 @@ fn moderation_is_ordered_listed_exported_and_taken_back() {
 fn commands_with_json(gateway: &Gateway, path: &[String], found: &mut Vec<String>) {
     let arguments: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
     let help = gateway.ok(&arguments).out;
-    if help.contains("--json") {
+    if help
+        .lines()
+        .any(|line| line.split_whitespace().next() == Some("--json"))
+    {
         found.push(path.join(" "));
     }
     let below = help
@@ -522,6 +525,12 @@ fn whatever_takes_json_prints_json_that_parses() {
     for command in found {
         let more: &[&str] = match command.as_str() {
             "demo" => continue,
+            // Of a mail that waits: among the tests of the queue.
+            "mail trace" | "mail queue show" => continue,
+            "mail why" => &["example.org"],
+            "mail queue reroute" => &["example.org", "--all", "--yes"],
+            "mail queue hold" | "mail queue release" | "mail queue retry" | "mail queue bounce"
+            | "mail queue delete" => &["--all", "--yes"],
             "service add" => &["office", "--send-as", "office.test"],
             "service password" => &["shop"],
             "token new" => &["admin"],

@@ -8,3 +8,4 @@ mod commands;
 mod demo;
 mod gateway;
 mod life;
+mod mail_queue;

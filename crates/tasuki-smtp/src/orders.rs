@@ -1,0 +1,221 @@
+//! What operators order: held, returned and deleted mail, lanes at rest, and how an order finds what is in memory.
+//!
+//! The store keeps the orders. A delivery that has one is due like any other, and is obeyed here in place of an attempt;
+//! so whatever ends a mail passes through the same settlement, and the figures add up.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use tasuki_core::{
+    failure::{Blame, Failure, Verdict},
+    store::{
+        AuditEntry, StoreError,
+        mail::{DeliveryState, Hold, LaneKey, Order, Paused, QueueFilter, QueueState},
+    },
+};
+
+use crate::{
+    config::Settings,
+    context::{Context, Job},
+    deliver::conclude_all,
+    engine::Handle,
+    lanes::LaneStatus,
+};
+
+/// Deliveries looked at in one transaction of the store.
+const AT_ONCE: usize = 2_000;
+/// How long fresh mail that is taken out of memory for an order waits for it.
+const FOR_AN_ORDER: Duration = Duration::from_secs(30);
+
+/// Lanes to which nothing is sent, as last read from the store.
+#[derive(Default)]
+pub(crate) struct Pauses(ArcSwap<HashMap<LaneKey, String>>);
+
+impl Pauses {
+    pub(crate) fn replace(&self, paused: Vec<Paused>) {
+        let by_lane = paused.into_iter().map(|p| (p.lane, p.reason)).collect();
+        self.0.store(Arc::new(by_lane));
+    }
+
+    /// Why nothing is sent there.
+    fn why(&self, lane: &LaneKey) -> Option<String> {
+        let by_lane = self.0.load();
+        if by_lane.is_empty() {
+            return None;
+        }
+        by_lane.get(lane).map(|reason| match reason.as_str() {
+            "" => "paused by an operator".to_owned(),
+            reason => format!("paused by an operator: {reason}"),
+        })
+    }
+}
+
+/// Does what is ordered for a job; gives it back if it is to be tried.
+pub(crate) async fn obey(context: &Arc<Context>, settings: &Settings, job: Job) -> Option<Job> {
+    let expired = context.deps.clock.wall() >= job.held.expires_at;
+    let rests = match job.held.orders.state {
+        DeliveryState::Waiting => context.pauses.why(&job.held.lane),
+        DeliveryState::Held => Some("held by an operator".to_owned()),
+        DeliveryState::Bounce => {
+            give_up(
+                context,
+                settings,
+                job,
+                "an operator of this server returned it".to_owned(),
+            )
+            .await;
+            return None;
+        }
+        DeliveryState::Delete => {
+            context.delete(job).await;
+            return None;
+        }
+    };
+    match rests {
+        None => return Some(job),
+        Some(why) if expired => {
+            give_up(context, settings, job, format!("it expired while it was {why}")).await
+        }
+        Some(why) => {
+            let end = job.held.expires_at;
+            context.put_off(job, end, &why).await;
+        }
+    }
+    None
+}
+
+fn of_lane(lane: LaneKey) -> QueueFilter {
+    QueueFilter {
+        lane: Some(lane),
+        ..QueueFilter::default()
+    }
+}
+
+async fn give_up(context: &Arc<Context>, settings: &Settings, job: Job, why: String) {
+    let failure = || Failure {
+        verdict: Verdict::Permanent,
+        blame: Blame::Us,
+        reply: None,
+        source: Some(why.clone().into()),
+    };
+    conclude_all(context, settings, job, None, &failure).await;
+}
+
+impl Handle {
+    /// Gives an order to all deliveries that match and that nobody tries at this moment; returns how many it changed.
+    /// Fresh mail is taken out of memory for it.
+    ///
+    /// # Errors
+    /// The store's; what was ordered before the error stays.
+    pub async fn order(
+        &self,
+        filter: &QueueFilter,
+        order: &Order,
+        audit: &AuditEntry,
+    ) -> Result<u64, StoreError> {
+        let store = &self.context.deps.store;
+        self.recall(filter).await;
+        let mut rest = filter.clone();
+        let mut deliveries = 0;
+        loop {
+            let now = self.context.deps.clock.wall();
+            let done = store.order(&rest, order, now, AT_ONCE, audit.clone()).await?;
+            deliveries += done.deliveries;
+            if done.after.is_none() {
+                break;
+            }
+            rest.after = done.after;
+        }
+        for job in self.matching(filter, |hold| matches!(hold, Hold::Lane(..))) {
+            // It was read before the order.
+            self.forget(&job);
+        }
+        match order {
+            Order::Release | Order::Retry | Order::Reroute(_) => self.retry_now(),
+            Order::Hold | Order::Bounce | Order::Delete => self.context.wake.notify_one(),
+        }
+        Ok(deliveries)
+    }
+
+    /// Sends nothing more to this lane until it is resumed; what is being sent goes on. Mail waits there until it expires.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn pause(&self, paused: Paused, audit: AuditEntry) -> Result<(), StoreError> {
+        let lane = paused.lane.clone();
+        self.context.deps.store.pause_lane(paused, audit).await?;
+        self.context.refresh_pauses().await?;
+        self.recall(&of_lane(lane)).await;
+        Ok(())
+    }
+
+    /// Ends a pause; what waits is tried now. Returns how many deliveries.
+    ///
+    /// # Errors
+    /// The store's; `NotFound` if the lane is not paused.
+    pub async fn resume(&self, lane: &LaneKey, audit: &AuditEntry) -> Result<u64, StoreError> {
+        self.context.deps.store.resume_lane(lane, audit.clone()).await?;
+        self.context.refresh_pauses().await?;
+        self.order(&of_lane(lane.clone()), &Order::Retry, audit).await
+    }
+
+    /// Takes what matches out of memory, so that an order finds it in the store; returns when it is there.
+    async fn recall(&self, filter: &QueueFilter) {
+        let context = &self.context;
+        let due = context.deps.clock.wall().plus(FOR_AN_ORDER);
+        for job in self.matching(filter, |_| true) {
+            match job.held.hold {
+                Hold::Fresh(_) => {
+                    context
+                        .put_off(job, due, "taken out for an operator's order")
+                        .await
+                }
+                Hold::Lane(..) => self.forget(&job),
+            }
+        }
+        context.settled().await;
+    }
+
+    fn matching(&self, filter: &QueueFilter, hold: impl Fn(Hold) -> bool) -> Vec<Job> {
+        // Whatever state it was in when it was read, the store decides.
+        let filter = QueueFilter {
+            state: None,
+            ..filter.clone()
+        };
+        self.context.lanes.recall(|job| {
+            let held = &job.held;
+            let recipients = held.recipients.iter().map(|r| &r.mailbox);
+            hold(held.hold)
+                && filter.matches_mail(held.mail, &held.envelope, held.accepted_at)
+                && filter.matches_delivery(&held.lane, QueueState::Deferred, recipients)
+        })
+    }
+
+    fn forget(&self, job: &Job) {
+        let held = &job.held;
+        self.context
+            .lanes
+            .lane(&held.lane)
+            .forget(held.mail, held.delivery);
+    }
+
+    /// The lane in which mail for this domain waits; `None` if it is no domain.
+    #[must_use]
+    pub fn lane_to_domain(&self, domain: &str) -> Option<LaneKey> {
+        let mailbox = format!("postmaster@{domain}").parse().ok()?;
+        Some(crate::route::lane_of(&self.context.settings.load(), &mailbox))
+    }
+
+    /// The lane of this key as it is in memory, and the one of its site; none if nothing is there.
+    #[must_use]
+    pub fn lanes_of(&self, key: &LaneKey) -> Vec<LaneStatus> {
+        self.context.lanes.status_of(key, self.context.deps.clock.now())
+    }
+}
+
+impl Context {
+    pub(crate) async fn refresh_pauses(&self) -> Result<(), StoreError> {
+        self.pauses.replace(self.deps.store.paused_lanes().await?);
+        Ok(())
+    }
+}
