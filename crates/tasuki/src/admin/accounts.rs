@@ -398,8 +398,11 @@ impl Admin {
             .accounts
             .create_service(name, role, Vec::new(), &caller.0)
             .await?;
-        // It has a token only: the password that every service begins with is of no use here.
-        for credential in self.store.credentials(made.principal.id).await? {
+        // It has a token only: the password that every service begins with is of no use here. What SCRAM needs of it goes
+        // with it.
+        let mut credentials = self.store.credentials(made.principal.id).await?;
+        credentials.retain(|credential| credential.kind != CredentialKind::ScramSha256);
+        for credential in credentials {
             self.remove(&made.principal, &credential, caller).await?;
         }
         Ok(made.principal)
