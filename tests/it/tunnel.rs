@@ -192,6 +192,44 @@ fn iperf3_runs_both_ways_through_a_tcp_endpoint() {
 }
 
 #[test]
+fn iperf3_sends_datagrams_both_ways_through_a_pair_of_ports() {
+    let gateway = Gateway::start("");
+    let home = loopback(free_port());
+    let port = free_port();
+    let range = port.to_string();
+    let mut agent = Agent::enrol(
+        &gateway,
+        "home",
+        &["--port", &range, "--udp", &range],
+        &Agent::pair(port, home),
+    );
+    eventually("the agent is connected", || agent.connected(&gateway));
+    wait_for_listener("the TCP endpoint", loopback(port));
+    for (run, more) in [&[][..], &["-R"]].iter().enumerate() {
+        let mut server = iperf3_server(gateway.directory(), home, run);
+        let mut command = tool("iperf3");
+        command
+            .args(["-c", "127.0.0.1", "-p", &range, "-J", "-u"])
+            .args(["-b", "4M", "-l", "1000", "-t", "2"])
+            .args(*more);
+        let output = process::output(&mut command);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(output.status.success(), "{more:?}: {}", report["error"]);
+        let sum = &report["end"]["sum"];
+        let (packets, lost) = (
+            sum["packets"].as_u64().unwrap(),
+            sum["lost_packets"].as_u64().unwrap(),
+        );
+        assert!(
+            packets >= 900 && lost * 10 < packets,
+            "{more:?}: {lost} of {packets} datagrams were lost"
+        );
+        assert!(server.wait().success(), "{}", server.log());
+    }
+    gateway.assert_healthy();
+}
+
+#[test]
 fn the_agent_comes_back_by_itself_after_kill_9_of_the_gateway() {
     let mut gateway = Gateway::start("");
     let server = MinecraftServer::start(gateway.directory(), "still here");

@@ -53,6 +53,7 @@ impl Default for File {
 #[serde(rename_all = "lowercase")]
 enum Kind {
     Tcp,
+    Udp,
     Minecraft,
 }
 
@@ -138,7 +139,7 @@ impl Settings {
         if self.endpoints.is_empty() {
             return Err(Fail::new(
                 CONFIG,
-                "nothing to serve: say --minecraft HOST:PORT or --tcp PORT=HOST:PORT, or write [[endpoint]] in agent.toml",
+                "nothing to serve: say --minecraft HOST:PORT, --tcp or --udp PORT=HOST:PORT, or write [[endpoint]] in agent.toml",
             ));
         }
         Ok(AgentConfig {
@@ -183,16 +184,23 @@ fn read(path: &Path) -> Result<(File, Vec<LocalEndpoint>), Fail> {
     for endpoint in &file.endpoint {
         let door = match (endpoint.kind, endpoint.port, &endpoint.name) {
             (Kind::Tcp, Some(port), None) => LocalDoor::Tcp(port),
-            (Kind::Tcp, None, _) => {
+            (Kind::Udp, Some(_), None) if endpoint.proxy_protocol => {
                 return Err(wrong(
-                    "endpoint.port",
-                    "a tcp endpoint needs the gateway's port, or 0 for any".into(),
+                    "endpoint.proxy_protocol",
+                    "datagrams have no place for it; only tcp and minecraft endpoints can have it".into(),
                 ));
             }
-            (Kind::Tcp, _, Some(_)) => {
+            (Kind::Udp, Some(port), None) => LocalDoor::Udp(port),
+            (Kind::Tcp | Kind::Udp, None, _) => {
+                return Err(wrong(
+                    "endpoint.port",
+                    "a tcp or udp endpoint needs the gateway's port, or 0 for any".into(),
+                ));
+            }
+            (Kind::Tcp | Kind::Udp, _, Some(_)) => {
                 return Err(wrong(
                     "endpoint.name",
-                    "a tcp endpoint has no name, it has a port".into(),
+                    "a tcp or udp endpoint has no name, it has a port".into(),
                 ));
             }
             (Kind::Minecraft, None, name) => LocalDoor::Minecraft(name.clone()),
@@ -243,6 +251,8 @@ fn endpoint_of(
     let label = label.unwrap_or_else(|| match &door {
         LocalDoor::Tcp(0) => format!("tcp-{target}").chars().take(64).collect(),
         LocalDoor::Tcp(port) => format!("tcp-{port}"),
+        LocalDoor::Udp(0) => format!("udp-{target}").chars().take(64).collect(),
+        LocalDoor::Udp(port) => format!("udp-{port}"),
         LocalDoor::Minecraft(Some(name)) => format!("minecraft-{name}").chars().take(64).collect(),
         LocalDoor::Minecraft(None) => "minecraft".into(),
     });
@@ -269,24 +279,27 @@ fn check_target(option: &str, text: &str) -> Result<(), Fail> {
     target(text).map_err(|problem| Fail::new(USAGE, format!("{option}: {problem}")))
 }
 
+fn port_and_target(option: &str, text: &str) -> Result<(u16, String), Fail> {
+    let wrong = || {
+        Fail::new(
+            USAGE,
+            format!("{option}: {text:?} is not PORT=HOST:PORT, for example 25570=127.0.0.1:8123"),
+        )
+    };
+    let (port, local) = text.split_once('=').ok_or_else(wrong)?;
+    check_target(option, local)?;
+    Ok((port.parse().map_err(|_| wrong())?, local.to_owned()))
+}
+
 fn endpoints_of(arguments: &Run) -> Result<Vec<LocalEndpoint>, Fail> {
     let mut endpoints = Vec::new();
     for text in &arguments.tcp {
-        let wrong = || {
-            Fail::new(
-                USAGE,
-                format!("--tcp: {text:?} is not PORT=HOST:PORT, for example 25570=127.0.0.1:8123"),
-            )
-        };
-        let (port, local) = text.split_once('=').ok_or_else(wrong)?;
-        check_target("--tcp", local)?;
-        let port = port.parse().map_err(|_| wrong())?;
-        endpoints.push(endpoint_of(
-            LocalDoor::Tcp(port),
-            local.to_owned(),
-            arguments.proxy_v2,
-            None,
-        ));
+        let (port, local) = port_and_target("--tcp", text)?;
+        endpoints.push(endpoint_of(LocalDoor::Tcp(port), local, arguments.proxy_v2, None));
+    }
+    for text in &arguments.udp {
+        let (port, local) = port_and_target("--udp", text)?;
+        endpoints.push(endpoint_of(LocalDoor::Udp(port), local, false, None));
     }
     for text in &arguments.minecraft {
         let (name, local) = match text.split_once('=') {
@@ -346,14 +359,16 @@ mod tests {
         let path = dir.path().join("agent.toml");
         std::fs::write(&path, text).unwrap();
         let (_, endpoints) = read(&path).ok().unwrap();
-        assert_eq!(endpoints.len(), 2);
+        assert_eq!(endpoints.len(), 3);
         assert_eq!(endpoints[1].door, LocalDoor::Tcp(25570));
+        assert_eq!(endpoints[2].door, LocalDoor::Udp(24454));
     }
 
     #[test]
     fn arguments_become_endpoints() {
         let run = Run {
             tcp: vec!["0=localhost:80".into(), "25570=[::1]:8123".into()],
+            udp: vec!["24454=127.0.0.1:24454".into()],
             minecraft: vec!["a.example=127.0.0.1:1".into(), "127.0.0.1:2".into()],
             ..Run::default()
         };
@@ -364,6 +379,7 @@ mod tests {
             [
                 "tcp-localhost:80",
                 "tcp-25570",
+                "udp-24454",
                 "minecraft-a.example",
                 "minecraft"
             ]

@@ -74,13 +74,17 @@ struct Run {
     /// Open a TCP port of the gateway for a local server; port 0 takes any granted one (may be repeated)
     #[arg(long, value_name = "PORT=HOST:PORT")]
     tcp: Vec<String>,
+    /// The gateway's UDP port and the local server; port 0 takes the number of a TCP port, or any granted one (may be
+    /// repeated)
+    #[arg(long, value_name = "PORT=HOST:PORT")]
+    udp: Vec<String>,
     /// A local Minecraft server, under a host name or as the gateway's default (may be repeated)
     #[arg(long, value_name = "[NAME=]HOST:PORT")]
     minecraft: Vec<String>,
     /// The host name of the --minecraft server, if it has none of its own
     #[arg(long, value_name = "NAME", requires = "minecraft")]
     name: Option<String>,
-    /// Send visitors' addresses to the local servers by PROXY protocol version 2
+    /// Send visitors' addresses to the local TCP servers by PROXY protocol version 2
     #[arg(long)]
     proxy_v2: bool,
 }

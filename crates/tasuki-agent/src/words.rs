@@ -115,6 +115,12 @@ impl Words {
             (Self::Japanese, Notice::LocalUp { label, target }) => {
                 format!("{label}: {target} に再び接続できるようになりました")
             }
+            (Self::English, Notice::PathSilent) => {
+                "the gateway does not answer; going on from a new local port".to_owned()
+            }
+            (Self::Japanese, Notice::PathSilent) => {
+                "ゲートウェイから応答がありません。新しいローカルポートから続けます".to_owned()
+            }
             (Self::English, Notice::GoingAway { grace_s }) => {
                 format!("the gateway stops; connections may go on for {grace_s} s")
             }

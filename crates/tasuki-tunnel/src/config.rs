@@ -26,6 +26,8 @@ pub struct TunnelConfig {
     pub minecraft: MinecraftConfig,
     /// Ports for agents' TCP endpoints.
     pub tcp: TcpConfig,
+    /// Visitors of agents' UDP ports.
+    pub udp: UdpConfig,
     /// What one agent may have.
     pub agents: AgentsConfig,
 }
@@ -107,6 +109,19 @@ pub struct TcpConfig {
     pub max_connections_per_address: usize,
 }
 
+/// `[tunnel.udp]`. Address, range and reserved ports are those of `[tunnel.tcp]`: a port's TCP and UDP belong together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UdpConfig {
+    /// Visitors at once on one port.
+    pub max_visitors: usize,
+    /// Visitors at once on one port from one address (one /64 of IPv6).
+    pub max_visitors_per_address: usize,
+    /// A visitor who sends nothing for this long is forgotten.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
+}
+
 /// `[tunnel.agents]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -127,6 +142,7 @@ impl Default for TunnelConfig {
             quic: QuicConfig::default(),
             minecraft: MinecraftConfig::default(),
             tcp: TcpConfig::default(),
+            udp: UdpConfig::default(),
             agents: AgentsConfig::default(),
         }
     }
@@ -191,6 +207,16 @@ impl Default for TcpConfig {
     }
 }
 
+impl Default for UdpConfig {
+    fn default() -> Self {
+        Self {
+            max_visitors: 4096,
+            max_visitors_per_address: 256,
+            idle_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
 impl Default for AgentsConfig {
     fn default() -> Self {
         Self {
@@ -218,6 +244,11 @@ impl TunnelConfig {
                 "tunnel.tcp.max_connections_per_address",
                 self.tcp.max_connections_per_address,
             ),
+            ("tunnel.udp.max_visitors", self.udp.max_visitors),
+            (
+                "tunnel.udp.max_visitors_per_address",
+                self.udp.max_visitors_per_address,
+            ),
             ("tunnel.agents.max_sessions", self.agents.max_sessions),
             ("tunnel.agents.max_endpoints", self.agents.max_endpoints),
             ("tunnel.agents.max_connections", self.agents.max_connections),
@@ -240,6 +271,7 @@ impl TunnelConfig {
         let waits = [
             ("tunnel.connect_timeout", self.connect_timeout),
             ("tunnel.stall_timeout", self.stall_timeout),
+            ("tunnel.udp.idle_timeout", self.udp.idle_timeout),
             ("tunnel.quic.handshake_timeout", self.quic.handshake_timeout),
             (
                 "tunnel.minecraft.handshake_timeout",

@@ -192,6 +192,7 @@ impl Handle {
             ("tunnel.stall_timeout", old.stall_timeout != next.stall_timeout),
             ("tunnel.minecraft", old.minecraft != next.minecraft),
             ("tunnel.tcp", old.tcp != next.tcp),
+            ("tunnel.udp", old.udp != next.udp),
             ("tunnel.agents", old.agents != next.agents),
         ];
         applied.changed.extend(

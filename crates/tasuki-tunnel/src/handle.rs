@@ -30,7 +30,7 @@ pub struct AgentLine {
     pub software: String,
     /// Since when it is connected.
     pub since: Timestamp,
-    /// From where.
+    /// Where it is now.
     pub address: SocketAddr,
     /// Round trip between gateway and agent, in microseconds.
     pub rtt_us: u64,
@@ -136,7 +136,7 @@ fn line(session: &Session) -> AgentLine {
         name: session.name.clone(),
         software: session.software.clone(),
         since: session.since,
-        address: session.from,
+        address: session.address(),
         rtt_us: u64::try_from(session.connection.rtt().as_micros()).unwrap_or(u64::MAX),
         key: session.fingerprint.to_string(),
         connections: session.flows.load(Ordering::Relaxed),

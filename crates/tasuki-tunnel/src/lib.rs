@@ -12,6 +12,7 @@
 
 pub mod agent;
 mod config;
+mod datagrams;
 mod engine;
 mod gateway;
 mod handle;
@@ -23,6 +24,7 @@ mod tls;
 
 pub use config::{
     AgentsConfig, BadPortRange, MinecraftConfig, PortRange, QuicConfig, TcpConfig, Texts, TunnelConfig,
+    UdpConfig,
 };
 pub use engine::{Addrs, Engine};
 pub use handle::{AgentLine, EndpointLine, Handle};

@@ -13,6 +13,7 @@ use crate::splice::{End, Totals};
 pub(crate) enum Door {
     Tcp,
     Minecraft,
+    Udp,
 }
 
 impl Door {
@@ -20,6 +21,7 @@ impl Door {
         match self {
             Self::Tcp => "tcp",
             Self::Minecraft => "minecraft",
+            Self::Udp => "udp",
         }
     }
 }
@@ -57,6 +59,7 @@ pub(crate) struct Metrics {
     pub(crate) agents: Gauge,
     pub(crate) agent_sessions: Counter,
     agents_refused: Family<Refused, Counter>,
+    datagrams_dropped: Family<Refused, Counter>,
     pub(crate) totals: Totals,
 }
 
@@ -106,8 +109,18 @@ impl Metrics {
                 "Agents' sessions refused, by reason",
                 Family::default(),
             ),
+            datagrams_dropped: branch.register(
+                "datagrams_dropped",
+                "Datagrams of UDP visitors that were not carried, by reason",
+                Family::default(),
+            ),
             totals,
         }
+    }
+
+    /// The counter of datagrams that were dropped for this reason.
+    pub(crate) fn datagrams_dropped(&self, reason: &'static str) -> Counter {
+        self.datagrams_dropped.get_or_create_owned(&Refused { reason })
     }
 
     pub(crate) fn opened(&self, door: Door) {

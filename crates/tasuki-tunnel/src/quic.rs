@@ -19,6 +19,10 @@ pub(crate) const GATEWAY_STREAM_WINDOW: u32 = 1 << 20;
 pub(crate) const AGENT_STREAM_WINDOW: u32 = 2 << 20;
 /// What all flows of a session together may have on the way, at either end: the real bound on memory per session.
 pub(crate) const SESSION_WINDOW: u32 = 32 << 20;
+/// Datagrams that QUIC itself holds for sending: a few, since those behind them wait where they can grow old and go.
+const DATAGRAM_SEND_BUFFER: usize = 16 << 10;
+/// Datagrams that came and were not read yet; the oldest are dropped.
+const DATAGRAM_RECEIVE_BUFFER: usize = 256 << 10;
 /// Streams an agent may open: the control stream, and room for later kinds.
 pub(crate) const AGENT_OPENS: u32 = 4;
 /// Visitor streams that an agent allows at first; it raises the number while they fill.
@@ -35,7 +39,8 @@ fn transport(gso: bool) -> TransportConfig {
         .send_window(8 << 20)
         .initial_rtt(Duration::from_millis(100))
         .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
-        .datagram_receive_buffer_size(None)
+        .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER))
+        .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
         .congestion_controller_factory(Arc::new(cubic))
         .enable_segmentation_offload(gso);
     config

@@ -77,6 +77,13 @@ impl Agent {
         endpoint
     }
 
+    /// TCP and UDP of one number.
+    pub(crate) fn pair(port: u16, server: SocketAddr) -> Vec<String> {
+        let mut endpoints = Self::tcp(port, server);
+        endpoints.extend(["--udp".to_owned(), format!("{port}={server}")]);
+        endpoints
+    }
+
     pub(crate) fn tcp(port: u16, server: SocketAddr) -> Vec<String> {
         vec!["--tcp".to_owned(), format!("{port}={server}")]
     }

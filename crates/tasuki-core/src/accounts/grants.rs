@@ -119,12 +119,14 @@ pub enum Grant {
     ExposeDefault,
     /// `tunnel:port:FROM-TO` (or one port): expose these TCP ports.
     ExposePorts(u16, u16),
+    /// `tunnel:udp:FROM-TO` (or one port): expose these UDP ports.
+    ExposeUdp(u16, u16),
 }
 
 /// The text is not a grant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a grant; known: mail:send:DOMAIN, mail:send:*, mail:send:<>, mail:class:transactional|bulk|device, mail:daily:N, fedi:publish, tunnel:name:DOMAIN, tunnel:default, tunnel:port:FROM-TO"
+    "{0:?} is not a grant; known: mail:send:DOMAIN, mail:send:*, mail:send:<>, mail:class:transactional|bulk|device, mail:daily:N, fedi:publish, tunnel:name:DOMAIN, tunnel:default, tunnel:port:FROM-TO, tunnel:udp:FROM-TO"
 )]
 pub struct BadGrant(pub String);
 
@@ -149,14 +151,14 @@ impl FromStr for Grant {
             ["fedi", "publish"] => Ok(Self::Publish),
             ["tunnel", "name", d] => domain(d).map(Self::ExposeName),
             ["tunnel", "default"] => Ok(Self::ExposeDefault),
-            ["tunnel", "port", ports] => {
+            ["tunnel", kind @ ("port" | "udp"), ports] => {
                 let (from, to) = ports.split_once('-').unwrap_or((ports, ports));
                 let (from, to): (u16, u16) =
                     (from.parse().map_err(|_| bad())?, to.parse().map_err(|_| bad())?);
-                if from == 0 || from > to {
-                    Err(bad())
-                } else {
-                    Ok(Self::ExposePorts(from, to))
+                match kind {
+                    _ if from == 0 || from > to => Err(bad()),
+                    "port" => Ok(Self::ExposePorts(from, to)),
+                    _ => Ok(Self::ExposeUdp(from, to)),
                 }
             }
             _ => Err(bad()),
@@ -177,6 +179,8 @@ impl fmt::Display for Grant {
             Self::ExposeDefault => f.write_str("tunnel:default"),
             Self::ExposePorts(a, b) if a == b => write!(f, "tunnel:port:{a}"),
             Self::ExposePorts(a, b) => write!(f, "tunnel:port:{a}-{b}"),
+            Self::ExposeUdp(a, b) if a == b => write!(f, "tunnel:udp:{a}"),
+            Self::ExposeUdp(a, b) => write!(f, "tunnel:udp:{a}-{b}"),
         }
     }
 }

@@ -36,6 +36,8 @@ fn grants_survive_their_text_form() {
         "tunnel:default",
         "tunnel:port:25565",
         "tunnel:port:1000-2000",
+        "tunnel:udp:19132",
+        "tunnel:udp:24454-24460",
     ] {
         assert_eq!(text.parse::<Grant>().unwrap().to_string(), text);
     }
@@ -50,6 +52,7 @@ fn grants_survive_their_text_form() {
         "mail:daily:many",
         "tunnel:port:0",
         "tunnel:port:9-8",
+        "tunnel:udp:9-8",
         "tunnel:port:70000",
         "tunnel:name:*",
     ] {

@@ -17,6 +17,11 @@ pub enum EndpointKind {
         /// The port; 0 asks for any free one of the configured range.
         port: u16,
     },
+    /// A UDP port of the gateway. TCP and UDP of one number belong to one agent.
+    Udp {
+        /// The port.
+        port: u16,
+    },
     /// A name on the shared Minecraft port; without a name the default route.
     Minecraft {
         /// The host name.
@@ -44,7 +49,8 @@ pub struct Endpoint {
 pub trait TunnelStore: Send + Sync {
     /// All endpoints.
     async fn endpoints(&self) -> StoreResult<Vec<Endpoint>>;
-    /// Makes or changes the agent's endpoint of this label. `Conflict` if another agent owns the name or port, or a
+    /// Makes or changes the agent's endpoint of this label. `Conflict` if another agent owns the name or port (a port's
+    /// TCP and UDP belong together), or a
     /// name was released less than 30 days ago by another (its tombstone).
     async fn claim_endpoint(
         &self,

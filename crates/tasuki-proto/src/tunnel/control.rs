@@ -58,6 +58,8 @@ pub enum EndpointKind {
     Tcp,
     /// A name on the gateway's shared Minecraft port; without a name, the default.
     Minecraft,
+    /// A UDP port of the gateway.
+    Udp,
     /// A kind of a newer version.
     #[serde(other)]
     Unknown,
@@ -75,7 +77,7 @@ pub struct Declared {
     /// The host name of a Minecraft endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The gateway's port for a TCP endpoint; 0 lets the gateway choose one of the granted ports.
+    /// The gateway's port for a TCP or UDP endpoint; 0 lets the gateway choose one of the granted ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 }
@@ -139,7 +141,7 @@ pub enum EndpointState {
     Open {
         /// What to tell visitors: `HOST:PORT`.
         address: String,
-        /// The port of a TCP endpoint.
+        /// The port of a TCP or UDP endpoint.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         port: Option<u16>,
     },

@@ -4,6 +4,9 @@
 //! and readable. Every visitor is one stream that the gateway opens: a short binary [`StreamHeader`], then the visitor's
 //! bytes; towards the gateway one byte of [`OpenReply`], then the server's bytes.
 //!
+//! Visitors of UDP ports travel in QUIC datagrams ([`Datagram`]): one flow for each visitor, nothing sent twice, and what
+//! is too old is dropped before it is sent ([`DatagramQueue`]).
+//!
 //! Both can grow. Control frames and fields that a side does not know are skipped; a stream header carries its own
 //! length, and what stands behind the known fields is skipped. [`VERSION`] rises only when that is not enough.
 //!
@@ -11,6 +14,9 @@
 
 mod close;
 mod control;
+mod datagram;
+mod path;
+mod queue;
 mod stream;
 
 #[cfg(test)]
@@ -21,6 +27,9 @@ pub use control::{
     Accepted, ControlError, Declared, EndpointKind, EndpointState, EndpointStatus, EnrolCode, FromAgent,
     FromGateway, Hello, MAX_CONTROL_FRAME, RefusedEndpoint, encode_frame, take_frame,
 };
+pub use datagram::{Datagram, FlowId};
+pub use path::{PathWatch, SUSPECT_AFTER};
+pub use queue::{DatagramQueue, QueueLimits};
 pub use stream::{EndpointId, HeaderError, MAX_STREAM_HEADER, OpenReply, StreamHeader, StreamKind};
 
 /// The ALPN of this protocol.

@@ -27,6 +27,8 @@ pub enum StreamKind {
     Tcp,
     /// A Minecraft client, beginning with its handshake.
     Minecraft,
+    /// A visitor of a UDP port: only in front of datagrams, never on a stream.
+    Udp,
 }
 
 /// What the gateway says before a visitor's bytes.
@@ -64,6 +66,7 @@ impl StreamHeader {
         out.push(match self.kind {
             StreamKind::Tcp => 0,
             StreamKind::Minecraft => 1,
+            StreamKind::Udp => 2,
         });
         out.extend_from_slice(&self.endpoint.0.to_be_bytes());
         write_address(&mut out, self.visitor);
@@ -87,6 +90,7 @@ impl StreamHeader {
         let kind = match kind {
             0 => StreamKind::Tcp,
             1 => StreamKind::Minecraft,
+            2 => StreamKind::Udp,
             other => return Err(HeaderError::Kind(*other)),
         };
         let (endpoint, rest) = rest.split_first_chunk::<4>().ok_or(HeaderError::Malformed)?;

@@ -1,6 +1,8 @@
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use bytes::BytesMut;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
@@ -61,7 +63,7 @@ fn unknown_frames_kinds_and_states_are_read_as_such() {
     };
     assert_eq!(read(r#"{"type":"resume","flow":7}"#), FromAgent::Unknown);
     let declared =
-        read(r#"{"type":"declare","endpoints":[{"id":1,"label":"x","kind":"udp","port":5,"new":true}]}"#);
+        read(r#"{"type":"declare","endpoints":[{"id":1,"label":"x","kind":"sctp","port":5,"new":true}]}"#);
     let FromAgent::Declare { endpoints } = declared else {
         panic!()
     };
@@ -139,6 +141,7 @@ fn random_bytes_never_panic() {
         rng.fill_bytes(&mut bytes);
         let _ = StreamHeader::decode_rest(&bytes);
         let _ = take_frame::<FromGateway>(&mut BytesMut::from(&bytes[..]));
+        let _ = Datagram::decode(Bytes::from(bytes));
     }
 }
 
@@ -153,4 +156,143 @@ fn close_codes_and_open_replies_keep_their_numbers() {
         assert_eq!(OpenReply::from_byte(byte).byte(), byte);
     }
     assert_eq!(OpenReply::from_byte(200), OpenReply::Failed);
+}
+
+fn udp_header() -> StreamHeader {
+    StreamHeader {
+        kind: StreamKind::Udp,
+        endpoint: EndpointId(3),
+        visitor: "192.0.2.7:19132".parse().unwrap(),
+        door: "198.51.100.1:19132".parse().unwrap(),
+    }
+}
+
+#[test]
+fn datagrams_come_out_as_they_went_in() {
+    let flow = FlowId(0x0102_0304);
+    let payload = Bytes::from_static(b"\x01ping");
+    let all = [
+        Datagram::Data {
+            flow,
+            payload: payload.clone(),
+        },
+        Datagram::Data {
+            flow,
+            payload: Bytes::new(),
+        },
+        Datagram::Open {
+            flow,
+            header: udp_header(),
+            payload,
+        },
+        Datagram::Unknown { flow },
+        Datagram::Padding { zeros: 9 },
+    ];
+    assert_eq!(&all[0].encode()[..], b"\0\x01\x02\x03\x04\x01ping");
+    for datagram in all {
+        assert_eq!(Datagram::decode(datagram.encode()), Ok(datagram));
+    }
+}
+
+#[test]
+fn a_datagram_that_is_cut_or_of_another_kind_is_refused() {
+    let open = Datagram::Open {
+        flow: FlowId(1),
+        header: udp_header(),
+        payload: Bytes::new(),
+    };
+    let bytes = open.encode();
+    for cut in 0..bytes.len() {
+        assert!(Datagram::decode(bytes.slice(..cut)).is_err(), "{cut}");
+    }
+    assert_eq!(
+        Datagram::decode(Bytes::from_static(&[9, 0, 0, 0, 1])),
+        Err(HeaderError::Kind(9))
+    );
+    let mut tcp = bytes.to_vec();
+    tcp[7] = 0;
+    assert_eq!(Datagram::decode(tcp.into()), Err(HeaderError::Malformed));
+}
+
+fn queue(flow_bytes: usize, total_bytes: usize) -> DatagramQueue {
+    DatagramQueue::new(QueueLimits {
+        flow_bytes,
+        total_bytes,
+        max_age: Duration::from_millis(50),
+    })
+}
+
+#[test]
+fn flows_take_turns_and_each_keeps_its_order() {
+    let now = Instant::now();
+    let mut queue = queue(100, 1000);
+    for datagram in ["a1", "a2", "a3"] {
+        queue.push(FlowId(1), datagram.into(), now);
+    }
+    queue.push(FlowId(2), "b1".into(), now);
+    let order: Vec<Bytes> = std::iter::from_fn(|| queue.pop(now)).collect();
+    assert_eq!(order, ["a1", "b1", "a2", "a3"]);
+    assert_eq!((queue.bytes(), queue.take_dropped()), (0, 0));
+}
+
+#[test]
+fn a_flood_drops_its_own_oldest_and_nobody_elses() {
+    let now = Instant::now();
+    let mut queue = queue(4, 1000);
+    queue.push(FlowId(2), "bb".into(), now);
+    for datagram in ["a1", "a2", "a3", "a4"] {
+        queue.push(FlowId(1), datagram.into(), now);
+    }
+    assert_eq!(queue.take_dropped(), 2);
+    let order: Vec<Bytes> = std::iter::from_fn(|| queue.pop(now)).collect();
+    assert_eq!(order, ["bb", "a3", "a4"]);
+}
+
+#[test]
+fn many_flows_together_keep_within_the_total_and_the_oldest_go() {
+    let now = Instant::now();
+    let mut queue = queue(4, 8);
+    for flow in 0..6 {
+        queue.push(FlowId(flow), "xx".into(), now);
+        assert!(queue.bytes() <= 8);
+    }
+    assert_eq!(queue.take_dropped(), 2);
+    assert_eq!(std::iter::from_fn(|| queue.pop(now)).count(), 4);
+    queue.push(FlowId(1), "much too long".into(), now);
+    assert_eq!((queue.bytes(), queue.take_dropped()), (0, 1));
+}
+
+#[test]
+fn what_is_too_old_is_not_sent() {
+    let start = Instant::now();
+    let at = |ms| start + Duration::from_millis(ms);
+    let mut queue = queue(100, 1000);
+    queue.push(FlowId(1), "old".into(), at(0));
+    queue.push(FlowId(1), "young".into(), at(40));
+    queue.push(FlowId(2), "old too".into(), at(1));
+    assert_eq!(queue.pop(at(60)), Some("young".into()));
+    assert_eq!(queue.pop(at(60)), None);
+    assert_eq!(queue.take_dropped(), 2);
+}
+
+#[test]
+fn a_path_is_suspect_when_packets_stay_unanswered_and_not_when_nobody_speaks() {
+    let start = Instant::now();
+    let at = |ms| start + Duration::from_millis(ms);
+    let mut path = PathWatch::default();
+    // Answered, then quiet for a minute.
+    assert!(!path.observe(10, 10, at(0)));
+    assert!(!path.observe(10, 10, at(60_000)));
+    // We speak, nobody answers.
+    assert!(!path.observe(11, 10, at(61_000)));
+    assert!(!path.observe(12, 10, at(63_900)));
+    assert!(path.observe(13, 10, at(64_000)));
+    // Once for each stretch of silence.
+    assert!(!path.observe(14, 10, at(64_500)));
+    assert!(path.observe(15, 10, at(67_000)));
+    // An answer ends the suspicion.
+    assert!(!path.observe(16, 11, at(69_900)));
+    assert!(!path.observe(17, 11, at(70_100)));
+    assert!(!path.observe(18, 11, at(73_000)));
+    assert!(path.observe(18, 11, at(73_100)));
 }

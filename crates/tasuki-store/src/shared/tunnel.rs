@@ -19,16 +19,27 @@ const TOMBSTONE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// What only one endpoint may have. `None` for a port that is still to be chosen.
 fn slot_of(kind: &EndpointKind) -> Option<String> {
     match kind {
-        EndpointKind::Tcp { port: 0 } => None,
+        EndpointKind::Tcp { port: 0 } | EndpointKind::Udp { port: 0 } => None,
         EndpointKind::Tcp { port } => Some(format!("tcp:{port}")),
+        EndpointKind::Udp { port } => Some(format!("udp:{port}")),
         EndpointKind::Minecraft { name: Some(name) } => Some(format!("minecraft:{name}")),
         EndpointKind::Minecraft { name: None } => Some("minecraft".into()),
+    }
+}
+
+/// The same port's other half: programs that use both tell one number to their visitors.
+fn pair_of(kind: &EndpointKind) -> Option<String> {
+    match *kind {
+        EndpointKind::Tcp { port } => slot_of(&EndpointKind::Udp { port }),
+        EndpointKind::Udp { port } => slot_of(&EndpointKind::Tcp { port }),
+        EndpointKind::Minecraft { .. } => None,
     }
 }
 
 fn said(kind: &EndpointKind) -> String {
     match kind {
         EndpointKind::Tcp { port } => format!("TCP port {port}"),
+        EndpointKind::Udp { port } => format!("UDP port {port}"),
         EndpointKind::Minecraft { name: Some(name) } => format!("the name {name}"),
         EndpointKind::Minecraft { name: None } => "the default route".into(),
     }
@@ -98,6 +109,26 @@ async fn refuse_buried(conn: &mut Conn, slot: &str, agent: PrincipalId, now: Tim
     Ok(())
 }
 
+async fn refuse_half(conn: &mut Conn, kind: &EndpointKind, agent: PrincipalId) -> StoreResult<()> {
+    let Some(pair) = pair_of(kind) else {
+        return Ok(());
+    };
+    let owner: Option<i64> =
+        sqlx::query_scalar("SELECT agent FROM endpoints WHERE slot = $1 AND agent <> $2")
+            .bind(pair)
+            .bind(agent.0)
+            .fetch_optional(conn)
+            .await
+            .map_err(store_error)?;
+    match owner {
+        None => Ok(()),
+        Some(_) => Err(StoreError::Conflict(format!(
+            "{} belongs with another agent's port of the same number",
+            said(kind)
+        ))),
+    }
+}
+
 #[derive(Clone)]
 struct Claim {
     agent: PrincipalId,
@@ -111,6 +142,7 @@ async fn claim(conn: &mut Conn, wanted: &Claim) -> StoreResult<Endpoint> {
     if let Some(slot) = &slot {
         refuse_buried(conn, slot, wanted.agent, wanted.now).await?;
     }
+    refuse_half(conn, &wanted.kind, wanted.agent).await?;
     let before =
         sqlx::query("SELECT id, agent, label, kind, since FROM endpoints WHERE agent = $1 AND label = $2")
             .bind(wanted.agent.0)

@@ -120,6 +120,31 @@ async fn a_released_name_is_kept_for_its_agent_for_30_days() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tcp_and_udp_of_one_port_belong_to_one_agent() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let one = store.create_principal(agent("one"), entry("a")).await.unwrap().id;
+        let two = store.create_principal(agent("two"), entry("a")).await.unwrap().id;
+        let (tcp, udp) = (
+            EndpointKind::Tcp { port: 30_000 },
+            EndpointKind::Udp { port: 30_000 },
+        );
+        let claim = async |agent, label, kind: &EndpointKind| {
+            store
+                .claim_endpoint(agent, label, kind.clone(), Timestamp(0), entry("e"))
+                .await
+        };
+        claim(one, "voice", &udp).await.unwrap();
+        let half = claim(two, "web", &tcp).await;
+        assert!(matches!(half, Err(StoreError::Conflict(_))), "{half:?}");
+        let whole = claim(one, "web", &tcp).await.unwrap();
+        assert_eq!((whole.agent, whole.kind), (one, tcp));
+        let same = claim(two, "voice", &udp).await;
+        assert!(matches!(same, Err(StoreError::Conflict(_))), "{same:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bans_are_replaced_ended_and_counted() {
     for bench in benches().await {
         let store = bench.open().await;

@@ -18,10 +18,10 @@ use crate::splice::{Meter, Outgoing, Shared, prepare_socket, splice};
 const HEADER: Duration = Duration::from_secs(10);
 
 /// A place among the agent's connections; given back on drop.
-struct Place<'a>(&'a Inner);
+pub(super) struct Place<'a>(&'a Inner);
 
 impl<'a> Place<'a> {
-    fn take(inner: &'a Inner) -> Option<Self> {
+    pub(super) fn take(inner: &'a Inner) -> Option<Self> {
         let max = inner.config.max_connections;
         inner
             .flows
@@ -97,6 +97,9 @@ async fn open(inner: &Inner, tell: &Tell, header: &StreamHeader) -> Result<TcpSt
         .get(&header.endpoint)
         .ok_or(OpenReply::NotDeclared)?;
     let endpoint = &served.endpoint;
+    if matches!(endpoint.door, LocalDoor::Udp(_)) {
+        return Err(OpenReply::NotDeclared);
+    }
     let limit = inner.config.connect_timeout;
     let dialling = async {
         let mut socket = TcpStream::connect(endpoint.target.as_str()).await?;
@@ -133,6 +136,8 @@ impl LocalEndpoint {
         match &self.door {
             LocalDoor::Tcp(0) => "any granted TCP port".into(),
             LocalDoor::Tcp(port) => format!("TCP port {port}"),
+            LocalDoor::Udp(0) => "any granted UDP port".into(),
+            LocalDoor::Udp(port) => format!("UDP port {port}"),
             LocalDoor::Minecraft(Some(name)) => format!("Minecraft at {name}"),
             LocalDoor::Minecraft(None) => "Minecraft".into(),
         }

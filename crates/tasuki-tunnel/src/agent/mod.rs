@@ -11,6 +11,7 @@ mod flow;
 mod session;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -71,7 +72,7 @@ pub struct LocalEndpoint {
     pub door: LocalDoor,
     /// `HOST:PORT` of the local server.
     pub target: String,
-    /// Sends the visitor's address to the local server by PROXY protocol version 2.
+    /// Sends the visitor's address to the local server by PROXY protocol version 2. Not for UDP.
     pub proxy_protocol: bool,
 }
 
@@ -80,6 +81,8 @@ pub struct LocalEndpoint {
 pub enum LocalDoor {
     /// A TCP port; 0 lets the gateway choose one of the granted ports.
     Tcp(u16),
+    /// A UDP port; 0 lets the gateway choose, best the number of a TCP port of this agent.
+    Udp(u16),
     /// A name on the shared Minecraft port; without one, the default route.
     Minecraft(Option<Domain>),
 }
@@ -137,6 +140,9 @@ pub enum Notice {
         /// The wait.
         retry_in: Duration,
     },
+    /// The gateway leaves us unanswered while visitors are on: the session goes on from a new local port, as after a
+    /// change of network.
+    PathSilent,
     /// The gateway stops; running connections may end within this time.
     GoingAway {
         /// Seconds.
@@ -227,6 +233,7 @@ impl Inner {
                 let endpoint = &served.endpoint;
                 let (kind, name, port) = match &endpoint.door {
                     LocalDoor::Tcp(port) => (EndpointKind::Tcp, None, Some(*port)),
+                    LocalDoor::Udp(port) => (EndpointKind::Udp, None, Some(*port)),
                     LocalDoor::Minecraft(name) => (
                         EndpointKind::Minecraft,
                         name.as_ref().map(ToString::to_string),

@@ -10,11 +10,13 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt};
 use tasuki_core::shutdown::Shutdown;
 use tasuki_proto::tunnel::{
-    CloseCode, EnrolCode, FromAgent, FromGateway, Hello, SERVER_NAME, VERSION, encode_frame,
+    CloseCode, Datagram, EnrolCode, FromAgent, FromGateway, Hello, PathWatch, SERVER_NAME, VERSION,
+    encode_frame,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::{Final, Inner, Notice, Tell, flow};
+use super::{Final, Inner, Notice, Tell, flow, udp};
 use crate::gateway::session::{read_frame, software};
 use crate::quic;
 use crate::tls::{self, Identity};
@@ -25,6 +27,12 @@ const GREETING: Duration = Duration::from_secs(20);
 const DIAL: Duration = Duration::from_secs(4);
 /// Addresses that are tried.
 const MAX_ADDRESSES: usize = 4;
+/// How often the way to the gateway is looked at while visitors are on.
+const LOOK: Duration = Duration::from_secs(1);
+/// Full packets sent from a new port, so that the gateway may answer it with full ones.
+const PADDINGS: usize = 2;
+/// What a datagram has before its payload.
+const DATAGRAM_HEAD: usize = 5;
 /// How long the last packets may take when the session ends.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -83,6 +91,7 @@ struct Session {
     input: BytesMut,
     /// Streams the gateway may have open; raised while they fill.
     allowed: u32,
+    path: PathWatch,
     notice: Option<Notice>,
 }
 
@@ -109,16 +118,20 @@ async fn greet(inner: &Arc<Inner>, identity: &Identity, code: Option<&str>) -> R
     Err(last)
 }
 
+fn any_port_towards(gateway: SocketAddr) -> SocketAddr {
+    if gateway.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
+    }
+}
+
 async fn dial(
     inner: &Inner,
     identity: &Identity,
     address: SocketAddr,
 ) -> Result<(Endpoint, Connection), Why> {
-    let own: SocketAddr = if address.is_ipv4() {
-        (Ipv4Addr::UNSPECIFIED, 0).into()
-    } else {
-        (Ipv6Addr::UNSPECIFIED, 0).into()
-    };
+    let own = any_port_towards(address);
     let tls_error = |error: String| Why::Final(Final::Tls(error));
     let (socket, _) = quic::bind_udp(own, inner.config.socket_buffer)
         .map_err(|error| Why::Lost(format!("no UDP socket: {error}")))?;
@@ -173,6 +186,7 @@ async fn introduce(
         receive,
         input,
         allowed: quic::FIRST_FLOWS,
+        path: PathWatch::default(),
         notice: Some(Notice::Connected {
             agent: accepted.agent,
             software: accepted.software,
@@ -216,8 +230,16 @@ impl Session {
         if let Some(notice) = self.notice.take() {
             tell(notice);
         }
+        let _datagrams = AbortOnDropHandle::new(tokio::spawn(udp::carry(
+            Arc::clone(inner),
+            Arc::clone(tell),
+            self.connection.clone(),
+        )));
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                _ = look.tick() => self.look_at_path(inner, tell),
                 frame = read_frame::<FromGateway>(&mut self.receive, &mut self.input) => match frame {
                     Ok(Some(frame)) => if let Some(why) = heed(inner, frame, tell) { return why },
                     Ok(None) => return why_ended(&self.connection.closed().await),
@@ -234,6 +256,39 @@ impl Session {
                     let _ = write(&mut self.send, &FromAgent::Goodbye).await;
                     return Why::Shutdown;
                 }
+            }
+        }
+    }
+
+    /// Takes a new local port when the gateway does not answer any more: the old one's way may be gone with a network
+    /// or a router's table, and the session can live on over another. Visitors notice nothing but a short wait.
+    fn look_at_path(&mut self, inner: &Inner, tell: &Tell) {
+        // Without visitors there is nobody to lose.
+        if inner.flows.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let stats = self.connection.stats();
+        let (sent, received) = (stats.udp_tx.datagrams, stats.udp_rx.datagrams);
+        if !self.path.observe(sent, received, Instant::now().into_std()) {
+            return;
+        }
+        tell(Notice::PathSilent);
+        let own = any_port_towards(self.connection.remote_address());
+        let moved = quic::bind_udp(own, inner.config.socket_buffer)
+            .and_then(|(socket, _)| self.endpoint.rebind(socket));
+        match (moved, self.connection.max_datagram_size()) {
+            (Ok(()), Some(size)) => {
+                for _ in 0..PADDINGS {
+                    let padding = Datagram::Padding {
+                        zeros: size.saturating_sub(DATAGRAM_HEAD),
+                    };
+                    // Fails only with the session.
+                    let _ = self.connection.send_datagram(padding.encode());
+                }
+            }
+            (Ok(()), None) => {}
+            (Err(error), _) => {
+                tracing::debug!(error = %error, "no new socket; the session goes on with the old one");
             }
         }
     }

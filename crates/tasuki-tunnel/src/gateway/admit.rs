@@ -158,10 +158,12 @@ pub(crate) async fn admit(
 
 /// Whether a running session may go on. An outage of our own store ends nobody's session.
 pub(crate) async fn still_welcome(inner: &Inner, session: &Session) -> Result<(), Refusal> {
+    let from = session.address().ip();
+    may_connect(inner, from)?;
     match inner
         .deps
         .accounts
-        .agent_by_key(&session.fingerprint.to_string(), session.from.ip())
+        .agent_by_key(&session.fingerprint.to_string(), from)
         .await
     {
         Ok(Some(agent)) if agent.id == session.agent && !agent.disabled => Ok(()),

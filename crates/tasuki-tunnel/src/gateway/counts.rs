@@ -33,6 +33,12 @@ impl PerAddress {
             net,
         })
     }
+
+    /// Whether `ip` has a connection.
+    pub(crate) fn has(&self, ip: IpAddr) -> bool {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.contains_key(&single(ip))
+    }
 }
 
 impl Drop for Counted {
@@ -58,6 +64,7 @@ mod tests {
         let held: Vec<_> = (0..3).map(|_| counts.enter(a, 3).unwrap()).collect();
         assert!(counts.enter(a, 3).is_none());
         assert!(counts.enter(b, 3).is_some());
+        assert!(counts.has(a) && !counts.has(b));
         drop(held);
         assert!(counts.enter(a, 3).is_some());
         assert!(counts.0.lock().unwrap().is_empty());

@@ -17,12 +17,14 @@ use tasuki_proto::names::Domain;
 use tasuki_proto::tunnel::{
     CloseCode, Declared, EndpointKind, EndpointState, EndpointStatus, RefusedEndpoint,
 };
+use tokio::net::UdpSocket;
+use tokio_util::sync::CancellationToken;
 
 use super::admit::Refusal;
-use super::grants::{House, Want, may_expose, ports_to_try};
+use super::grants::{House, Want, Wire, may_expose, ports_to_try};
 use super::registry::Target;
 use super::session::{OpenPort, Session, door_token};
-use super::{Inner, tcp};
+use super::{Inner, tcp, udp};
 use crate::config::TunnelConfig;
 use crate::handle::EndpointLine;
 
@@ -34,6 +36,12 @@ const DECLARATIONS: Rate = Rate {
 };
 /// Free ports to try when the agent asks for any.
 const PORT_TRIES: usize = 64;
+
+/// A port that is bound already.
+enum Bound {
+    Tcp(Acceptor),
+    Udp(UdpSocket),
+}
 
 type No = (RefusedEndpoint, String);
 /// Ports of the declaration before, by label.
@@ -168,14 +176,19 @@ async fn open(
         (EndpointKind::Minecraft, name, None) => {
             open_name(inner, session, agent, endpoint, name.as_deref()).await
         }
-        (EndpointKind::Tcp, None, port) => {
+        (kind @ (EndpointKind::Tcp | EndpointKind::Udp), None, port) => {
+            let wire = if kind == EndpointKind::Tcp {
+                Wire::Tcp
+            } else {
+                Wire::Udp
+            };
             let port = port.unwrap_or(0);
             match kept
                 .remove(endpoint.label.as_str())
-                .filter(|open| port == 0 || open.port == port)
+                .filter(|open| open.wire == wire && (port == 0 || open.port == port))
             {
                 Some(open) => keep_port(inner, session, agent, endpoint, open, config),
-                None => open_port(inner, session, agent, endpoint, port, config).await,
+                None => open_port(inner, session, agent, endpoint, (wire, port), config).await,
             }
         }
         (EndpointKind::Unknown, ..) => Err((
@@ -184,7 +197,7 @@ async fn open(
         )),
         _ => Err((
             RefusedEndpoint::Malformed,
-            "a TCP endpoint has a port, a Minecraft endpoint a name".into(),
+            "a TCP or UDP endpoint has a port, a Minecraft endpoint a name".into(),
         )),
     }
 }
@@ -232,33 +245,39 @@ async fn open_port(
     session: &Arc<Session>,
     agent: &Principal,
     endpoint: &Declared,
-    port: u16,
+    (wire, port): (Wire, u16),
     config: &TunnelConfig,
 ) -> Result<Opened, No> {
-    let before = match inner
+    if wire == Wire::Udp && session.connection.max_datagram_size().is_none() {
+        return Err((
+            RefusedEndpoint::NotServed,
+            "this agent's version takes no datagrams; update it".into(),
+        ));
+    }
+    let before = inner
         .registry
         .owned(session.agent, &endpoint.label)
-        .map(|owned| owned.kind)
-    {
-        Some(Kind::Tcp { port }) => Some(port),
-        _ => None,
-    };
-    // "Any port" means the one it had before, if it may still have it.
+        .and_then(|owned| Wire::of(&owned.kind))
+        .filter(|(its_wire, _)| *its_wire == wire)
+        .map(|(_, port)| port);
+    // "Any port" means the one it had before, if it may still have it; else the other half of one that it has.
     let candidates: Vec<u16> = if port != 0 {
         vec![port]
     } else {
+        let other = match wire {
+            Wire::Tcp => Wire::Udp,
+            Wire::Udp => Wire::Tcp,
+        };
+        let halves = inner.registry.ports_of(session.agent, other);
         let free = |port: &u16| {
             !inner
                 .registry
-                .port_is_taken(*port, session.agent, &endpoint.label)
+                .port_is_taken(wire, *port, session.agent, &endpoint.label)
         };
+        let granted = ports_to_try(agent, config.tcp.ports, wire);
         before
             .into_iter()
-            .chain(
-                ports_to_try(agent, config.tcp.ports)
-                    .filter(free)
-                    .take(PORT_TRIES),
-            )
+            .chain(halves.into_iter().chain(granted).filter(free).take(PORT_TRIES))
             .collect()
     };
     let mut last = (
@@ -266,7 +285,7 @@ async fn open_port(
         "no free port is left among those granted".to_owned(),
     );
     for port in candidates {
-        match try_port(inner, session, agent, endpoint, port, config).await {
+        match try_port(inner, session, agent, endpoint, (wire, port), config).await {
             Ok(opened) => return Ok(opened),
             Err(no @ (RefusedEndpoint::Unavailable, _)) => return Err(no),
             Err(no) => last = no,
@@ -280,12 +299,16 @@ async fn try_port(
     session: &Arc<Session>,
     agent: &Principal,
     endpoint: &Declared,
-    port: u16,
+    (wire, port): (Wire, u16),
     config: &TunnelConfig,
 ) -> Result<Opened, No> {
-    decide(inner, session, agent, Want::Port(port))?;
+    decide(inner, session, agent, wire.want(port))?;
     let addr = SocketAddr::new(config.tcp.bind, port);
-    let acceptor = Acceptor::bind(addr, config.tcp.max_connections).map_err(|error| {
+    let bound = match wire {
+        Wire::Tcp => Acceptor::bind(addr, config.tcp.max_connections).map(Bound::Tcp),
+        Wire::Udp => udp::bind(addr).map(Bound::Udp),
+    };
+    let bound = bound.map_err(|error| {
         tracing::warn!(tunnel.agent = %session.name, port, error = %error, "port cannot be opened");
         (
             RefusedEndpoint::CannotBind,
@@ -297,22 +320,41 @@ async fn try_port(
         inner,
         session.agent,
         &endpoint.label,
-        Kind::Tcp { port },
+        wire.kind(port),
         session.from,
     )
     .await?;
     let id = Arc::new(AtomicU32::new(endpoint.id.0));
-    let (token, guard) = door_token(inner);
     let label: Arc<str> = endpoint.label.as_str().into();
-    let door = tcp::Door {
-        acceptor,
-        endpoint: Arc::clone(&id),
-        label: Arc::clone(&label),
-        session: Arc::clone(session),
+    let guard = match bound {
+        Bound::Tcp(acceptor) => {
+            let (token, guard) = door_token(inner);
+            let door = tcp::Door {
+                acceptor,
+                endpoint: Arc::clone(&id),
+                label: Arc::clone(&label),
+                session: Arc::clone(session),
+            };
+            session.doors.spawn(tcp::serve(Arc::clone(inner), door, token));
+            guard
+        }
+        Bound::Udp(socket) => {
+            // A stopping gateway takes no new visitors, but those who are there stay as long as the session does.
+            let token = CancellationToken::new();
+            let guard = token.clone().drop_guard();
+            let door = udp::Door {
+                socket: Arc::new(socket),
+                endpoint: Arc::clone(&id),
+                label: Arc::clone(&label),
+                session: Arc::clone(session),
+            };
+            session.doors.spawn(udp::serve(Arc::clone(inner), door, token));
+            guard
+        }
     };
-    session.doors.spawn(tcp::serve(Arc::clone(inner), door, token));
     let open = OpenPort {
         label,
+        wire,
         port,
         endpoint: id,
         _open: guard,
@@ -334,7 +376,7 @@ fn keep_port(
     open: OpenPort,
     config: &TunnelConfig,
 ) -> Result<Opened, No> {
-    decide(inner, session, agent, Want::Port(open.port))?;
+    decide(inner, session, agent, open.wire.want(open.port))?;
     open.endpoint.store(endpoint.id.0, Ordering::Release);
     let address = format!("{}:{}", inner.public_host(config.tcp.bind), open.port);
     Ok(Opened {
@@ -373,6 +415,7 @@ async fn claim(
     let now = inner.deps.clock.wall();
     let object = match &kind {
         Kind::Tcp { port } => format!("tcp {port}"),
+        Kind::Udp { port } => format!("udp {port}"),
         Kind::Minecraft { name: Some(name) } => format!("minecraft {name}"),
         Kind::Minecraft { name: None } => "minecraft default".to_owned(),
     };

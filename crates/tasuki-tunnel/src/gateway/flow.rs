@@ -113,6 +113,7 @@ pub(crate) async fn join(
     } = opened;
     let meter = Meter::new(Some(inner.metrics.totals.clone()));
     meter.add_to_stream(sent);
+    let _proven = target.session.proven.enter(visitor.ip(), usize::MAX);
     inner.metrics.opened(door);
     let (agent, from) = (target.session.agent, visitor.ip());
     inner.deps.events.emit(What::VisitorJoined {

@@ -6,6 +6,7 @@ use tasuki_core::EngineKind;
 use tasuki_core::accounts::Grant;
 use tasuki_core::acl::{Acl, Action, Question};
 use tasuki_core::store::accounts::Principal;
+use tasuki_core::store::tunnel::EndpointKind;
 use tasuki_proto::names::Domain;
 
 use crate::config::PortRange;
@@ -15,10 +16,45 @@ use crate::config::PortRange;
 pub(crate) enum Want<'a> {
     /// This TCP port.
     Port(u16),
+    /// This UDP port.
+    Udp(u16),
     /// This name on the Minecraft port.
     Name(&'a Domain),
     /// The Minecraft port's default.
     Default,
+}
+
+/// What a port carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wire {
+    Tcp,
+    Udp,
+}
+
+impl Wire {
+    pub(crate) fn want(self, port: u16) -> Want<'static> {
+        match self {
+            Self::Tcp => Want::Port(port),
+            Self::Udp => Want::Udp(port),
+        }
+    }
+
+    /// The port as it is owned.
+    pub(crate) fn kind(self, port: u16) -> EndpointKind {
+        match self {
+            Self::Tcp => EndpointKind::Tcp { port },
+            Self::Udp => EndpointKind::Udp { port },
+        }
+    }
+
+    /// The wire and the number of an owned port.
+    pub(crate) fn of(kind: &EndpointKind) -> Option<(Self, u16)> {
+        match *kind {
+            EndpointKind::Tcp { port } => Some((Self::Tcp, port)),
+            EndpointKind::Udp { port } => Some((Self::Udp, port)),
+            EndpointKind::Minecraft { .. } => None,
+        }
+    }
 }
 
 /// What the gateway keeps for itself.
@@ -40,7 +76,7 @@ pub(crate) fn may_expose(
     from: IpAddr,
     want: Want<'_>,
 ) -> Result<(), String> {
-    if let Want::Port(port) = want
+    if let Want::Port(port) | Want::Udp(port) = want
         && (port == 0 || house.reserved.contains(&port) || house.own.contains(&port))
     {
         return Err(format!(
@@ -54,7 +90,7 @@ pub(crate) fn may_expose(
         principal: Some(agent),
         domain: match want {
             Want::Name(name) => Some(name),
-            Want::Port(_) | Want::Default => None,
+            Want::Port(_) | Want::Udp(_) | Want::Default => None,
         },
     };
     let answer = acl.decide(&question);
@@ -62,7 +98,7 @@ pub(crate) fn may_expose(
         return Err("a rule of the gateway denies it; ask the gateway's operator".into());
     }
     let in_range = match want {
-        Want::Port(port) => (house.range.from..=house.range.to).contains(&port),
+        Want::Port(port) | Want::Udp(port) => (house.range.from..=house.range.to).contains(&port),
         Want::Name(_) | Want::Default => true,
     };
     if answer.is_allowed() && in_range {
@@ -73,6 +109,7 @@ pub(crate) fn may_expose(
     }
     let wanted = match want {
         Want::Port(port) => format!("tunnel:port:{port}"),
+        Want::Udp(port) => format!("tunnel:udp:{port}"),
         Want::Name(name) => format!("tunnel:name:{name}"),
         Want::Default => "tunnel:default".to_owned(),
     };
@@ -81,7 +118,7 @@ pub(crate) fn may_expose(
 
 fn covers(grant: &Grant, want: Want<'_>) -> bool {
     match (grant, want) {
-        (Grant::ExposePorts(from, to), Want::Port(port)) => {
+        (Grant::ExposePorts(from, to), Want::Port(port)) | (Grant::ExposeUdp(from, to), Want::Udp(port)) => {
             (*from..=*to).contains(&port) && (port >= 1024 || *to < 1024)
         }
         (Grant::ExposeName(granted), Want::Name(name)) => name.is_within(granted),
@@ -92,12 +129,14 @@ fn covers(grant: &Grant, want: Want<'_>) -> bool {
 
 /// Ports to try when the agent asks for any: what it is granted within the configured range, else what it is granted;
 /// without a grant of ports the range itself, of which [`may_expose`] then decides.
-pub(crate) fn ports_to_try(agent: &Principal, range: PortRange) -> impl Iterator<Item = u16> {
+pub(crate) fn ports_to_try(agent: &Principal, range: PortRange, wire: Wire) -> impl Iterator<Item = u16> {
     let granted: Vec<(u16, u16)> = agent
         .grants
         .iter()
-        .filter_map(|grant| match grant {
-            Grant::ExposePorts(from, to) => Some((*from, *to)),
+        .filter_map(|grant| match (grant, wire) {
+            (Grant::ExposePorts(from, to), Wire::Tcp) | (Grant::ExposeUdp(from, to), Wire::Udp) => {
+                Some((*from, *to))
+            }
             _ => None,
         })
         .collect();
@@ -122,7 +161,7 @@ mod tests {
     use tasuki_core::ids::PrincipalId;
     use tasuki_core::store::accounts::Principal;
 
-    use super::{House, PortRange, Want, may_expose, ports_to_try};
+    use super::{House, PortRange, Want, Wire, may_expose, ports_to_try};
 
     fn agent(grants: &[&str]) -> Principal {
         Principal {
@@ -163,6 +202,9 @@ mod tests {
         }
         assert!(check(&["tunnel:port:20000"], None, Want::Port(20_000)));
         assert!(!check(&["tunnel:port:20000"], None, Want::Port(20_001)));
+        assert!(!check(&["tunnel:port:20000"], None, Want::Udp(20_000)));
+        assert!(check(&["tunnel:udp:20000"], None, Want::Udp(20_000)));
+        assert!(!check(&["tunnel:udp:20000"], None, Want::Port(20_000)));
         assert!(check(&["tunnel:name:example.org"], None, Want::Name(&name)));
         assert!(!check(
             &["tunnel:name:example.org"],
@@ -197,9 +239,12 @@ mod tests {
     #[test]
     fn any_port_means_one_that_is_granted() {
         let range = HOUSE.range;
-        let ports = |grants: &[&str]| ports_to_try(&agent(grants), range).collect::<Vec<_>>();
+        let ports = |grants: &[&str]| ports_to_try(&agent(grants), range, Wire::Tcp).collect::<Vec<_>>();
         assert_eq!(ports(&["tunnel:port:25570-25571"]), [25_570, 25_571]);
         assert_eq!(ports(&["tunnel:port:20009-30000"]), [20_009, 20_010]);
         assert_eq!(ports(&[]).len(), 11);
+        let grants = ["tunnel:port:20001", "tunnel:udp:20003"];
+        let udp: Vec<u16> = ports_to_try(&agent(&grants), range, Wire::Udp).collect();
+        assert_eq!(udp, [20_003]);
     }
 }

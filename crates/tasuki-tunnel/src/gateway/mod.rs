@@ -9,6 +9,7 @@ pub(crate) mod minecraft;
 pub(crate) mod registry;
 pub(crate) mod session;
 pub(crate) mod tcp;
+pub(crate) mod udp;
 
 use std::sync::Arc;
 

@@ -8,6 +8,7 @@ use tasuki_core::store::tunnel::{Endpoint, EndpointKind};
 use tasuki_proto::names::Domain;
 use tasuki_proto::tunnel::EndpointId;
 
+use super::grants::Wire;
 use super::session::Session;
 
 /// Where a name leads now.
@@ -138,14 +139,29 @@ impl Registry {
         self.lock().owned.get(&(agent, label.to_owned())).cloned()
     }
 
-    /// Whether an endpoint other than this agent's `label` has the port.
-    pub(crate) fn port_is_taken(&self, port: u16, agent: PrincipalId, label: &str) -> bool {
-        let wanted = EndpointKind::Tcp { port };
-        let mine = (agent, label);
-        self.lock()
+    /// Whether an endpoint other than this agent's `label` has the port. The other half of an own port is free.
+    pub(crate) fn port_is_taken(&self, wire: Wire, port: u16, agent: PrincipalId, label: &str) -> bool {
+        self.lock().owned.values().any(|has| match Wire::of(&has.kind) {
+            Some((its_wire, its_port)) if its_port == port => {
+                has.agent != agent || (its_wire == wire && has.label != label)
+            }
+            _ => false,
+        })
+    }
+
+    /// The ports of an agent on this wire.
+    pub(crate) fn ports_of(&self, agent: PrincipalId, wire: Wire) -> Vec<u16> {
+        let tables = self.lock();
+        let ports = tables
             .owned
-            .iter()
-            .any(|((agent, label), has)| has.kind == wanted && (*agent, label.as_str()) != mine)
+            .values()
+            .filter(|has| has.agent == agent)
+            .filter_map(|has| Wire::of(&has.kind))
+            .filter(|(its_wire, _)| *its_wire == wire)
+            .map(|(_, port)| port);
+        let mut ports: Vec<u16> = ports.collect();
+        ports.sort_unstable();
+        ports
     }
 }
 

@@ -17,10 +17,13 @@ use tasuki_proto::tunnel::{
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::admit::{self, Refusal};
-use super::{Inner, declare};
+use super::counts::PerAddress;
+use super::grants::Wire;
+use super::{Inner, declare, udp};
+use crate::datagrams::Datagrams;
 use crate::handle::EndpointLine;
 use crate::quic;
 use crate::splice::Patience;
@@ -45,8 +48,13 @@ pub(crate) struct Session {
     pub(crate) flows: AtomicU32,
     /// Frames for the agent from other tasks.
     pub(crate) outbox: mpsc::Sender<FromGateway>,
-    /// Accept loops of its TCP ports.
+    /// Loops of its TCP and UDP ports.
     pub(crate) doors: TaskTracker,
+    /// Visitors of its UDP ports, and what waits to be sent for them.
+    pub(crate) udp: udp::Flows,
+    /// Addresses that have a TCP connection to it now: theirs is no forged source.
+    pub(crate) proven: PerAddress,
+    pub(crate) datagrams: Datagrams,
     pub(crate) state: Mutex<State>,
 }
 
@@ -57,9 +65,10 @@ pub(crate) struct State {
     pub(crate) ports: Vec<OpenPort>,
 }
 
-/// An open TCP port; dropping it closes the listener, visitors stay.
+/// An open port; dropping it closes the listener, visitors stay.
 pub(crate) struct OpenPort {
     pub(crate) label: Arc<str>,
+    pub(crate) wire: Wire,
     pub(crate) port: u16,
     pub(crate) endpoint: Arc<AtomicU32>,
     pub(crate) _open: DropGuard,
@@ -75,6 +84,12 @@ impl Session {
             .close(VarInt::from_u32(code.code()), text.as_bytes());
     }
 
+    /// Where the agent is now: its network may have changed since it came.
+    pub(crate) fn address(&self) -> SocketAddr {
+        let now = self.connection.remote_address();
+        SocketAddr::new(now.ip().to_canonical(), now.port())
+    }
+
     /// A place for one more visitor, if there is one.
     pub(crate) fn enter(self: &Arc<Self>, max: usize) -> Option<Place> {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
@@ -86,7 +101,7 @@ impl Session {
         entered.is_ok().then(|| Place(Arc::clone(self)))
     }
 
-    /// Closes its TCP ports and waits until they are free.
+    /// Closes its ports and waits until they are free.
     pub(crate) async fn close_doors(&self) {
         drop(std::mem::take(
             &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner),
@@ -276,6 +291,9 @@ async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greete
         flows: AtomicU32::new(0),
         outbox,
         doors: TaskTracker::new(),
+        udp: udp::Flows::default(),
+        proven: PerAddress::default(),
+        datagrams: Datagrams::new(inner.metrics.datagrams_dropped("queue")),
         state: Mutex::new(State::default()),
     });
     match inner.registry.insert(&session, config.agents.max_sessions) {
@@ -311,10 +329,13 @@ async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greete
         input,
         frames,
     };
+    // Both end with the connection at the latest.
+    let carried = AbortOnDropHandle::new(tokio::spawn(udp::carry(Arc::clone(&inner), Arc::clone(&session))));
     let ended = match control.write(&FromGateway::Accepted(accepted)).await {
         Ok(()) => control.talk(&inner, &session).await,
         Err(ended) => ended,
     };
+    drop(carried);
     inner.registry.remove(&session);
     let reason = match ended {
         Ended::Gone(reason) => reason,

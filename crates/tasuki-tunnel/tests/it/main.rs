@@ -5,5 +5,7 @@ mod admission;
 mod flows;
 mod hostile;
 mod limits;
+mod path;
 mod players;
+mod udp;
 mod world;

@@ -43,10 +43,10 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 const RANGE: u16 = 16;
 
 /// A range that nobody has now and that no other world of this process gets. Below the ports that the kernel gives away
-/// by itself.
+/// by itself, and within ANY_PORT.
 fn free_range() -> PortRange {
     const FIRST: u16 = 20_000;
-    const RANGES: u32 = 780;
+    const RANGES: u32 = 625;
     static NEXT: AtomicU32 = AtomicU32::new(0);
     for _ in 0..RANGES {
         let place = (std::process::id().wrapping_mul(97) + NEXT.fetch_add(1, Ordering::Relaxed)) % RANGES;

@@ -141,6 +141,7 @@ fn shown_agent(agent: &Principal, endpoints: &[Endpoint]) -> Value {
         .filter(|endpoint| endpoint.agent == agent.id)
         .map(|endpoint| match &endpoint.kind {
             EndpointKind::Tcp { port } => format!("tcp {port}"),
+            EndpointKind::Udp { port } => format!("udp {port}"),
             EndpointKind::Minecraft { name: Some(name) } => format!("minecraft {name}"),
             EndpointKind::Minecraft { name: None } => "minecraft (default)".to_owned(),
         })
@@ -176,7 +177,7 @@ pub(super) async fn enrol(
         .ok_or_else(|| switched_off(EngineKind::Tunnel))?;
     if let Some(strange) = input.grants.iter().find(|g| !is_tunnel_grant(g)) {
         return Err(Problem::bad(format!(
-            "{strange} is not for an agent; known: tunnel:name:DOMAIN, tunnel:default, tunnel:port:FROM-TO"
+            "{strange} is not for an agent; known: tunnel:name:DOMAIN, tunnel:default, tunnel:port:FROM-TO, tunnel:udp:FROM-TO"
         )));
     }
     let valid_for = span(input.valid_for.as_deref().unwrap_or("10m"))?;
@@ -216,7 +217,7 @@ pub(super) async fn revoke_agent(
 const fn is_tunnel_grant(grant: &Grant) -> bool {
     matches!(
         grant,
-        Grant::ExposeName(_) | Grant::ExposeDefault | Grant::ExposePorts(..)
+        Grant::ExposeName(_) | Grant::ExposeDefault | Grant::ExposePorts(..) | Grant::ExposeUdp(..)
     )
 }
 

@@ -15,6 +15,7 @@ pub(super) enum Command {
   tasuki tunnel enroll home --default                   the one Minecraft server; friends type the gateway's address
   tasuki tunnel enroll home --name mc.example.org       one of several, by host name
   tasuki tunnel enroll home --port 30000-30010          any TCP service on these ports
+  tasuki tunnel enroll home --default --udp 24454       Minecraft with Simple Voice Chat
 
 For a name that exists the code replaces the agent's key at its next start.")]
     Enroll {
@@ -26,6 +27,9 @@ For a name that exists the code replaces the agent's key at its next start.")]
         /// A TCP port or range it may expose (may be repeated)
         #[arg(long = "port", value_name = "RANGE")]
         ports: Vec<String>,
+        /// A UDP port or range it may expose (may be repeated)
+        #[arg(long = "udp", value_name = "RANGE")]
+        udp_ports: Vec<String>,
         /// It may be the default server of the Minecraft port
         #[arg(long)]
         default: bool,
@@ -71,12 +75,14 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             name,
             names,
             ports,
+            udp_ports,
             default,
             valid_for,
             json,
         } => {
             let mut grants: Vec<String> = names.iter().map(|n| format!("tunnel:name:{n}")).collect();
             grants.extend(ports.iter().map(|p| format!("tunnel:port:{p}")));
+            grants.extend(udp_ports.iter().map(|p| format!("tunnel:udp:{p}")));
             // Somebody who asks for nothing in particular has one server at home and friends who type an address.
             if default || grants.is_empty() {
                 grants.push("tunnel:default".to_owned());

@@ -1,0 +1,312 @@
+//! A UDP port of an agent: every visitor's address is a flow, every datagram one QUIC datagram.
+//!
+//! Nothing is sent to an address that did not send first, and little to one that has neither sent a few times nor has a
+//! TCP connection to the same agent: a forged source must not make us flood somebody. Datagrams may be lost anywhere, as UDP is; none is sent twice.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tasuki_core::EngineKind;
+use tasuki_core::events::What;
+use tasuki_core::limits::{Rate, Who};
+use tasuki_core::net::unmapped;
+use tasuki_proto::tunnel::{Datagram, EndpointId, FlowId, StreamHeader, StreamKind};
+use tokio::net::UdpSocket;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::counts::{Counted, PerAddress};
+use super::session::{Place, Session};
+use super::{Inner, admit};
+use crate::config::for_prefix;
+use crate::datagrams::MAX_PAYLOAD;
+use crate::metrics;
+use crate::quic;
+use crate::splice::{End, Meter};
+
+/// New visitors from one address.
+const NEW_VISITORS: Rate = Rate {
+    burst: 60,
+    per_period: 10,
+    period: Duration::from_secs(1),
+};
+/// A visitor who has sent this many datagrams is taken for real.
+const PROVEN_AFTER: u32 = 4;
+/// What one who is not yet may get: this many times what came, and a little more for a short first question.
+const UNPROVEN_FACTOR: u64 = 3;
+const UNPROVEN_MORE: u64 = 1200;
+/// How often idle visitors are looked for, at most; with a shorter time to idle, four times in it.
+const SWEEP: Duration = Duration::from_secs(5);
+/// After an error of the socket, so that one that stays does not spin.
+const BACK_OFF: Duration = Duration::from_millis(10);
+/// Socket buffers asked of the kernel.
+const SOCKET_BUFFER: usize = 1 << 20;
+
+/// A bound port and where it leads.
+pub(crate) struct Door {
+    pub(crate) socket: Arc<UdpSocket>,
+    /// The agent's number for the endpoint; a new declaration may change it.
+    pub(crate) endpoint: Arc<AtomicU32>,
+    pub(crate) label: Arc<str>,
+    pub(crate) session: Arc<Session>,
+}
+
+/// The flows of a session, by the number that the agent knows. As bounded as the session's places are.
+#[derive(Default)]
+pub(crate) struct Flows(Mutex<Numbered>);
+
+#[derive(Default)]
+struct Numbered {
+    last: u32,
+    by_id: HashMap<FlowId, Arc<Flow>>,
+}
+
+/// One visitor.
+struct Flow {
+    id: FlowId,
+    socket: Arc<UdpSocket>,
+    /// As the socket says it; the address that answers go to.
+    visitor: SocketAddr,
+    meter: Meter,
+    /// Datagrams that came from the visitor.
+    came: AtomicU32,
+    /// The agent has answered, so it knows the flow.
+    known: AtomicBool,
+    _place: Place,
+    _counted: Counted,
+}
+
+impl Flows {
+    fn lock(&self) -> MutexGuard<'_, Numbered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn by_id(&self, id: FlowId) -> Option<Arc<Flow>> {
+        self.lock().by_id.get(&id).cloned()
+    }
+
+    fn number(&self) -> FlowId {
+        let mut flows = self.lock();
+        loop {
+            flows.last = flows.last.wrapping_add(1);
+            let id = FlowId(flows.last);
+            if !flows.by_id.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+}
+
+impl Flow {
+    /// Whether the visitor may get this many bytes more.
+    fn may_send(&self, more: usize) -> bool {
+        self.came.load(Ordering::Relaxed) >= PROVEN_AFTER
+            || self.meter.to_tcp() + more as u64 <= self.meter.to_stream() * UNPROVEN_FACTOR + UNPROVEN_MORE
+    }
+}
+
+/// Binds a port. Both families where the address says so.
+pub(crate) fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
+    UdpSocket::from_std(quic::bind_udp(addr, SOCKET_BUFFER)?.0)
+}
+
+/// Sends what is queued for the agent, and gives visitors what comes from it, until the session ends.
+pub(crate) async fn carry(inner: Arc<Inner>, session: Arc<Session>) {
+    let to_agent = session.datagrams.pump(&session.connection);
+    let to_visitors = async {
+        let unproven = inner.metrics.datagrams_dropped("unproven");
+        let socket_full = inner.metrics.datagrams_dropped("socket");
+        while let Ok(bytes) = session.connection.read_datagram().await {
+            match Datagram::decode(bytes) {
+                Ok(Datagram::Data { flow, payload }) => {
+                    let Some(flow) = session.udp.by_id(flow) else {
+                        continue;
+                    };
+                    flow.known.store(true, Ordering::Relaxed);
+                    if !flow.may_send(payload.len()) && !session.proven.has(flow.visitor.ip()) {
+                        unproven.inc();
+                    } else if flow.socket.try_send_to(&payload, flow.visitor).is_ok() {
+                        flow.meter.add_to_tcp(payload.len());
+                    } else {
+                        socket_full.inc();
+                    }
+                }
+                Ok(Datagram::Unknown { flow }) => {
+                    if let Some(flow) = session.udp.by_id(flow) {
+                        flow.known.store(false, Ordering::Relaxed);
+                    }
+                }
+                // A newer kind, or nonsense: as good as lost.
+                Ok(Datagram::Open { .. } | Datagram::Padding { .. }) | Err(_) => {}
+            }
+        }
+    };
+    tokio::join!(to_agent, to_visitors);
+}
+
+/// One door's visitors, by address.
+struct Visitors {
+    inner: Arc<Inner>,
+    door: Door,
+    local: SocketAddr,
+    counts: PerAddress,
+    table: HashMap<SocketAddr, (Arc<Flow>, Instant)>,
+}
+
+/// Carries visitors' datagrams until `token` fires.
+pub(crate) async fn serve(inner: Arc<Inner>, door: Door, token: CancellationToken) {
+    let Ok(local) = door.socket.local_addr() else {
+        return;
+    };
+    let socket = Arc::clone(&door.socket);
+    let mut sweep = tokio::time::interval(sweep_every(inner.config().udp.idle_timeout));
+    let mut visitors = Visitors {
+        inner,
+        door,
+        local,
+        counts: PerAddress::default(),
+        table: HashMap::new(),
+    };
+    let mut buffer = vec![0; MAX_PAYLOAD];
+    loop {
+        tokio::select! {
+            received = socket.recv_from(&mut buffer) => match received {
+                // One that fills the buffer was cut, and fits into no packet anyway.
+                Ok((length, _)) if length == MAX_PAYLOAD => {
+                    visitors.inner.metrics.datagrams_dropped("too_large").inc();
+                }
+                Ok((length, from)) => visitors.take(&buffer[..length], from),
+                Err(_) => tokio::time::sleep(BACK_OFF).await,
+            },
+            _ = sweep.tick() => visitors.forget_idle(),
+            () = token.cancelled() => return visitors.forget_all(),
+        }
+    }
+}
+
+fn sweep_every(idle: Duration) -> Duration {
+    (idle / 4).clamp(Duration::from_millis(10), SWEEP)
+}
+
+impl Visitors {
+    fn take(&mut self, payload: &[u8], from: SocketAddr) {
+        let now = Instant::now();
+        let flow = match self.table.get_mut(&from) {
+            Some((flow, last)) => {
+                *last = now;
+                Arc::clone(flow)
+            }
+            None => match self.welcome(from) {
+                Ok(flow) => {
+                    self.table.insert(from, (Arc::clone(&flow), now));
+                    flow
+                }
+                Err(reason) => return self.inner.metrics.refused(reason),
+            },
+        };
+        flow.came.fetch_add(1, Ordering::Relaxed);
+        flow.meter.add_to_stream(payload.len());
+        let payload = Bytes::copy_from_slice(payload);
+        let datagram = if flow.known.load(Ordering::Relaxed) {
+            Datagram::Data {
+                flow: flow.id,
+                payload,
+            }
+        } else {
+            let header = StreamHeader {
+                kind: StreamKind::Udp,
+                endpoint: EndpointId(self.door.endpoint.load(Ordering::Acquire)),
+                visitor: from,
+                door: self.local,
+            };
+            Datagram::Open {
+                flow: flow.id,
+                header,
+                payload,
+            }
+        };
+        self.door.session.datagrams.send(flow.id, &datagram);
+    }
+
+    /// A new visitor, or the reason for a metric why not.
+    fn welcome(&mut self, from: SocketAddr) -> Result<Arc<Flow>, &'static str> {
+        let (inner, session) = (&self.inner, &self.door.session);
+        let (config, ip) = (inner.config(), unmapped(from.ip()));
+        if inner.closing.is_cancelled() {
+            return Err("closing");
+        }
+        admit::may_visit(inner, ip, None)?;
+        let limits = &inner.deps.limits;
+        limits
+            .take(EngineKind::Tunnel, "udp_visitor", Who::Address(ip), NEW_VISITORS)
+            .and_then(|()| {
+                limits.take(
+                    EngineKind::Tunnel,
+                    "udp_visitor",
+                    Who::Prefix(ip),
+                    for_prefix(NEW_VISITORS),
+                )
+            })
+            .map_err(|_| "too_many")?;
+        if self.table.len() >= config.udp.max_visitors {
+            return Err("full");
+        }
+        let counted = self
+            .counts
+            .enter(ip, config.udp.max_visitors_per_address)
+            .ok_or("address_full")?;
+        let place = session.enter(config.agents.max_connections).ok_or("full")?;
+        let flow = Arc::new(Flow {
+            id: session.udp.number(),
+            socket: Arc::clone(&self.door.socket),
+            visitor: from,
+            meter: Meter::new(Some(inner.metrics.totals.clone())),
+            came: AtomicU32::new(0),
+            known: AtomicBool::new(false),
+            _place: place,
+            _counted: counted,
+        });
+        session.udp.lock().by_id.insert(flow.id, Arc::clone(&flow));
+        inner.metrics.opened(metrics::Door::Udp);
+        inner.deps.events.emit(What::VisitorJoined {
+            agent: session.agent,
+            endpoint: self.door.label.to_string(),
+            from: ip,
+        });
+        Ok(flow)
+    }
+
+    fn forget_idle(&mut self) {
+        let limit = self.inner.config().udp.idle_timeout;
+        let now = Instant::now();
+        self.forget(|last| now.saturating_duration_since(last) >= limit);
+    }
+
+    fn forget_all(&mut self) {
+        self.forget(|_| true);
+    }
+
+    fn forget(&mut self, gone: impl Fn(Instant) -> bool) {
+        let (inner, door) = (&self.inner, &self.door);
+        self.table.retain(|from, (flow, last)| {
+            if !gone(*last) {
+                return true;
+            }
+            door.session.udp.lock().by_id.remove(&flow.id);
+            inner.metrics.closed(metrics::Door::Udp, End::Clean);
+            inner.deps.events.emit(What::VisitorLeft {
+                agent: door.session.agent,
+                endpoint: door.label.to_string(),
+                from: unmapped(from.ip()),
+                bytes_in: flow.meter.to_stream(),
+                bytes_out: flow.meter.to_tcp(),
+            });
+            false
+        });
+    }
+}
