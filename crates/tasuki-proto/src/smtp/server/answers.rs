@@ -90,7 +90,9 @@ impl Session {
         if reply.code == 421 {
             return self.close(Why::Refused);
         }
-        if reply.code < 400 {
+        // X.3 is the state of our own system (RFC 3463 3.4): a full disk is not the peer's error.
+        let ours = reply.code < 500 && reply.enhanced.is_some_and(|enhanced| enhanced.1 == 3);
+        if reply.code < 400 || ours {
             return;
         }
         self.errors += 1;
