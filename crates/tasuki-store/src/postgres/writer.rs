@@ -21,7 +21,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tasuki_core::ids::{Epoch, NodeId};
 use tasuki_core::store::fedi::{Appended, NewEntry};
-use tasuki_core::store::mail::{Outcome, Settled};
+use tasuki_core::store::mail::{Outcome, Settled, Settlement};
 use tasuki_core::store::{StoreError, StoreResult};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
@@ -162,6 +162,8 @@ struct Batch {
     close: Option<oneshot::Sender<()>>,
     bytes: usize,
     is_urgent: bool,
+    /// Something in it may not be lost even if the server dies while the gateway lives.
+    must_last: bool,
 }
 
 impl Batch {
@@ -182,6 +184,11 @@ impl Batch {
             }
             Request::Settle(settle) => {
                 self.is_urgent |= !settle.follow_ups.iter().all(Vec::is_empty);
+                // Once told, the gateway forgets a mail that was put off: nobody else would try it again.
+                self.must_last |= settle
+                    .outcomes
+                    .iter()
+                    .any(|outcome| matches!(outcome.settlement, Settlement::Deferred { .. }));
                 self.settles.push(settle);
             }
             Request::Append(append) => {
@@ -202,7 +209,7 @@ impl Batch {
             settles: &self.settles,
             appends: &self.appends,
             // What may be lost in a crash does not wait for the disk.
-            sync: self.is_urgent,
+            sync: self.is_urgent || self.must_last,
         }
     }
 
