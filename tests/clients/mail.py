@@ -56,6 +56,11 @@ def say(**event):
 def send(options, identities):
     try:
         client = connect(options)
+    except smtplib.SMTPConnectError as error:
+        # Refused at the door: each mail would be.
+        for identity in identities:
+            say(refused=identity, code=error.smtp_code, text=error.smtp_error.decode("utf-8", "replace"))
+        return
     except (OSError, smtplib.SMTPException) as error:
         say(error=f"{type(error).__name__}: {error}")
         return
@@ -67,7 +72,8 @@ def send(options, identities):
             client.command_encoding = "utf-8"
         flags += [f"{name}={value}" for name, value in (("RET", options.ret), ("ENVID", options.envid)) if value]
         wishes = [f"{name}={value}" for name, value in (("NOTIFY", options.notify), ("ORCPT", options.orcpt)) if value]
-        recipient = options.recipient.replace("ID", identity)
+        destination = int(identity.removeprefix(options.name)) % options.destinations
+        recipient = options.recipient.replace("ID", identity).replace("NUMBER", str(destination))
         try:
             client.sendmail(options.sender, [recipient], message(options, identity), flags, wishes)
             say(accepted=identity)
@@ -77,6 +83,9 @@ def send(options, identities):
         except smtplib.SMTPResponseException as error:
             text = error.smtp_error
             say(refused=identity, code=error.smtp_code, text=text.decode() if isinstance(text, bytes) else text)
+            if client.sock:
+                # smtplib leaves the transaction open when DATA itself is refused.
+                client.rset()
         except (OSError, smtplib.SMTPException) as error:
             say(unanswered=identity, error=f"{type(error).__name__}: {error}")
             return
@@ -97,6 +106,7 @@ def main():
     parser.add_argument("--password")
     parser.add_argument("--sender", required=True)
     parser.add_argument("--recipient", required=True, help="ID in it becomes the message's id")
+    parser.add_argument("--destinations", type=int, default=1, help="NUMBER in the recipient becomes one of so many")
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--size", type=int, default=0)

@@ -14,13 +14,13 @@ use crate::support::mail::Sink;
 use crate::support::{eventually, free_port, http, loopback, wait_for_listener};
 
 /// An SMTP session by hand.
-struct Session {
+pub(crate) struct Session {
     stream: TcpStream,
     reader: BufReader<TcpStream>,
 }
 
 impl Session {
-    fn open(address: SocketAddr) -> (Self, String) {
+    pub(crate) fn open(address: SocketAddr) -> (Self, String) {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut session = Self {
@@ -47,7 +47,7 @@ impl Session {
         }
     }
 
-    fn say(&mut self, bytes: &[u8]) -> String {
+    pub(crate) fn say(&mut self, bytes: &[u8]) -> String {
         if self.stream.write_all(bytes).is_err() {
             return self.reply();
         }

@@ -7,9 +7,11 @@
 mod acme;
 mod bad_input;
 mod command_line;
+mod crash;
 mod demo;
 mod durable;
 mod far_ends;
+mod faults;
 mod fediverse;
 mod mail;
 mod mail_servers;

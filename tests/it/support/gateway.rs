@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::process::{self, Running, is_root, tool};
+use super::process::{self, Running, is_root, tool, tool_as_root};
 use super::{eventually, http, open_directory};
 
 /// The name that tests give the gateway unless they need another.
@@ -62,9 +62,21 @@ impl Gateway {
         Self::build(name, &[config])
     }
 
+    /// With its data on a file system of this size.
+    #[track_caller]
+    pub(crate) fn start_on_small_disk(config: &str, mib: usize) -> (Self, SmallDisk) {
+        let directory = open_directory();
+        let disk = SmallDisk::mount(&directory.path().join("data"), mib);
+        (Self::build_in(directory, NAME, &[config]), disk)
+    }
+
     #[track_caller]
     fn build(name: &str, layers: &[&str]) -> Self {
-        let directory = open_directory();
+        Self::build_in(open_directory(), name, layers)
+    }
+
+    #[track_caller]
+    fn build_in(directory: TempDir, name: &str, layers: &[&str]) -> Self {
         let base = format!(
             "[server]\nhost = \"{name}\"\ndata = \"{}\"\n",
             directory.path().join("data").display()
@@ -321,6 +333,40 @@ fn merge(whole: &mut toml::Table, layer: toml::Table) {
                 whole.insert(key, value);
             }
         }
+    }
+}
+
+/// A file system in memory, of any size, unmounted when dropped.
+pub(crate) struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    #[track_caller]
+    fn mount(at: &Path, mib: usize) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::create_dir(at).unwrap();
+        let owner = std::fs::metadata(at).unwrap();
+        let options = format!("size={mib}m,mode=700,uid={},gid={}", owner.uid(), owner.gid());
+        let mut command = tool_as_root("mount");
+        command
+            .args(["-t", "tmpfs", "-o", &options, "tasuki-test"])
+            .arg(at);
+        process::succeed(&mut command);
+        Self(at.to_owned())
+    }
+
+    /// Space returns.
+    #[track_caller]
+    pub(crate) fn grow(&self, mib: usize) {
+        let mut command = tool_as_root("mount");
+        command.args(["-o", &format!("remount,size={mib}m")]).arg(&self.0);
+        process::succeed(&mut command);
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the gateway may still run when the test fails.
+        let _ = tool_as_root("umount").arg("-l").arg(&self.0).status();
     }
 }
 

@@ -1,9 +1,10 @@
 //! Mail by Python's smtplib, `smtp-sink` as a next hop, and what it got.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -44,6 +45,8 @@ impl Message {
 pub(crate) struct Sink {
     pub(crate) address: SocketAddr,
     directory: TempDir,
+    /// The ids in the files that were read and found whole.
+    known: Mutex<BTreeMap<PathBuf, String>>,
     _running: Running,
 }
 
@@ -72,6 +75,7 @@ impl Sink {
         Self {
             address,
             directory,
+            known: Mutex::default(),
             _running: running,
         }
     }
@@ -84,24 +88,31 @@ impl Sink {
         self.arrivals().into_iter().collect()
     }
 
-    /// The id of each message that arrived whole, as often as it came.
+    /// The id of each message that arrived whole, as often as it came. Whole ones are read once.
     pub(crate) fn arrivals(&self) -> Vec<String> {
-        self.messages()
-            .iter()
-            .filter_map(Message::whole_id)
-            .map(str::to_owned)
-            .collect()
+        let mut known = self.known.lock().unwrap();
+        for entry in std::fs::read_dir(self.directory.path().join("mails")).unwrap() {
+            let path = entry.unwrap().path();
+            if known.contains_key(&path) {
+                continue;
+            }
+            let id = read_message(&path).and_then(|message| message.whole_id().map(str::to_owned));
+            known.extend(id.map(|id| (path, id)));
+        }
+        known.values().cloned().collect()
     }
 }
 
 pub(super) fn read_messages(folder: &Path) -> Vec<Message> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| std::fs::read(entry.path()).ok())
-        .map(|bytes| Message {
-            text: String::from_utf8_lossy(&bytes).into_owned(),
-        })
-        .collect()
+    entries.filter_map(|entry| read_message(&entry.path())).collect()
+}
+
+fn read_message(file: &Path) -> Option<Message> {
+    let bytes = std::fs::read(file).ok()?;
+    Some(Message {
+        text: String::from_utf8_lossy(&bytes).into_owned(),
+    })
 }
 
 /// What `tests/clients/mail.py` reports.

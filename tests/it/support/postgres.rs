@@ -10,7 +10,7 @@ use super::{eventually, open_directory};
 
 pub(crate) struct Postgres {
     // Dropped first: the server ends before its directory does.
-    _server: Running,
+    server: Option<Running>,
     directory: TempDir,
 }
 
@@ -27,26 +27,32 @@ impl Postgres {
                 .arg(&data)
                 .args(["-U", "postgres", "-A", "trust", "-N"]),
         );
-        let mut command = as_postgres("postgres");
-        command
-            .arg("-D")
-            .arg(&data)
-            .arg("-k")
-            .arg(directory.path())
-            .args(["-c", "listen_addresses="]);
-        let server = Running::start("postgres", &mut command, &directory.path().join("log"));
-        let postgres = Self {
-            _server: server,
+        let mut postgres = Self {
+            server: None,
             directory,
         };
-        eventually("PostgreSQL answers", || {
-            process::output(&mut postgres.psql("select 1"))
-                .status
-                .success()
-                .then_some(())
-        });
+        postgres.start_again();
         process::succeed(&mut postgres.psql("create database tasuki"));
         postgres
+    }
+
+    /// Ends it at once, as `pg_ctl stop -m immediate` does.
+    pub(crate) fn stop(&mut self) {
+        let mut server = self.server.take().unwrap();
+        process::signal(rustix::process::Signal::QUIT, server.id());
+        server.wait();
+    }
+
+    pub(crate) fn start_again(&mut self) {
+        let base = self.directory.path();
+        let mut command = as_postgres("postgres");
+        command.arg("-D").arg(base.join("data")).arg("-k").arg(base);
+        command.args(["-c", "listen_addresses="]);
+        self.server = Some(Running::start("postgres", &mut command, &base.join("log")));
+        eventually("PostgreSQL answers", || {
+            let answer = process::output(&mut self.psql("select 1"));
+            answer.status.success().then_some(())
+        });
     }
 
     /// The answer to a question to the gateway's database.
