@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::support::gateway::OwnNetwork;
 use crate::support::process::{self, Running};
-use crate::support::{eventually, open_directory, readme};
+use crate::support::{eventually, open_directory, readme, root};
 
 #[test]
 fn both_readmes_show_the_same_commands() {
@@ -97,6 +97,8 @@ fn the_first_steps_of_the_readme_work_as_written() {
                 process::succeed(&mut place.shell(&script, here));
             }
             "run: demo" | "run: serve" | "run: init" | "run: none" | "nginx" | "caddy" => {}
+            // The mail chapter: its own test.
+            "run: sink" | "run: copier" => {}
             other if other.starts_with("config: ") => {}
             other => panic!("README.md has a block {other:?} that no test runs"),
         }
@@ -118,6 +120,85 @@ fn first_mail(place: &Place, script: &str) {
         said.contains("you@example.net"),
         "the mail is in the queue: {said}"
     );
+}
+
+/// `tasuki serve` in the place, until it is up.
+fn serve(place: &Place) -> Running {
+    let here = place.network.directory();
+    let mut command = place.shell("exec tasuki serve", here);
+    let mut gateway = Running::start("tasuki serve", &mut command, &place.file("serve.log"));
+    eventually("the gateway is up", || {
+        gateway.assert_runs();
+        place.file("data/addresses.json").exists().then_some(())
+    });
+    gateway
+}
+
+#[test]
+fn the_mail_chapter_of_the_readme_works_as_written() {
+    let place = Place::new();
+    let here = place.network.directory();
+    assert!(serve(&place).terminate().success());
+    std::fs::write(place.file("tasuki.toml"), readme::block("config: sink")).unwrap();
+    // Nobody lets it run as root.
+    let sink = readme::block("run: sink");
+    let sink = if process::is_root() {
+        sink.replace("smtp-sink", "smtp-sink -u nobody")
+    } else {
+        sink
+    };
+    let path = std::env::var("PATH").unwrap() + ":/usr/sbin";
+    let mut command = place.shell(&format!("exec {}", sink.trim()), here);
+    let sink = Running::start("smtp-sink", command.env("PATH", path), &place.file("sink.log"));
+    let mut gateway = serve(&place);
+    first_mail(
+        &place,
+        &readme::block("run: first-mail").replace("tasuki mail queue", "echo you@example.net"),
+    );
+    eventually("the sink counts the mail", || {
+        sink.log().contains("mesg=1").then_some(())
+    });
+    eventually("the queue is empty", || {
+        let said = process::succeed(&mut place.shell("tasuki mail queue", here));
+        said.starts_with("the queue is empty").then_some(())
+    });
+    process::succeed(&mut place.shell(&readme::block("run: copier"), here));
+    let listed = process::succeed(&mut place.shell("tasuki service list", here));
+    assert!(listed.contains("copier"), "{listed}");
+    assert!(gateway.terminate().success());
+}
+
+/// What stands beside a `main.cf` parameter in the table is a key of `config/tasuki.toml`, in both languages.
+#[test]
+fn every_key_in_the_table_for_postfix_users_exists() {
+    let keys: toml::Table = std::fs::read_to_string(root().join("config/tasuki.toml"))
+        .unwrap()
+        .parse()
+        .unwrap();
+    let text = std::fs::read_to_string(root().join("config/tasuki.toml")).unwrap();
+    for file in ["README.md", "README.ja.md"] {
+        let readme = std::fs::read_to_string(root().join(file)).unwrap();
+        let rows = readme
+            .lines()
+            .skip_while(|line| !line.starts_with("| main.cf |"))
+            .skip(2);
+        let mut seen = 0;
+        for row in rows.take_while(|line| line.starts_with('|')) {
+            let ours = row.split('|').nth(2).unwrap();
+            for key in ours.split('`').skip(1).step_by(2) {
+                let (sections, last) = key.rsplit_once('.').unwrap();
+                let table = sections
+                    .split('.')
+                    .try_fold(&keys, |table, name| table.get(name)?.as_table());
+                let table = table.unwrap_or_else(|| panic!("{file}: no section {sections}"));
+                // Keys without a default are there as comments.
+                let there = table.contains_key(last) || text.contains(&format!("\n# {last} = "));
+                assert!(there, "{file}: no key {key}");
+                seen += 1;
+            }
+        }
+        assert!(seen > 15, "{file} has no table for Postfix users");
+    }
 }
 
 #[test]
