@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
@@ -116,7 +117,13 @@ struct Asked {
     resource: Option<String>,
 }
 
-async fn webfinger(State(inner): Shared, Query(asked): Query<Asked>) -> Response {
+async fn webfinger(State(inner): Shared, asked: Result<Query<Asked>, QueryRejection>) -> Response {
+    let Query(asked) = match asked {
+        Ok(asked) => asked,
+        Err(error) => {
+            return Problem::malformed(format!("the query is not understood: {error}")).into_response();
+        }
+    };
     with_relay(&inner, |relay| match asked.resource.as_deref() {
         None => Problem::malformed("WebFinger needs ?resource=acct:relay@HOST").into_response(),
         Some(resource) if relay.is_resource(resource) => json("application/jrd+json", &relay.webfinger()),

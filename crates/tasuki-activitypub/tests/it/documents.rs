@@ -54,6 +54,15 @@ async fn the_relay_serves_what_every_client_asks_for() {
     let (status, content_type, problem) = get(&relay, "/.well-known/webfinger").await;
     assert_eq!((status, content_type.as_str()), (400, "application/problem+json"));
     assert_eq!(problem["status"], 400);
+    let (status, content_type, problem) = get(&relay, "/.well-known/webfinger?resource=a&resource=b").await;
+    assert_eq!((status, content_type.as_str()), (400, "application/problem+json"));
+    assert!(
+        problem["detail"].as_str().unwrap().contains("resource"),
+        "{problem}"
+    );
+    let wrong = client().delete(relay.url("/actor")).send().await.unwrap();
+    assert_eq!(wrong.status().as_u16(), 405);
+    assert_eq!(wrong.headers()["content-type"], "application/problem+json");
 
     let links = get(&relay, "/.well-known/nodeinfo").await.2;
     assert_eq!(links["links"][1]["href"], relay.url("/nodeinfo/2.1"));

@@ -258,6 +258,72 @@ async fn spoiled_requests_are_refused_with_a_clear_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn activities_that_cannot_be_judged_are_refused_with_a_text_of_their_own() {
+    let t = trio().await;
+    let user = t.author.user("alice");
+    let key = format!("{user}#main-key");
+    let post = t.author.create(1, true);
+    let without = |name: &str| {
+        let mut document = post.clone();
+        document.as_object_mut().unwrap().remove(name);
+        document.to_string().into_bytes()
+    };
+    let with = |name: &str, value: serde_json::Value| {
+        let mut document = post.clone();
+        document[name] = value;
+        document.to_string().into_bytes()
+    };
+    let mut marked = vec![0xEF, 0xBB, 0xBF];
+    marked.extend(post.to_string().into_bytes());
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (Vec::new(), "not JSON"),
+        (b"[1,2]".to_vec(), "not a JSON object"),
+        (b"{\"a\":\"\xff\"}".to_vec(), "not UTF-8"),
+        (marked, "byte order mark"),
+        (
+            format!("{}1{}", "[".repeat(40), "]".repeat(40)).into_bytes(),
+            "deeper than 32",
+        ),
+        (
+            format!("[{}1]", "1,".repeat(60_000)).into_bytes(),
+            "more than 50000 values",
+        ),
+        (
+            with("big", json!(1))
+                .iter()
+                .map(|b| *b as char)
+                .collect::<String>()
+                .replace("\"big\":1", "\"big\":1e999")
+                .into_bytes(),
+            "too large",
+        ),
+        (without("type"), "no usable \"type\""),
+        (without("id"), "no usable \"id\""),
+        (without("actor"), "no usable \"actor\""),
+        (without("object"), "no usable \"object\""),
+        (with("id", json!("urn:x")), "\"id\" is not usable"),
+        (with("actor", json!({"id": 7})), "no usable \"actor\""),
+        (with("id", json!("https://elsewhere.example/1")), "host of \"id\""),
+        (
+            with(
+                "object",
+                json!({"id": "https://elsewhere.example/1", "type": "Note"}),
+            ),
+            "host of \"object\"",
+        ),
+    ];
+    for (body, reason) in cases {
+        let (status, problem) = t.author.send(&t.relay, Letter::new(&t.relay, &key, &body)).await;
+        let detail = problem["detail"].as_str().unwrap_or_default();
+        assert!(
+            status == StatusCode::BAD_REQUEST && detail.contains(reason),
+            "{reason}: {status} {problem}"
+        );
+    }
+    t.relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_request_or_the_same_news_counts_once() {
     let t = trio().await;
     let key = format!("{}#main-key", t.author.user("alice"));
