@@ -527,7 +527,7 @@ fn whatever_takes_json_prints_json_that_parses() {
             "demo" => continue,
             // Of a mail that waits: among the tests of the queue.
             "mail trace" | "mail queue show" => continue,
-            "mail why" => &["example.org"],
+            "mail why" | "mail recipients list" => &["example.org"],
             "mail queue reroute" => &["example.org", "--all", "--yes"],
             "mail queue hold" | "mail queue release" | "mail queue retry" | "mail queue bounce"
             | "mail queue delete" => &["--all", "--yes"],
