@@ -120,15 +120,10 @@ impl Scene {
     /// The ids of the mails that came back to their sender.
     fn given_back(&self) -> BTreeSet<String> {
         let domain = format!("@d{}.test", DESTINATIONS - 2);
-        let lines = self.home.messages().into_iter().flat_map(|message| {
-            let recipients = message
-                .text
-                .lines()
-                .filter_map(|line| line.strip_prefix("Final-Recipient: rfc822;").map(str::to_owned))
-                .collect::<Vec<_>>();
-            recipients
-        });
-        lines
+        let messages = self.home.messages();
+        let lines = messages.iter().flat_map(|message| message.text.lines());
+        let recipients = lines.filter_map(|line| line.strip_prefix("Final-Recipient: rfc822;"));
+        recipients
             .filter_map(|recipient| recipient.trim().strip_suffix(&domain).map(str::to_owned))
             .collect()
     }
