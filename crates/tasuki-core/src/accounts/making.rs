@@ -437,8 +437,8 @@ impl Accounts {
         let verifier = scram::verifier_of(&principal.name, secret.expose(), &credential);
         let added = self.add(&principal, credential, actor, action).await?;
         if kind == CredentialKind::AppPassword {
-            let label = "app-password.scram";
-            self.add(&principal, verifier, actor, label).await?;
+            let keys = "app-password.key";
+            self.add(&principal, verifier, actor, keys).await?;
         }
         Ok((added, secret))
     }
