@@ -18,6 +18,7 @@ mod mail_servers;
 mod proxies;
 mod readme;
 mod restart;
+mod storage;
 mod support;
 mod tidy;
 mod tunnel;
