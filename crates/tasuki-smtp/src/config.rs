@@ -142,6 +142,8 @@ pub struct DeliveryConfig {
     pub connect_timeout: Duration,
     /// The port of other domains' mail servers.
     pub mx_port: u16,
+    /// Ports that are tried at servers whose mail port is silent, to tell whether our provider blocks just that one.
+    pub probe_ports: Vec<u16>,
     /// Deliver to private, loopback and other special addresses that a domain's MX names.
     pub danger_private_addresses: bool,
 }
@@ -255,6 +257,7 @@ impl Default for DeliveryConfig {
             idle: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(30),
             mx_port: 25,
+            probe_ports: vec![443, 587],
             danger_private_addresses: false,
         }
     }

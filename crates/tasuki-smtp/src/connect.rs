@@ -130,12 +130,7 @@ impl Dialer {
         let stream = match timeout(self.connect_timeout, TcpStream::connect(to.addr)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(io_failure(Stage::Connect, format!("{}: {error}", to.addr))),
-            Err(_) => {
-                return Err(io_failure(
-                    Stage::Connect,
-                    format!("{}: no answer in time", to.addr),
-                ));
-            }
+            Err(_) => return Err(ClientFailure::new(Stage::Connect, Problem::TimedOut)),
         };
         accept::prepare(&stream);
         context.metrics.connections.inc();

@@ -30,7 +30,7 @@ use crate::{
     context::{Context, Job},
     convert, dkim,
     lanes::{Lane, Pushed},
-    orders,
+    orders, port25,
     route::{self, Candidate, NextHop, RouteError},
     settle::Attempted,
 };
@@ -200,7 +200,15 @@ async fn deliver(
     let attempted = attempt.run(&job).await;
     let route_failure = attempted.route_failure.clone();
     let connection = attempt.connection.take();
-    context.conclude(&settings, job, attempted).await;
+    match &route_failure {
+        // Nothing goes anywhere; that must not use up the mail's attempts.
+        Some(why) if matches!(hop, NextHop::Mx(_)) && waits_for_port25(context, &job) => {
+            let wait = settings.retry.delay(1, job.held.mail.0.cast_unsigned());
+            let due = context.deps.clock.wall().plus(wait);
+            context.put_off(job, due, why).await;
+        }
+        _ => context.conclude(&settings, job, attempted).await,
+    }
     match route_failure {
         Some(why) => block(context, &settings, lane, &why).await,
         None => {
@@ -213,6 +221,15 @@ async fn deliver(
         }
     }
     keep_or_quit(context, &settings, connection).await
+}
+
+fn waits_for_port25(context: &Context, job: &Job) -> bool {
+    let now = context.deps.clock.wall();
+    let held = &job.held;
+    // Its sender is told of the delay all the same.
+    let delay_told =
+        held.delay_reported || now.since(held.accepted_at) < context.settings.load().delivery.delay_notice;
+    context.port25.is_blocked() && now < held.expires_at && delay_told
 }
 
 async fn keep_or_quit(
@@ -553,7 +570,20 @@ impl Attempt<'_> {
             return Err(NoConnection::Nobody);
         }
         let dialer = self.dialer(None).await.map_err(NoConnection::unknown)?;
-        self.dial(&dialer, &candidates).await
+        let dialled = self.dial(&dialer, &candidates).await;
+        match &dialled {
+            Err(NoConnection::Failed(_, failure)) if failure.is_silence() => {
+                if let Some(first) = candidates.first() {
+                    port25::note_silence(self.context, &self.lane.key.0, first.addr).await;
+                }
+            }
+            Ok(_) => port25::note_answer(self.context),
+            // A refused or unreachable connection may have been answered by anybody on the way.
+            Err(NoConnection::Failed(_, failure)) if failure.stage == Stage::Connect => {}
+            Err(NoConnection::Failed(..)) => port25::note_answer(self.context),
+            Err(NoConnection::Route(_) | NoConnection::Nobody) => {}
+        }
+        dialled
     }
 
     /// Tries the smarthosts of a group, the best first; the first that works is it.

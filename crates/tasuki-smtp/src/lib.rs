@@ -26,6 +26,7 @@ mod metrics;
 mod notice;
 mod orders;
 mod policy;
+mod port25;
 mod receive;
 mod recipients;
 mod route;

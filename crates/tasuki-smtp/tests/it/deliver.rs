@@ -497,3 +497,60 @@ async fn mail_that_one_server_cannot_take_goes_to_another_of_the_same_domain() {
     assert!(old.received().is_empty());
     house.nothing_is_lost(0).await;
 }
+
+/// A port on which nothing answers: its queue of connections is full. Lives as long as what it returns.
+async fn silent_server(ip: [u8; 4]) -> (std::net::SocketAddr, Vec<Box<dyn Send>>) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((ip, 0).into()).unwrap();
+    let addr = socket.local_addr().unwrap();
+    let listener = socket.listen(0).unwrap();
+    let mut held: Vec<Box<dyn Send>> = vec![Box::new(listener)];
+    loop {
+        let connect = tokio::net::TcpStream::connect(addr);
+        match tokio::time::timeout(Duration::from_millis(300), connect).await {
+            Ok(stream) => held.push(Box::new(stream)),
+            Err(_) => return (addr, held),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_blocks_port_25_is_named_and_waiting_for_it_is_no_attempt() {
+    let (addr, _silent) = silent_server([127, 0, 0, 1]).await;
+    let probed = Sink::start().await;
+    let domains = ["one.example", "two.example", "three.example", "four.example"];
+    let names = Names(
+        domains.iter().map(|d| (*d, MxAnswer::Implicit)).collect(),
+        domains.iter().map(|d| (*d, addr.ip())).collect(),
+        Default::default(),
+    );
+    let house = House::start(names, |c| {
+        c.delivery.mx_port = addr.port();
+        c.delivery.probe_ports = vec![probed.addr.port()];
+        c.delivery.connect_timeout = Duration::from_millis(300);
+        c.delivery.danger_private_addresses = true;
+    })
+    .await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    for to in &domains[..3] {
+        client
+            .mail("a@x.org", &[&format!("b@{to}")], "Subject: hi\r\n\r\nx")
+            .await;
+    }
+    house.until("the deferral", |h| h.errors().len() == 3).await;
+    let conditions = house.health.conditions();
+    assert_eq!(conditions.len(), 1, "{conditions:?}");
+    assert!(conditions[0].1.sentence.contains("OP25B"), "{conditions:?}");
+    assert!(conditions[0].1.sentence.contains("mail.default_route"));
+    // From now on it is known, and no fault of the mail.
+    client
+        .mail("a@x.org", &["b@four.example"], "Subject: hi\r\n\r\nx")
+        .await;
+    house.until("the fourth", |h| h.errors().len() == 4).await;
+    let look = house.look().await;
+    let fourth = look.rows.iter().find(|r| r.lane.0 == "mx:four.example").unwrap();
+    assert_eq!(fourth.attempts, 0);
+    house.nothing_is_lost(4).await;
+}

@@ -106,6 +106,11 @@ impl ClientFailure {
         }
     }
 
+    /// Whether there was no answer to the connection at all.
+    pub fn is_silence(&self) -> bool {
+        self.stage == Stage::Connect && self.problem == Problem::TimedOut
+    }
+
     /// Whether it judges the message, for good.
     pub fn is_permanent(&self) -> bool {
         self.judges_message() && self.reply().is_some_and(Reply::is_permanent)
