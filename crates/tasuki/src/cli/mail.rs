@@ -21,9 +21,9 @@ pub(super) enum Command {
     )]
     Queue {
         #[command(subcommand)]
-        command: Option<QueueCommand>,
+        command: Option<Box<QueueCommand>>,
         #[command(flatten)]
-        listing: Listing,
+        listing: Box<Listing>,
     },
     /// The story of a mail that waits, in plain words
     #[command(after_help = "Examples:
@@ -194,7 +194,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
         Command::Queue {
             command: Some(command),
             ..
-        } => queue(&gateway, command),
+        } => queue(&gateway, *command),
         Command::Dkim(command) => dkim::run(command, context),
         Command::Recipients(command) => recipients::run(command, context),
         Command::Trace { what, json } => trace(&gateway, &what, json),
