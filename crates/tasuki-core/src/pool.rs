@@ -2,8 +2,8 @@
 //!
 //! It keeps a heavy document off the reactors, so that it never delays a player's packet.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use tokio::sync::{Semaphore, oneshot};
@@ -13,8 +13,65 @@ type Job = Box<dyn FnOnce() + Send>;
 /// Handle to the pool; clones share its threads and its queue.
 #[derive(Clone)]
 pub struct CpuPool {
-    jobs: Sender<Job>,
+    feed: Arc<Feed>,
     waiting: Arc<Semaphore>,
+}
+
+/// The jobs that no thread has taken yet; the pool's semaphore bounds them.
+#[derive(Default)]
+struct Jobs {
+    queue: VecDeque<Job>,
+    /// Threads that sleep: with none there is nobody to wake, which saves a system call for each job under load.
+    asleep: usize,
+    is_closed: bool,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: Mutex<Jobs>,
+    came: Condvar,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, job: Job) {
+        let mut jobs = self.lock();
+        jobs.queue.push_back(job);
+        let wake = jobs.asleep > 0;
+        drop(jobs);
+        if wake {
+            self.came.notify_one();
+        }
+    }
+
+    /// The next job; none when the pool is closed and all are done.
+    fn next(&self) -> Option<Job> {
+        let mut jobs = self.lock();
+        loop {
+            if let Some(job) = jobs.queue.pop_front() {
+                return Some(job);
+            }
+            if jobs.is_closed {
+                return None;
+            }
+            jobs.asleep += 1;
+            jobs = self.came.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+            jobs.asleep -= 1;
+        }
+    }
+}
+
+/// The callers' end; when the last handle is gone the threads finish what waits and end.
+struct Feed(Arc<Queue>);
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.0.lock().is_closed = true;
+        self.0.came.notify_all();
+    }
 }
 
 /// Why a job was not run.
@@ -34,16 +91,16 @@ impl CpuPool {
     /// # Errors
     /// The operating system's error if a thread cannot be started.
     pub fn new(threads: usize, queue: usize) -> std::io::Result<Self> {
-        let (jobs, feed) = channel::<Job>();
-        let feed = Arc::new(Mutex::new(feed));
+        let queue_of_jobs = Arc::<Queue>::default();
+        let feed = Feed(Arc::clone(&queue_of_jobs));
         for index in 0..threads.max(1) {
-            let feed = Arc::clone(&feed);
+            let jobs = Arc::clone(&queue_of_jobs);
             thread::Builder::new()
                 .name(format!("cpu-{index}"))
-                .spawn(move || work(&feed))?;
+                .spawn(move || work(&jobs))?;
         }
         Ok(Self {
-            jobs,
+            feed: Arc::new(feed),
             waiting: Arc::new(Semaphore::new(queue.max(1))),
         })
     }
@@ -83,23 +140,19 @@ impl CpuPool {
         place: tokio::sync::OwnedSemaphorePermit,
     ) -> Result<T, PoolError> {
         let (answer, result) = oneshot::channel();
-        self.jobs
-            .send(Box::new(move || {
-                // A caller that went away has no use for the work.
-                if !answer.is_closed() {
-                    let _ = answer.send(job());
-                }
-                drop(place);
-            }))
-            .map_err(|_| PoolError::Lost)?;
+        self.feed.0.push(Box::new(move || {
+            // A caller that went away has no use for the work.
+            if !answer.is_closed() {
+                let _ = answer.send(job());
+            }
+            drop(place);
+        }));
         result.await.map_err(|_| PoolError::Lost)
     }
 }
 
-fn work(feed: &Mutex<Receiver<Job>>) {
-    loop {
-        let job = feed.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
+fn work(jobs: &Queue) {
+    while let Some(job) = jobs.next() {
         // A panic in one job must not take the thread: the caller sees `Lost`.
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {
             tracing::error!("a computation panicked; its caller was told");
@@ -127,6 +180,36 @@ mod tests {
             Err::<(), _>(PoolError::Lost)
         );
         assert_eq!(pool.run(|| 7).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn every_job_of_many_at_once_is_answered() {
+        let pool = CpuPool::new(3, 64).expect("threads start");
+        let jobs: Vec<_> = (0..2_000)
+            .map(|n| {
+                let pool = pool.clone();
+                tokio::spawn(async move { pool.run(move || n + 1).await })
+            })
+            .collect();
+        for (n, job) in jobs.into_iter().enumerate() {
+            assert_eq!(job.await.expect("task ends"), Ok(n + 1));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_threads_end_with_the_last_handle() {
+        let pool = CpuPool::new(2, 4).expect("threads start");
+        let queue = std::sync::Arc::downgrade(&pool.feed.0);
+        assert_eq!(pool.clone().run(|| 1).await, Ok(1));
+        drop(pool);
+        let ended = async {
+            while queue.upgrade().is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), ended)
+            .await
+            .expect("the threads end");
     }
 
     #[tokio::test]
