@@ -157,6 +157,7 @@ async fn idle(context: &Context, lane: &Lane, open: &mut Connection) -> bool {
         () = lane.woken() => true,
         () = tokio::time::sleep(wait) => false,
         () = open.broken() => false,
+        () = context.lanes.connections.needed_elsewhere() => false,
         () = context.closing.cancelled() => false,
     };
     lane.stop_idling();
@@ -649,7 +650,7 @@ impl Attempt<'_> {
             let known_broken = broken_tls.is_broken(&candidate.host, self.context.deps.clock.now());
             let mut tls_broke = false;
             for dialer in dialer.with_fallback(known_broken) {
-                let Ok(permit) = Arc::clone(connections).acquire_owned().await else {
+                let Ok(permit) = connections.place().await else {
                     return Err(NoConnection::unknown("the gateway stops".to_owned()));
                 };
                 match dialer.dial(self.context, candidate, permit).await {

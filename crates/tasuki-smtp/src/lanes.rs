@@ -10,7 +10,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,7 +21,7 @@ use tasuki_core::{
     ids::{DeliverySeq, Epoch, LaneId, MailId},
     store::mail::{Hold, LaneKey},
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{AcquireError, Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     context::Job,
@@ -42,7 +45,50 @@ pub(crate) struct Lanes {
     /// The sites of domains' lanes, and until when each is believed.
     sites: Mutex<HashMap<LaneKey, (LaneKey, Instant)>>,
     /// Connections out, in all.
-    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) connections: Connections,
+}
+
+/// How many connections out there may be. Unused ones are kept for the next mail, but give way to whoever waits.
+pub(crate) struct Connections {
+    free: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    wanted: Notify,
+}
+
+impl Connections {
+    fn new(max: usize) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(max)),
+            waiting: AtomicUsize::new(0),
+            wanted: Notify::new(),
+        }
+    }
+
+    /// A place for one more connection, if need be that of an unused one.
+    pub(crate) async fn place(&self) -> Result<OwnedSemaphorePermit, AcquireError> {
+        /// Counts also when the caller goes away.
+        struct Waits<'a>(&'a AtomicUsize);
+        impl Drop for Waits<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+        if let Ok(place) = Arc::clone(&self.free).try_acquire_owned() {
+            return Ok(place);
+        }
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        let _waits = Waits(&self.waiting);
+        self.wanted.notify_one();
+        Arc::clone(&self.free).acquire_owned().await
+    }
+
+    /// Returns when an unused connection should be closed, because somebody waits for its place.
+    pub(crate) async fn needed_elsewhere(&self) {
+        let wanted = self.wanted.notified();
+        if self.waiting.load(Ordering::Acquire) == 0 {
+            wanted.await;
+        }
+    }
 }
 
 /// One next hop's lane.
@@ -106,7 +152,7 @@ impl Lanes {
         Self {
             by_key: Mutex::default(),
             sites: Mutex::default(),
-            connections: Arc::new(Semaphore::new(max_connections)),
+            connections: Connections::new(max_connections),
         }
     }
 

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use tasuki_smtp::MxAnswer;
+use tasuki_smtp::{MxAnswer, RouteConfig};
 
 use crate::{
     sink::Sink,
-    support::{House, Names},
+    support::{House, Names, plain_smarthost},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,6 +54,35 @@ async fn connections_are_reused_and_bounded() {
     let received = sink.wait(40).await;
     assert!(sink.connections() <= 2, "{}", sink.connections());
     assert!(received.iter().all(|r| r.connection <= 2));
+    house.nothing_is_lost(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unused_connection_gives_way_to_another_destination() {
+    let (first, second) = (Sink::start().await, Sink::start().await);
+    let mut other = plain_smarthost(second.addr);
+    other.name = "other".into();
+    let house = House::with_sink(&first, move |c| {
+        c.smarthosts.push(other);
+        c.routes = vec![RouteConfig {
+            domain: Some("z.org".parse().unwrap()),
+            principal: None,
+            sender: None,
+            via: "other".into(),
+        }];
+        c.delivery.max_connections = 1;
+        c.delivery.idle = Duration::from_secs(3600);
+    })
+    .await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    for n in 1..=3 {
+        client.mail("a@x.org", &["b@y.org"], "Subject: 1\r\n\r\nx").await;
+        first.wait(n).await;
+        client.mail("a@x.org", &["b@z.org"], "Subject: 2\r\n\r\nx").await;
+        second.wait(n).await;
+    }
     house.nothing_is_lost(0).await;
 }
 
