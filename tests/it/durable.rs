@@ -46,6 +46,13 @@ fn calls(trace: &str) -> Vec<Call> {
             });
         }
     }
+    // What the trace does not show the end of has begun all the same: a last reply, for example.
+    calls.extend(open.into_iter().map(|(_, begun, text)| Call {
+        begun,
+        ended: usize::MAX,
+        text,
+    }));
+    calls.sort_by_key(|call| call.begun);
     calls
 }
 
