@@ -1,0 +1,240 @@
+//! How an attempt finds its connection: the servers of a domain, one smarthost, or the best of a group.
+
+use std::sync::Arc;
+
+use tasuki_proto::smtp::{
+    client::{ClientConfig, ClientFailure, Login, Problem, Proof, Protocol, Security, Stage, Timeouts},
+    server::Password as Hidden,
+};
+
+use super::{
+    attempt::{Attempt, MAX_RECIPIENTS},
+    report::report_smarthost,
+};
+use crate::{
+    config::{Password, Smarthost},
+    connect::{Connection, Dialer},
+    context::{Context, Job},
+    port25,
+    route::{self, Candidate, NextHop, RouteError},
+};
+
+pub(super) enum NoConnection {
+    /// All servers are known not to take this mail.
+    Nobody,
+    Route(RouteError),
+    Failed(String, ClientFailure),
+}
+
+impl NoConnection {
+    fn unknown(why: String) -> Self {
+        Self::Route(RouteError::Unknown(why))
+    }
+}
+
+impl std::fmt::Display for NoConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Nobody => f.write_str("no server takes this mail"),
+            Self::Route(error) => error.fmt(f),
+            Self::Failed(_, failure) => failure.fmt(f),
+        }
+    }
+}
+
+impl Attempt<'_> {
+    pub(super) async fn connect(&self, job: &Job) -> Result<Connection, NoConnection> {
+        match self.hop {
+            NextHop::Mx(_) => self.connect_to_mx(job).await,
+            NextHop::Smarthost(one) => self.connect_to_members(std::slice::from_ref(one)).await,
+            NextHop::Group(group) => self.connect_to_members(group).await,
+        }
+    }
+
+    async fn connect_to_mx(&self, job: &Job) -> Result<Connection, NoConnection> {
+        let seed = job.held.mail.0.cast_unsigned();
+        let mut candidates = route::candidates(self.context, self.settings, self.hop, seed)
+            .await
+            .map_err(NoConnection::Route)?;
+        candidates.retain(|candidate| self.unfit.iter().all(|(host, _)| *host != candidate.host));
+        if candidates.is_empty() {
+            return Err(NoConnection::Nobody);
+        }
+        let dialer = self.dialer(None).await.map_err(NoConnection::unknown)?;
+        let dialled = self.dial(&dialer, &candidates).await;
+        match &dialled {
+            Err(NoConnection::Failed(_, failure)) if failure.is_silence() => {
+                if let Some(first) = candidates.first() {
+                    port25::note_silence(self.context, &self.lane.key.0, first.addr).await;
+                }
+            }
+            Ok(_) => port25::note_answer(self.context),
+            // A refused or unreachable connection may have been answered by anybody on the way.
+            Err(NoConnection::Failed(_, failure)) if failure.stage == Stage::Connect => {}
+            Err(NoConnection::Failed(..)) => port25::note_answer(self.context),
+            Err(NoConnection::Route(_) | NoConnection::Nobody) => {}
+        }
+        dialled
+    }
+
+    /// Tries the smarthosts of a group, the best first; the first that works is it.
+    async fn connect_to_members(&self, group: &[Arc<Smarthost>]) -> Result<Connection, NoConnection> {
+        let (members, clock) = (&self.context.members, &self.context.deps.clock);
+        let mut last = None;
+        for smarthost in members.in_order(group, clock.now()) {
+            if self.passed_over.contains(&smarthost.name) {
+                continue;
+            }
+            let Some(seat) = members.seat(&smarthost).await else {
+                continue;
+            };
+            let began = clock.now();
+            match self.connect_to(&smarthost).await {
+                Ok(mut connection) => {
+                    if members.works(&smarthost, clock.now().saturating_duration_since(began))
+                        && group.len() > 1
+                    {
+                        report_smarthost(self.context, &smarthost.name, None);
+                    }
+                    connection.member = Some((smarthost, seat));
+                    return Ok(connection);
+                }
+                Err(failure) => {
+                    if group.len() > 1 {
+                        self.rest(&smarthost, &failure.to_string());
+                    }
+                    last = Some(failure);
+                }
+            }
+        }
+        Err(last.unwrap_or(NoConnection::Nobody))
+    }
+
+    async fn connect_to(&self, smarthost: &Arc<Smarthost>) -> Result<Connection, NoConnection> {
+        let candidates = route::smarthost_addresses(self.context, smarthost)
+            .await
+            .map_err(NoConnection::Route)?;
+        let dialer = self
+            .dialer(Some(smarthost))
+            .await
+            .map_err(NoConnection::unknown)?;
+        self.dial(&dialer, &candidates).await
+    }
+
+    /// One of several smarthosts does not work: it rests, and the others carry on.
+    pub(super) fn rest(&self, smarthost: &Smarthost, why: &str) {
+        let clock = &self.context.deps.clock;
+        let seed = clock.wall().0.cast_unsigned();
+        let until = |failures| clock.now() + self.settings.retry.delay(failures, seed);
+        if self.context.members.failed(smarthost, until) == 1 {
+            tracing::warn!(smarthost = %smarthost.name, error = why, "smarthost does not work, others of its group carry on");
+            report_smarthost(self.context, &smarthost.name, Some(why));
+        }
+    }
+
+    async fn dial(&self, dialer: &Dialer, candidates: &[Candidate]) -> Result<Connection, NoConnection> {
+        let connections = &self.context.lanes.connections;
+        let mut last = None;
+        let broken_tls = &self.context.broken_tls;
+        for candidate in candidates {
+            let known_broken = broken_tls.is_broken(&candidate.host, self.context.deps.clock.now());
+            let mut tls_broke = false;
+            for dialer in dialer.with_fallback(known_broken) {
+                let Ok(permit) = connections.place().await else {
+                    return Err(NoConnection::unknown("the gateway stops".to_owned()));
+                };
+                match dialer.dial(self.context, candidate, permit).await {
+                    Ok(connection) => {
+                        if tls_broke {
+                            broken_tls.remember(&candidate.host, self.context.deps.clock.now());
+                        }
+                        return Ok(connection);
+                    }
+                    Err(failure) => {
+                        tracing::debug!(lane = %self.lane.key.0, host = %candidate.host, error = %failure, "next hop refused the connection");
+                        self.lane.note_error(&failure.to_string());
+                        tls_broke = failure.stage == Stage::StartTls;
+                        last = Some((candidate.host.clone(), failure));
+                        if !tls_broke {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        let nobody = || (String::new(), ClientFailure::new(Stage::Connect, Problem::Closed));
+        let (host, failure) = last.unwrap_or_else(nobody);
+        Err(NoConnection::Failed(host, failure))
+    }
+
+    async fn dialer(&self, smarthost: Option<&Smarthost>) -> Result<Dialer, String> {
+        let mut client = ClientConfig {
+            protocol: Protocol::Smtp,
+            helo: self.settings.host.as_str().to_owned(),
+            security: Security::Opportunistic,
+            login: None,
+            max_recipients: MAX_RECIPIENTS,
+            timeouts: Timeouts::default(),
+        };
+        let mut verifies = false;
+        if let Some(smarthost) = smarthost {
+            client.protocol = smarthost.protocol;
+            client.security = smarthost.security;
+            verifies = matches!(smarthost.security, Security::Required | Security::Implicit);
+            client.login = login(self.context, smarthost).await?;
+        }
+        let tls = if verifies {
+            self.context.deps.tls.client()
+        } else {
+            Arc::clone(&self.context.any_tls)
+        };
+        Ok(Dialer {
+            client,
+            tls,
+            verifies,
+            connect_timeout: self.settings.delivery.connect_timeout,
+        })
+    }
+}
+
+impl Dialer {
+    /// Itself, and for opportunistic TLS a second one without, for servers whose TLS is broken.
+    fn with_fallback(&self, known_broken: bool) -> Vec<Self> {
+        if self.client.security != Security::Opportunistic {
+            return vec![self.clone()];
+        }
+        let mut plain = self.clone();
+        plain.client.security = Security::Plain;
+        if known_broken {
+            vec![plain]
+        } else {
+            vec![self.clone(), plain]
+        }
+    }
+}
+
+async fn login(context: &Context, smarthost: &Smarthost) -> Result<Option<Login>, String> {
+    let Some(username) = smarthost.username.clone() else {
+        return Ok(None);
+    };
+    let text = match &smarthost.password {
+        Password::None => return Ok(None),
+        Password::Given(secret) => secret.expose().to_owned(),
+        Password::File(path) => {
+            let text = tokio::fs::read_to_string(path)
+                .await
+                .map_err(|e| format!("{}: {e}", path.display()))?;
+            text.lines().next().unwrap_or_default().to_owned()
+        }
+        Password::Sealed(name) => {
+            let bytes = context.deps.secrets.load(name).await.map_err(|e| e.to_string())?;
+            let bytes = bytes.ok_or_else(|| format!("there is no sealed secret {name:?}"))?;
+            String::from_utf8(bytes.to_vec())
+                .map_err(|_| format!("the sealed secret {name:?} is not text"))?
+        }
+    };
+    Ok(Some(Login {
+        username,
+        proof: Proof::Password(Hidden::new(text)),
+    }))
+}
