@@ -53,7 +53,23 @@ def say(**event):
     sys.stdout.flush()
 
 
-def send(options, identities):
+class Gate:
+    """Holds all senders after a number of accepted messages, until a line comes on standard input."""
+
+    def __init__(self, hold_after):
+        self.left = threading.Semaphore(hold_after)
+        self.opened = threading.Event()
+
+    def open_by_line(self):
+        sys.stdin.readline()
+        self.opened.set()
+
+    def pass_one(self):
+        if not self.left.acquire(blocking=False):
+            self.opened.wait()
+
+
+def send(options, gate, identities):
     try:
         client = connect(options)
     except smtplib.SMTPConnectError as error:
@@ -66,6 +82,7 @@ def send(options, identities):
         return
     client.ehlo_or_helo_if_needed()
     for identity in identities:
+        gate.pass_one()
         flags = ["BODY=8BITMIME"]
         if not (options.sender + options.recipient).isascii():
             flags.append("SMTPUTF8")
@@ -108,6 +125,8 @@ def main():
     parser.add_argument("--recipient", required=True, help="ID in it becomes the message's id")
     parser.add_argument("--destinations", type=int, default=1, help="NUMBER in the recipient becomes one of so many")
     parser.add_argument("--count", type=int, default=1)
+    parser.add_argument("--hold-after", type=int, metavar="N",
+                        help="after N messages wait for a line on standard input")
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--size", type=int, default=0)
     parser.add_argument("--name", default="m")
@@ -115,7 +134,10 @@ def main():
         parser.add_argument(wish, help="RFC 3461, as it goes on the wire")
     options = parser.parse_args()
     identities = [f"{options.name}{number}" for number in range(options.count)]
-    threads = [threading.Thread(target=send, args=(options, identities[start::options.connections]))
+    gate = Gate(options.count if options.hold_after is None else options.hold_after)
+    if options.hold_after is not None:
+        threading.Thread(target=gate.open_by_line, daemon=True).start()
+    threads = [threading.Thread(target=send, args=(options, gate, identities[start::options.connections]))
                for start in range(options.connections)]
     for thread in threads:
         thread.start()

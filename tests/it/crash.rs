@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::support::figures::Figures;
 use crate::support::gateway::Gateway;
 use crate::support::mail::{self, Report, Sink};
-use crate::support::{PATIENCE, free_port, loopback, within};
+use crate::support::{PATIENCE, eventually, free_port, loopback, within};
 
 const SENDERS: usize = 20;
 /// The last but one refuses every recipient, the last one is never there.
@@ -65,29 +65,33 @@ impl Scene {
     /// Sends until the next hop has some and much more is accepted, kills the gateway, and starts it again.
     fn round(&mut self, round: usize, mails: usize) -> Report {
         let port = self.gateway.address("mail.relay").port().to_string();
+        // Each round at another moment. Nobody sends the rest until the next hop has something, however fast we are.
+        let share = mails * (round % 4 + 2) / 8;
         let arguments = format!(
             "--port {port} --sender orders@shop.test --recipient ID@dNUMBER.test --destinations {DESTINATIONS} \
-             --count {mails} --connections {SENDERS} --size 2000 --name r{round}-"
+             --count {mails} --hold-after {share} --connections {SENDERS} --size 2000 --name r{round}-"
         );
         let arguments: Vec<&str> = arguments.split(' ').collect();
-        let (_client, events) = mail::send_in_background(&arguments, self.gateway.directory());
-        // Each round at another moment.
-        let share = mails * (round % 4 + 2) / 8;
+        let (mut client, events) = mail::send_in_background(&arguments, self.gateway.directory());
         let mut report = Report::default();
-        loop {
-            assert!(
-                !report.take(events.next_json()),
-                "the client ended before the gateway: {} accepted, {:?}",
-                report.accepted.len(),
-                report.refused.first()
-            );
-            if report.accepted.len() >= share && report.accepted.len().is_multiple_of(20) {
-                let waiting = report.accepted.difference(&self.sink.whole_ids()).count();
-                if waiting < report.accepted.len() && waiting > SENDERS {
-                    break;
-                }
+        let mut take_until = |accepted: usize| {
+            while report.accepted.len() < accepted {
+                assert!(
+                    !report.take(events.next_json()),
+                    "the client ended before the gateway: {} accepted, {:?}",
+                    report.accepted.len(),
+                    report.refused.first()
+                );
             }
-        }
+        };
+        take_until(share);
+        eventually("the next hop has some of this round", || {
+            let prefix = format!("r{round}-");
+            let arrived = self.sink.whole_ids();
+            arrived.iter().any(|id| id.starts_with(&prefix)).then_some(())
+        });
+        client.tell("the rest");
+        take_until(share + SENDERS);
         self.gateway.kill();
         while !report.take(events.next_json()) {}
         assert!(!report.unanswered.is_empty(), "nothing was on its way in");

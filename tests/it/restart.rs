@@ -17,6 +17,12 @@ use crate::support::process::{Lines, Running};
 /// Connections to one smarthost at once, as shipped: so many mails can be under way to it.
 const CONNECTIONS_OUT: usize = 20;
 
+/// Connections of the client.
+const SENDERS: usize = 8;
+
+/// The client sends so many, and the rest when the next hop has some of them.
+const HELD: usize = 200;
+
 #[test]
 fn mail_accepted_before_kill_9_arrives_after_the_restart() {
     let sink = Sink::start(&["-w", "1"]);
@@ -35,42 +41,46 @@ fn mail_accepted_before_kill_9_arrives_after_the_restart_on_postgresql() {
 struct MailTraffic {
     events: Lines,
     report: Report,
-    _client: Running,
+    client: Running,
 }
 
 impl MailTraffic {
-    /// Eight senders to a next hop that takes a second for each mail.
+    /// Senders to a next hop that takes a second for each mail.
     fn start(gateway: &Gateway) -> Self {
         let made = gateway.json(&["service", "add", "shop", "--send-as", "shop.test", "--json"]);
         let password = made["password"].as_str().unwrap();
         let port = gateway.address("mail.submission").port().to_string();
         let arguments = format!(
             "--port {port} --tls starttls --user shop --password {password} --sender orders@shop.test \
-             --recipient ID@far.test --count 2000 --connections 8 --size 20000"
+             --recipient ID@far.test --count 2000 --hold-after {HELD} --connections {SENDERS} --size 20000"
         );
         let arguments: Vec<&str> = arguments.split(' ').collect();
         let (client, events) = mail::send_in_background(&arguments, gateway.directory());
         Self {
             events,
             report: Report::default(),
-            _client: client,
+            client,
         }
     }
 
     /// Goes on until the next hop has some, and many more are accepted. Gives what the next hop has.
     fn until_much_is_in_flight(&mut self, sink: &Sink) -> Vec<String> {
-        loop {
+        self.take_until(HELD);
+        eventually("the next hop has some", || {
+            (sink.arrivals().len() >= 5).then_some(())
+        });
+        self.client.tell("the rest");
+        self.take_until(HELD + SENDERS);
+        sink.arrivals()
+    }
+
+    fn take_until(&mut self, accepted: usize) {
+        while self.report.accepted.len() < accepted {
             assert!(
                 !self.report.take(self.events.next_json()),
                 "the client ended before the gateway: {:?}",
                 self.report
             );
-            if self.report.accepted.len().is_multiple_of(8) {
-                let arrived = sink.arrivals();
-                if self.report.accepted.len() >= 60 && arrived.len() >= 5 {
-                    return arrived;
-                }
-            }
         }
     }
 

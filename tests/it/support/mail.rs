@@ -149,6 +149,7 @@ pub(crate) fn send(arguments: &[&str], directory: &Path) -> Report {
     report
 }
 
+/// With `--hold-after` it goes on when it is told so: see [`Running::tell`].
 pub(crate) fn send_in_background(arguments: &[&str], directory: &Path) -> (Running, Lines) {
     let mut command = process::python(&client("mail.py"));
     command.args(arguments);

@@ -199,6 +199,13 @@ impl Running {
         self.child.id()
     }
 
+    /// One line on its standard input.
+    #[track_caller]
+    pub(crate) fn tell(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("it has a standard input");
+        writeln!(input, "{line}").unwrap_or_else(|error| panic!("{}: {error}", self.name));
+    }
+
     /// What it said so far.
     pub(crate) fn log(&self) -> String {
         tail(&self.log)
