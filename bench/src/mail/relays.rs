@@ -139,8 +139,8 @@ pub(super) fn postfix(place: &Place<'_>) -> Result<Relay> {
 /// Exim, unpacked from its package, which cannot be installed beside Postfix.
 pub(super) fn exim(place: &Place<'_>) -> Result<Relay> {
     let port = free_port()?;
-    let program = place.plan.tool("root/usr/sbin/exim4")?;
-    let libraries = place.plan.tool("root/usr/lib/x86_64-linux-gnu")?;
+    let program = place.plan.tool("unpacked/usr/sbin/exim4")?;
+    let libraries = place.plan.tool("unpacked/usr/lib/x86_64-linux-gnu")?;
     let spool = place.directory.join("spool");
     fs::create_dir_all(&spool)?;
     open_to_all(&[place.directory])?;
@@ -174,8 +174,8 @@ pub(super) fn exim(place: &Place<'_>) -> Result<Relay> {
 /// OpenSMTPD, unpacked from its package. Its spool has a fixed place, which `scripts/bench` puts on our file system.
 pub(super) fn opensmtpd(place: &Place<'_>) -> Result<Relay> {
     let port = free_port()?;
-    let program = place.plan.tool("root/usr/sbin/smtpd")?;
-    let libraries = place.plan.tool("root/usr/lib/x86_64-linux-gnu")?;
+    let program = place.plan.tool("unpacked/usr/sbin/smtpd")?;
+    let libraries = place.plan.tool("unpacked/usr/lib/x86_64-linux-gnu")?;
     let config = place.directory.join("smtpd.conf");
     fs::write(
         &config,
