@@ -1,0 +1,357 @@
+//! A small instance on loopback: it signs what it sends, and checks what it gets as every server does.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{OriginalUri, Path, State};
+use axum::response::IntoResponse as _;
+use axum::routing::{get, post};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+use tasuki_proto::activitypub::activity::Activity;
+use tasuki_proto::activitypub::cavage::{self, SignedRequest};
+use tasuki_proto::activitypub::{PUBLIC, date, json as strict, ld};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+
+use super::letter::{Letter, key, other_key, pem, sign};
+use super::{PATIENCE, RelayUnderTest, client};
+
+/// What an instance does with deliveries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mood {
+    Takes,
+    Answers(u16),
+    /// Takes what the relay wrote itself, and answers everything else with this.
+    RefusesForwards(u16),
+    /// The inbox is not at `/inbox` any more, but at `/moved/inbox`.
+    Moved,
+    Hangs,
+}
+
+/// A delivery as it arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    pub(crate) body: Bytes,
+    pub(crate) json: Value,
+}
+
+struct Server {
+    base: String,
+    mood: watch::Sender<Mood>,
+    rotated: Mutex<bool>,
+    documents: Mutex<HashMap<String, Value>>,
+    received: Mutex<Vec<Received>>,
+    gets: Mutex<Vec<String>>,
+    refusals: Mutex<usize>,
+    relay_key: Mutex<Option<Vec<u8>>>,
+    arrived: Notify,
+}
+
+/// A small instance that signs what it sends and checks what it gets.
+#[derive(Clone)]
+pub(crate) struct Instance {
+    server: Arc<Server>,
+    client: reqwest::Client,
+    pub(crate) base: String,
+}
+
+impl Instance {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let server = Arc::new(Server {
+            base: base.clone(),
+            mood: watch::Sender::new(Mood::Takes),
+            rotated: Mutex::new(false),
+            documents: Mutex::default(),
+            received: Mutex::default(),
+            gets: Mutex::default(),
+            refusals: Mutex::default(),
+            relay_key: Mutex::default(),
+            arrived: Notify::new(),
+        });
+        let router = Router::new()
+            .route("/inbox", post(take))
+            .route("/moved/inbox", post(take))
+            .route("/{*path}", get(document))
+            .with_state(Arc::clone(&server));
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self {
+            server,
+            client: client(),
+            base,
+        }
+    }
+
+    pub(crate) fn set_mood(&self, mood: Mood) {
+        self.server.mood.send_replace(mood);
+    }
+
+    pub(crate) fn rotate_key(&self) {
+        *self.server.rotated.lock().unwrap() = true;
+    }
+
+    pub(crate) fn put(&self, path: &str, document: Value) {
+        self.server
+            .documents
+            .lock()
+            .unwrap()
+            .insert(path.to_owned(), document);
+    }
+
+    /// Forwards that were refused.
+    pub(crate) fn refusals(&self) -> usize {
+        *self.server.refusals.lock().unwrap()
+    }
+
+    /// What its NodeInfo says from now on.
+    pub(crate) fn put_software(&self, name: &str, version: &str) {
+        let href = format!("{}/nodeinfo/2.1", self.base);
+        let rel = "http://nodeinfo.diaspora.software/ns/schema/2.1";
+        self.put(
+            ".well-known/nodeinfo",
+            json!({"links": [{"rel": rel, "href": href}]}),
+        );
+        let software = json!({"name": name, "version": version});
+        self.put("nodeinfo/2.1", json!({"version": "2.1", "software": software}));
+    }
+
+    /// Paths that were asked for.
+    pub(crate) fn gets(&self) -> Vec<String> {
+        self.server.gets.lock().unwrap().clone()
+    }
+
+    pub(crate) fn actor(&self) -> String {
+        format!("{}/actor", self.base)
+    }
+
+    pub(crate) fn user(&self, name: &str) -> String {
+        format!("{}/users/{name}", self.base)
+    }
+
+    pub(crate) fn received(&self) -> Vec<Received> {
+        self.server.received.lock().unwrap().clone()
+    }
+
+    /// Waits until something arrives that `wanted` says yes to.
+    pub(crate) async fn wait_for(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Received {
+        let look = async {
+            loop {
+                let arrived = self.server.arrived.notified();
+                if let Some(found) = self.received().into_iter().find(|one| wanted(&one.json)) {
+                    return found;
+                }
+                arrived.await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, look)
+            .await
+            .unwrap_or_else(|_| panic!("{}: {what} did not arrive; got {:?}", self.base, self.received()))
+    }
+
+    /// Waits until all activities of these ids have arrived.
+    pub(crate) async fn wait_for_all(&self, ids: &[Value]) {
+        let mut missing: HashSet<&str> = ids.iter().filter_map(Value::as_str).collect();
+        let mut seen = 0;
+        let look = async {
+            loop {
+                let arrived = self.server.arrived.notified();
+                {
+                    let received = self.server.received.lock().unwrap();
+                    for one in &received[seen..] {
+                        missing.remove(one.json["id"].as_str().unwrap_or_default());
+                    }
+                    seen = received.len();
+                }
+                if missing.is_empty() {
+                    return;
+                }
+                arrived.await;
+            }
+        };
+        if tokio::time::timeout(2 * PATIENCE, look).await.is_err() {
+            panic!("{}: {} of {} did not arrive", self.base, missing.len(), ids.len());
+        }
+    }
+
+    /// POSTs to the relay as `actor`, signed with the key of this world.
+    pub(crate) async fn post(&self, relay: &RelayUnderTest, actor: &str, document: &Value) -> StatusCode {
+        let body = document.to_string();
+        let letter = Letter::new(relay, &format!("{actor}#main-key"), body.as_bytes());
+        let (status, problem) = self.send(relay, letter).await;
+        if !problem.is_null() {
+            // Shown when the test fails.
+            println!("{document}: {status}: {problem}");
+        }
+        status
+    }
+
+    pub(crate) async fn send(&self, relay: &RelayUnderTest, letter: Letter) -> (StatusCode, Value) {
+        let mut request = self.client.post(relay.url(&letter.path)).body(letter.body);
+        for (name, value) in letter.headers {
+            request = request.header(name, value);
+        }
+        let response = request.send().await.unwrap();
+        let status = StatusCode::from_u16(response.status().as_u16()).unwrap();
+        let text = response.text().await.unwrap();
+        (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    pub(crate) fn follow(&self, id: &str) -> Value {
+        json!({"@context": "https://www.w3.org/ns/activitystreams", "id": format!("{}/{id}", self.base),
+            "type": "Follow", "actor": self.actor(), "object": PUBLIC})
+    }
+
+    /// Subscribes in Mastodon's way and waits for the Accept.
+    pub(crate) async fn subscribe(&self, relay: &RelayUnderTest) {
+        let follow = self.follow("follow-1");
+        assert_eq!(
+            self.post(relay, &self.actor(), &follow).await,
+            StatusCode::ACCEPTED
+        );
+        let id = follow["id"].clone();
+        self.wait_for("the Accept", |got| {
+            got["type"] == "Accept" && got["object"]["id"] == id
+        })
+        .await;
+    }
+
+    /// A public post by a user of this instance, Linked-Data-signed as far as a relay can see.
+    pub(crate) fn create(&self, number: usize, signed: bool) -> Value {
+        let user = self.user("alice");
+        let note = format!("{}/notes/{number}", self.base);
+        let mut create = json!({"@context": "https://www.w3.org/ns/activitystreams", "id": format!("{note}/activity"),
+            "type": "Create", "actor": user, "to": [PUBLIC], "cc": [format!("{user}/followers")],
+            "published": date::timestamp(SystemTime::now()),
+            "object": {"id": note, "type": "Note", "attributedTo": user, "to": [PUBLIC], "content": format!("post {number}")}});
+        if signed {
+            create["signature"] = self.ld_signature("alice");
+        }
+        create
+    }
+
+    pub(crate) fn ld_signature(&self, user: &str) -> Value {
+        json!({"type": "RsaSignature2017", "creator": format!("{}#main-key", self.user(user)),
+            "created": "2026-11-24T00:00:00Z", "signatureValue": "AAAA"})
+    }
+
+    /// Signs a document as alice: a Linked Data signature that holds.
+    pub(crate) fn ld_sign(&self, document: &Value) -> Value {
+        let mut signed = document.clone();
+        signed["signature"] = self.ld_signature("alice");
+        let body = signed.to_string();
+        let activity = Activity::read(body.as_bytes(), &strict::Limits::default()).unwrap();
+        let message = ld::read(&signed, &activity, SystemTime::now())
+            .unwrap()
+            .messages
+            .remove(0);
+        signed["signature"]["signatureValue"] = json!(STANDARD.encode(sign(key(), message.as_bytes())));
+        signed
+    }
+
+    /// Publishes a Create of alice; the relay must take it.
+    pub(crate) async fn publish(&self, relay: &RelayUnderTest, number: usize, signed: bool) -> Value {
+        let create = self.create(number, signed);
+        assert_eq!(
+            self.post(relay, &self.user("alice"), &create).await,
+            StatusCode::ACCEPTED
+        );
+        create
+    }
+}
+
+/// Any path is an actor of that name, unless a test put something else there.
+async fn document(State(server): State<Arc<Server>>, Path(path): Path<String>) -> axum::response::Response {
+    server.gets.lock().unwrap().push(path.clone());
+    let put = server.documents.lock().unwrap().get(&path).cloned();
+    let id = format!("{}/{path}", server.base);
+    let rotated = *server.rotated.lock().unwrap();
+    let document = put.unwrap_or_else(|| {
+        let kind = if path.starts_with("users/") { "Person" } else { "Application" };
+        json!({"@context": ["https://www.w3.org/ns/activitystreams", "https://w3id.org/security/v1"],
+            "id": id, "type": kind, "preferredUsername": path.rsplit('/').next(), "inbox": format!("{}/inbox", server.base),
+            "publicKey": {"id": format!("{id}#main-key"), "owner": id, "publicKeyPem": pem(if rotated { other_key() } else { key() })}})
+    });
+    if document["type"] == "Tombstone" {
+        return StatusCode::GONE.into_response();
+    }
+    (
+        [("content-type", "application/activity+json")],
+        document.to_string(),
+    )
+        .into_response()
+}
+
+/// The inbox: checks the relay's signature as every server does, then does what its mood says.
+async fn take(
+    State(server): State<Arc<Server>>,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> StatusCode {
+    let mut mood = server.mood.subscribe();
+    let now = *mood.borrow();
+    match now {
+        Mood::Moved if uri.path() == "/inbox" => return StatusCode::GONE,
+        Mood::Takes | Mood::RefusesForwards(_) | Mood::Moved => {}
+        Mood::Answers(status) => return StatusCode::from_u16(status).unwrap(),
+        Mood::Hangs => {
+            let _ = mood.wait_for(|mood| *mood != Mood::Hangs).await;
+            return StatusCode::SERVICE_UNAVAILABLE;
+        }
+    }
+    let flat: BTreeMap<String, String> = headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+        .collect();
+    let host = server.base.trim_start_matches("http://");
+    let request = SignedRequest {
+        method: "POST",
+        path_and_query: uri.path(),
+        headers: &flat,
+    };
+    let candidate = match cavage::check_post(&request, &body, host, SystemTime::now()) {
+        Ok(candidate) => candidate,
+        Err(error) => panic!("the relay's signature is refused: {error}"),
+    };
+    let known = server.relay_key.lock().unwrap().clone();
+    let spki = match known {
+        Some(spki) => spki,
+        None => {
+            let actor: Value = client()
+                .get(candidate.key_id.url())
+                .send()
+                .await
+                .unwrap()
+                .json()
+                .await
+                .unwrap();
+            assert_eq!(actor["publicKey"]["id"], candidate.key_id.as_str());
+            let pem = actor["publicKey"]["publicKeyPem"].as_str().unwrap();
+            let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+            let spki = STANDARD.decode(base64).unwrap();
+            *server.relay_key.lock().unwrap() = Some(spki.clone());
+            spki
+        }
+    };
+    UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, spki)
+        .verify(candidate.signing_strings[0].as_bytes(), &candidate.signature)
+        .expect("the relay's signature verifies");
+    let json: Value = serde_json::from_slice(&body).unwrap();
+    if let (Mood::RefusesForwards(status), Some(relay)) = (now, candidate.key_id.as_str().split('#').next())
+        && json["actor"] != relay
+    {
+        *server.refusals.lock().unwrap() += 1;
+        return StatusCode::from_u16(status).unwrap();
+    }
+    server.received.lock().unwrap().push(Received { body, json });
+    server.arrived.notify_waiters();
+    StatusCode::ACCEPTED
+}
