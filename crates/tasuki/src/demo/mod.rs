@@ -1,12 +1,15 @@
 //! `tasuki demo`: the three main jobs, proved with the real programs over real sockets on this machine.
 
+mod fediverse;
 mod instances;
 mod keys;
+mod mail;
 mod minecraft;
 mod programs;
 mod report;
 mod show;
 mod smtp;
+mod tunnel;
 mod web;
 
 use std::path::{Path, PathBuf};
@@ -14,17 +17,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
+use anyhow::{Context as _, Result};
 use serde_json::json;
 use tasuki_core::clock::Clock;
-use tokio::time::timeout;
-use url::Url;
 
-use self::instances::{Instance, Relay, Style};
-use self::programs::{Gateway, Programs, Running};
-use self::report::{Engines, Parcel, Proof, Report, Watch, rounded};
+use self::instances::Instance;
+use self::programs::{Gateway, Programs};
+use self::report::{Engines, Proof, Report, Watch, rounded};
 use self::show::{Part, Show};
 use crate::cli::output;
 use crate::exit;
@@ -249,209 +248,6 @@ impl Stage {
         })
     }
 
-    async fn mail(
-        &self,
-        gateway: &Gateway,
-        mails: tokio::sync::mpsc::Receiver<smtp::Caught>,
-    ) -> (Proof, (String, String)) {
-        let part = self.show.part("mail");
-        let mut proof = Proof::default();
-        let mut login = (String::new(), String::new());
-        let done = self
-            .prove_mail(gateway, mails, &part, &mut proof, &mut login)
-            .await;
-        (
-            self.ended(&part, proof, done, "the mail arrived, unchanged"),
-            login,
-        )
-    }
-
-    async fn prove_mail(
-        &self,
-        gateway: &Gateway,
-        mut mails: tokio::sync::mpsc::Receiver<smtp::Caught>,
-        part: &Part,
-        proof: &mut Proof,
-        login: &mut (String, String),
-    ) -> Result<()> {
-        let mut watch = Watch::start(&self.clock);
-        part.step("making the service `shop`, which may send as shop.demo.test");
-        let made = gateway
-            .command(&["service", "add", "shop", "--send-as", "shop.demo.test", "--json"])
-            .await?;
-        let password = made["password"].as_str().context("no password was printed")?;
-        *login = ("shop".to_owned(), password.to_owned());
-        watch.step(proof, "account");
-        let sender = smtp::Sender {
-            submission: gateway.address("mail.submission")?,
-            trust: trust(&gateway.ca_file())?,
-            server_name: HOST.to_owned(),
-            login: "shop",
-            password,
-        };
-        let message = message(&self.clock);
-        proof.sent = Some(Parcel::new("client", "mail", &message));
-        part.step("handing in a mail by STARTTLS and AUTH");
-        smtp::send(&sender, "orders@shop.demo.test", "hanako@example.test", &message).await?;
-        watch.step(proof, "accepted (committed)");
-        part.step("waiting for it at the far end");
-        let caught = timeout(ARRIVES_WITHIN, mails.recv())
-            .await
-            .context("the mail did not arrive within 15 s")?
-            .context("the sink has stopped")?;
-        watch.step(proof, "delivered");
-        ensure!(
-            caught
-                .envelope
-                .iter()
-                .any(|line| line.contains("<hanako@example.test>")),
-            "the envelope at the far end is another one: {:?}",
-            caught.envelope
-        );
-        // The relay puts its trace before the message and changes nothing behind it (RFC 5321 4.4).
-        let at = caught.message.len().saturating_sub(message.len());
-        let (trace, arrived) = caught.message.split_at(at);
-        proof.received.push(Parcel::new("sink", "mail", arrived));
-        ensure!(arrived == message, "the mail was changed on its way");
-        ensure!(
-            trace.starts_with(b"Received:"),
-            "the relay's Received line is missing"
-        );
-        Ok(())
-    }
-
-    async fn fediverse(&self, gateway: &Gateway) -> (Proof, Vec<Arc<Instance>>) {
-        let part = self.show.part("fediverse");
-        let mut proof = Proof::default();
-        let mut instances = Vec::new();
-        let done = self
-            .prove_fediverse(gateway, &part, &mut proof, &mut instances)
-            .await;
-        let proof = self.ended(&part, proof, done, "the note reached three instances");
-        (proof, instances)
-    }
-
-    async fn prove_fediverse(
-        &self,
-        gateway: &Gateway,
-        part: &Part,
-        proof: &mut Proof,
-        running: &mut Vec<Arc<Instance>>,
-    ) -> Result<()> {
-        let mut watch = Watch::start(&self.clock);
-        let base = format!("http://{}", gateway.address("front.http")?);
-        let relay = Relay {
-            inbox: Url::parse(&format!("{base}/inbox"))?,
-            actor: Url::parse(&format!("{base}/actor"))?,
-        };
-        part.step("starting four instances: two like Mastodon, one like Misskey, one like LitePub");
-        let mut inboxes = Vec::new();
-        for (name, style) in [
-            ("mastodon-1", Style::Mastodon),
-            ("mastodon-2", Style::Mastodon),
-            ("misskey", Style::Misskey),
-            ("litepub", Style::LitePub),
-        ] {
-            let (instance, inbox) = Instance::start(name, style, &relay, &self.clock).await?;
-            running.push(instance);
-            inboxes.push(inbox);
-        }
-        watch.step(proof, "instances started");
-        part.step("subscribing all four");
-        let subscribing = running.iter().zip(&mut inboxes).map(|(instance, inbox)| async {
-            timeout(ARRIVES_WITHIN, instance.subscribe(&relay, inbox))
-                .await
-                .context("no Accept within 15 s")?
-                .with_context(|| format!("{} could not subscribe", instance.name))
-        });
-        futures_util::future::try_join_all(subscribing).await?;
-        watch.step(proof, "four subscribed");
-        part.step("publishing a note at mastodon-1");
-        let publisher = running.first().context("no instance")?;
-        let content = "<p>Hello from behind the relay. 襷をつなぐ。</p>";
-        let (sent, note) = publisher.publish(&relay, content).await?;
-        proof.sent = Some(Parcel::new(publisher.name, "activity", &sent));
-        watch.step(proof, "accepted (committed)");
-        part.step("waiting for it at the other three");
-        let receiving = running.iter().zip(&mut inboxes).skip(1).map(|(instance, inbox)| {
-            let (sent, note) = (&sent, note.as_str());
-            async move {
-                let arrival = timeout(ARRIVES_WITHIN, inbox.recv())
-                    .await
-                    .with_context(|| format!("nothing reached {} within 15 s", instance.name))?
-                    .with_context(|| format!("{} has stopped", instance.name))?;
-                received(instance, arrival, sent, note).await
-            }
-        });
-        proof.received = futures_util::future::try_join_all(receiving).await?;
-        watch.step(proof, "delivered to three");
-        Ok(())
-    }
-
-    async fn tunnel(&self, gateway: &Gateway) -> Proof {
-        let part = self.show.part("tunnel");
-        let mut proof = Proof::default();
-        let mut agent = None;
-        let done = self.prove_tunnel(gateway, &part, &mut proof, &mut agent).await;
-        let words = match (&done, &agent) {
-            (Err(_), Some(agent)) => agent.last_words(),
-            _ => String::new(),
-        };
-        let done = done.map_err(|e| {
-            if words.is_empty() {
-                e
-            } else {
-                anyhow::anyhow!("{e:#}{words}")
-            }
-        });
-        self.ended(&part, proof, done, "the server at home answers at the front door")
-    }
-
-    async fn prove_tunnel(
-        &self,
-        gateway: &Gateway,
-        part: &Part,
-        proof: &mut Proof,
-        agent: &mut Option<Running>,
-    ) -> Result<()> {
-        let mut watch = Watch::start(&self.clock);
-        let status = json!({
-            "version": {"name": "Tasuki demo", "protocol": 767},
-            "players": {"max": 20, "online": 3},
-            "description": {"text": format!("Home server {}", self.clock.wall())},
-        })
-        .to_string();
-        let home = minecraft::server(status.clone()).await?;
-        proof.sent = Some(Parcel::new("server at home", "status", status.as_bytes()));
-        part.step("enrolling the agent `home`");
-        let enrolled = gateway
-            .command(&["tunnel", "enroll", "home", "--default", "--json"])
-            .await?;
-        watch.step(proof, "code made");
-        let arguments = agent_arguments(gateway, &enrolled, home)?;
-        *agent = Some(gateway.agent(&arguments)?);
-        part.step("waiting until the agent has dialled out");
-        let door = gateway.address("tunnel.minecraft")?;
-        let ping = timeout(ARRIVES_WITHIN, async {
-            loop {
-                // Until the agent is there, the gateway answers with a page of its own.
-                match minecraft::ping(&self.clock, door, "mc.demo.test").await {
-                    Ok(ping) if ping.status == status.as_bytes() => return ping,
-                    _ => tokio::time::sleep(Duration::from_millis(50)).await,
-                }
-            }
-        })
-        .await
-        .context("the server behind the agent did not answer at the front door within 15 s")?;
-        watch.step(proof, "agent up, status through the tunnel");
-        proof.received.push(Parcel::new("player", "status", &ping.status));
-        proof.steps.push(report::Step {
-            name: "ping and pong",
-            seconds: rounded(ping.round_trip),
-        });
-        Ok(())
-    }
-
     fn ended(&self, part: &Part, mut proof: Proof, done: Result<()>, success: &str) -> Proof {
         match done {
             Ok(()) => {
@@ -465,98 +261,6 @@ impl Stage {
             }
         }
     }
-}
-
-/// Compares what an instance received with what was published. A forward is the same bytes; an Announce names the
-/// object, which the instance then fetches from its origin.
-async fn received(
-    instance: &Instance,
-    arrival: instances::Arrival,
-    sent: &[u8],
-    note: &str,
-) -> Result<Parcel> {
-    if arrival.activity["type"] == "Announce" {
-        ensure!(
-            arrival.activity["object"] == note,
-            "{} was told of another object: {}",
-            instance.name,
-            arrival.activity["object"]
-        );
-        let fetched = web::get(&Url::parse(note)?).await?;
-        let object: serde_json::Value = serde_json::from_slice(&fetched.body)?;
-        ensure!(object["id"] == note, "the announced note has another id");
-        return Ok(Parcel::new(
-            instance.name,
-            "announced, note fetched",
-            &fetched.body,
-        ));
-    }
-    ensure!(
-        instance.style != Style::LitePub,
-        "a LitePub instance takes only an Announce, and got {}",
-        arrival.activity["type"]
-    );
-    ensure!(
-        arrival.body == sent,
-        "{} received other bytes than were published",
-        instance.name
-    );
-    Ok(Parcel::new(instance.name, "forwarded activity", &arrival.body))
-}
-
-/// What `tasuki-agent` is started with for this server at home.
-fn agent_arguments(
-    gateway: &Gateway,
-    enrolled: &serde_json::Value,
-    home: std::net::SocketAddr,
-) -> Result<Vec<String>> {
-    let text = |key: &str| {
-        enrolled[key]
-            .as_str()
-            .map(str::to_owned)
-            .with_context(|| format!("`tunnel enroll` printed no {key}"))
-    };
-    let mut arguments = vec!["run".to_owned()];
-    for (option, value) in [
-        ("--gateway", gateway.address("tunnel.quic")?.to_string()),
-        ("--pin", text("pin")?),
-        ("--code", text("code")?),
-        ("--minecraft", home.to_string()),
-        ("--dir", "agent".to_owned()),
-    ] {
-        arguments.push(option.to_owned());
-        arguments.push(value);
-    }
-    Ok(arguments)
-}
-
-/// Trust in the gateway's private CA alone.
-fn trust(ca_file: &Path) -> Result<Arc<rustls::ClientConfig>> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(ca_file).context("the private CA's certificate")?)?;
-    Ok(Arc::new(
-        rustls::ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth(),
-    ))
-}
-
-fn message(clock: &Clock) -> Vec<u8> {
-    let now = clock.wall();
-    let mut text = format!(
-        "From: Shop <orders@shop.demo.test>\r\nTo: Hanako <hanako@example.test>\r\nSubject: Your order\r\n\
-         Date: {}\r\nMessage-ID: <{}.demo@shop.demo.test>\r\nMIME-Version: 1.0\r\n\
-         Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n\
-         Thank you for your order.\r\n.A line that begins with a dot.\r\nご注文ありがとうございます。\r\n",
-        tasuki_proto::activitypub::date::http_date(now.to_utc().into()).replace("GMT", "+0000"),
-        now.0
-    );
-    for line in 1..=100 {
-        text.push_str(&format!(
-            "{line:3}  A relay hands the sash on and lets nothing fall.\r\n"
-        ));
-    }
-    text.into_bytes()
 }
 
 fn config(place: &Path, sink: u16, store: Option<&str>) -> String {
