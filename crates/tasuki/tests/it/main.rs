@@ -3,9 +3,13 @@
 // Deadlines around processes that have no clock of ours.
 #![allow(clippy::disallowed_methods)]
 
+mod access;
+mod accounts;
 mod admin_api;
 mod commands;
 mod demo;
+mod dkim;
 mod gateway;
 mod life;
 mod mail_queue;
+mod moderation;
