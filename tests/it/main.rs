@@ -11,7 +11,6 @@ mod crash;
 mod demo;
 mod durable;
 mod far_ends;
-mod faults;
 mod fediverse;
 mod mail;
 mod mail_servers;

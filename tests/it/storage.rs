@@ -1,56 +1,74 @@
-//! What peers of both engines that have no login hear while the store cannot take anything, and that all is well again by itself.
+//! Outages that only a real machine has: a disk that is full, a database that stops. Mail and activities are put off with
+//! a clear reply, nothing accepted is lost, and when the outage is over all goes on by itself.
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use crate::bad_input::Session;
 use crate::support::fediverse::Instance;
+use crate::support::figures::all_mail_is_settled;
 use crate::support::gateway::Gateway;
+use crate::support::mail::{self, Report, Sink};
 use crate::support::postgres::Postgres;
-use crate::support::process::{is_root, tool};
-use crate::support::{PATIENCE, eventually, http, open_directory};
+use crate::support::{eventually, free_port, loopback};
 
-/// Mail from this machine is taken, and waits: nobody listens at the next hop.
-fn config() -> String {
+/// Clients on loopback act as the service `shop`; nobody is at the next hop yet, so that mail stays in the store.
+fn config(next_hop: SocketAddr) -> String {
     format!(
         "{}\n{}\n[[mail.mynetworks]]\nnet = \"127.0.0.0/8\"\nservice = \"shop\"\n",
         Gateway::FEDIVERSE,
-        Gateway::smarthost(SocketAddr::from(([127, 0, 0, 1], 9)))
+        Gateway::smarthost(next_hop)
     )
 }
 
-/// Hands a mail in; the last reply, or the first that refuses.
-fn hand_in(gateway: &Gateway) -> String {
-    let stream = TcpStream::connect(gateway.address("mail.relay")).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let mut writer = stream;
-    let mut reply = || loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
-        assert!(line.len() > 3, "the connection ended");
-        if line.as_bytes()[3] != b'-' {
-            return line;
-        }
-    };
-    let mut last = reply();
-    for command in [
-        "EHLO client.test\r\n",
-        "MAIL FROM:<orders@shop.test>\r\n",
-        "RCPT TO:<box@far.test>\r\n",
-        "DATA\r\n",
-        "Subject: hello\r\n\r\nhello\r\n.\r\n",
-    ] {
-        if !last.starts_with(['2', '3']) {
-            break;
-        }
-        writer.write_all(command.as_bytes()).unwrap();
-        last = reply();
+#[track_caller]
+fn send(gateway: &Gateway, name: &str, count: &str, size: &str) -> Report {
+    let port = gateway.address("mail.relay").port().to_string();
+    let arguments = format!(
+        "--port {port} --sender orders@shop.test --recipient someone@far.test --name {name} --count {count} --size {size}"
+    );
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let report = mail::send(&arguments, gateway.directory());
+    assert!(
+        report.unanswered.is_empty(),
+        "every mail gets an answer: {report:?}"
+    );
+    report
+}
+
+/// All replies that are no acceptance.
+#[track_caller]
+fn assert_put_off(report: &Report, codes: &[u64], enhanced: &str) {
+    for refusal in &report.refused {
+        assert!(codes.contains(&refusal["code"].as_u64().unwrap()), "{refusal}");
+        assert!(
+            refusal["text"].as_str().unwrap().starts_with(enhanced),
+            "{refusal}"
+        );
     }
-    last
+}
+
+/// Sends until all of a try is taken; until then it is put off in this way.
+#[track_caller]
+fn mail_is_taken_again(
+    gateway: &Gateway,
+    accepted: &mut BTreeSet<String>,
+    size: &str,
+    codes: &[u64],
+    enhanced: &str,
+) {
+    eventually("mail is taken again", || {
+        let later = send(gateway, &format!("later{}-", accepted.len()), "3", size);
+        assert_put_off(&later, codes, enhanced);
+        let whole = later.refused.is_empty();
+        accepted.extend(later.accepted);
+        whole.then_some(())
+    });
 }
 
 /// One that publishes, and one to tell.
@@ -69,70 +87,46 @@ fn publish(author: &Instance) -> u64 {
     sent[0]["status"].as_u64().unwrap()
 }
 
-fn mails(gateway: &Gateway) -> u64 {
+/// How many mails the queue counts.
+fn waiting(gateway: &Gateway) -> usize {
     let listed = gateway.json(&["mail", "queue", "--json"]);
-    listed["mails"].as_u64().unwrap()
+    usize::try_from(listed["mails"].as_u64().unwrap()).unwrap()
 }
 
-#[test]
-fn a_database_that_is_away_refuses_for_a_while_and_comes_back_by_itself() {
-    let mut postgres = Postgres::start();
-    let gateway = Gateway::start_on(&postgres.url(), &config());
-    gateway.cli(&["service", "add", "shop", "--send-as", "shop.test"]);
-    let (author, _reader) = instances(&gateway);
-    assert!(hand_in(&gateway).starts_with("250"));
-    assert_eq!(publish(&author), 202);
+/// `status --check` fails and names the cause, as soon as the gateway has looked.
+#[track_caller]
+fn status_says(gateway: &Gateway, why: &str) {
+    eventually(&format!("status says {why:?}"), || {
+        gateway
+            .fails(&["status", "--check"])
+            .1
+            .contains(why)
+            .then_some(())
+    });
+}
 
-    postgres.stop();
-    let refused = hand_in(&gateway);
-    // Whose network this is cannot be looked up, or the mail cannot be stored: it depends on what is remembered.
-    assert!(
-        refused.starts_with("451 4.3.0") || refused.starts_with("421 4.3.0"),
-        "{refused}"
+/// The next hop comes to life, and gets everything that was accepted, once.
+#[track_caller]
+fn all_arrives(gateway: &Gateway, next_hop: SocketAddr, accepted: &BTreeSet<String>) {
+    assert_eq!(
+        waiting(gateway),
+        accepted.len(),
+        "what was accepted, and nothing else"
     );
-    assert_eq!(publish(&author), 503);
-    gateway.assert_healthy();
-
-    postgres.start_again();
-    eventually("mail is taken again", || {
-        hand_in(&gateway).starts_with("250").then_some(())
+    let sink = Sink::start_at(next_hop, &[]);
+    eventually("everything accepted arrives", || {
+        (sink.whole_ids() == *accepted).then_some(())
     });
-    eventually("activities are taken again", || {
-        (publish(&author) == 202).then_some(())
-    });
-    assert_eq!(mails(&gateway), 2, "what was accepted, and nothing else");
-    gateway.assert_healthy();
-}
-
-/// Set in the second run of the test below.
-const SMALL_DISK: &str = "TASUKI_TEST_SMALL_DISK";
-
-/// Runs a test again in a mount namespace of its own, with its temporary files on a small file system.
-fn on_a_small_disk(name: &str, mebibytes: u32) {
-    let directory = open_directory();
-    let mut command = tool("unshare");
-    command.arg("--mount");
-    if !is_root() {
-        command.arg("--map-root-user");
-    }
-    command
-        .args(["sh", "-c"])
-        .arg(format!(
-            "mount -t tmpfs -o size={mebibytes}m,mode=1777 tmpfs \"$0\" && exec \"$@\""
-        ))
-        .arg(directory.path())
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
-        .env(SMALL_DISK, "1")
-        .env("TMPDIR", directory.path());
-    let output = command.output().unwrap();
-    let said =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    let figures = all_mail_is_settled(gateway);
+    assert_eq!(
+        (figures.accepted, figures.delivered, figures.bounced),
+        (accepted.len(), accepted.len(), 0)
+    );
+    assert_eq!(sink.arrivals().len(), accepted.len(), "nothing came twice");
 }
 
 /// Takes all that is left of the disk.
-fn fill(directory: &Path) -> std::path::PathBuf {
+fn fill(directory: &Path) -> PathBuf {
     let path = directory.join("ballast");
     let mut file = File::create(&path).unwrap();
     for piece in [1 << 20, 1 << 12] {
@@ -142,34 +136,89 @@ fn fill(directory: &Path) -> std::path::PathBuf {
 }
 
 #[test]
-fn a_full_disk_is_452_and_503_and_nothing_is_lost() {
-    if std::env::var_os(SMALL_DISK).is_none() {
-        on_a_small_disk("storage::a_full_disk_is_452_and_503_and_nothing_is_lost", 96);
-        return;
-    }
-    let gateway = Gateway::start(&config());
+fn a_full_disk_puts_mail_and_activities_off_until_space_returns_and_loses_nothing() {
+    let next_hop = loopback(free_port());
+    let (gateway, disk) = Gateway::start_on_small_disk(&config(next_hop), 24);
     gateway.cli(&["service", "add", "shop", "--send-as", "shop.test"]);
     let (author, _reader) = instances(&gateway);
-    assert!(hand_in(&gateway).starts_with("250"));
+    assert_eq!(publish(&author), 202);
+    let big = send(&gateway, "big-", "80", "500000");
+    assert!(!big.accepted.is_empty() && !big.refused.is_empty(), "{big:?}");
+    assert_put_off(&big, &[452], "4.3.1");
+    // Small ones go into the database instead of a segment: they meet the same wall.
+    let small = send(&gateway, "small-", "3000", "2000");
+    assert!(!small.refused.is_empty(), "{} accepted", small.accepted.len());
+    assert_put_off(&small, &[452], "4.3.1");
+    let mut accepted: BTreeSet<String> = big.accepted.union(&small.accepted).cloned().collect();
 
-    let ballast = fill(gateway.directory());
-    let refused = hand_in(&gateway);
-    assert!(refused.starts_with("452 4.3.1"), "{refused}");
+    // Not a byte is left.
+    let ballast = fill(&gateway.directory().join("data"));
+    let last = send(&gateway, "last-", "1", "2000");
+    assert!(last.accepted.is_empty(), "{last:?}");
+    assert_put_off(&last, &[452], "4.3.1");
     let status = publish(&author);
     assert!([503, 507].contains(&status), "{status}");
-    assert_eq!(mails(&gateway), 1);
-    assert_eq!(
-        http::get(gateway.address("admin"), "localhost", "/healthz", "").status,
-        200
-    );
+    assert_eq!(waiting(&gateway), accepted.len());
+    status_says(&gateway, "make space");
+    gateway.assert_healthy();
 
     std::fs::remove_file(ballast).unwrap();
-    eventually("mail is taken again", || {
-        hand_in(&gateway).starts_with("250").then_some(())
-    });
+    disk.grow(256);
+    mail_is_taken_again(&gateway, &mut accepted, "500000", &[452], "4.3.1");
     eventually("activities are taken again", || {
         (publish(&author) == 202).then_some(())
     });
-    assert_eq!(mails(&gateway), 2);
+    all_arrives(&gateway, next_hop, &accepted);
+    eventually("it is well again", || {
+        gateway.json(&["status", "--json"])["healthy"]
+            .as_bool()?
+            .then_some(())
+    });
+    gateway.assert_healthy();
+    drop(gateway);
+    drop(disk);
+}
+
+#[test]
+fn a_stopped_database_puts_mail_and_activities_off_until_it_is_back_and_loses_nothing() {
+    let mut database = Postgres::start();
+    let next_hop = loopback(free_port());
+    let gateway = Gateway::start_on(&database.url(), &config(next_hop));
+    gateway.cli(&["service", "add", "shop", "--send-as", "shop.test"]);
+    let (author, _reader) = instances(&gateway);
+    assert_eq!(publish(&author), 202);
+    let before = send(&gateway, "before-", "10", "2000");
+    assert_eq!(before.accepted.len(), 10, "{before:?}");
+
+    let (mut session, _) = Session::open(gateway.address("mail.relay"));
+    session.say(b"EHLO client.test\r\n");
+    database.stop();
+    // Whoever was there before hears 451 for its mail, and may stay.
+    for (said, heard) in [
+        ("MAIL FROM:<orders@shop.test>", "250"),
+        ("RCPT TO:<someone@far.test>", "250"),
+        ("DATA", "354"),
+        ("From: orders@shop.test\r\n\r\nhello\r\n.", "451 4.3."),
+        ("NOOP", "250"),
+    ] {
+        let reply = session.say(format!("{said}\r\n").as_bytes());
+        assert!(reply.starts_with(heard), "{said}: {reply}");
+    }
+    // Whose network it is that comes now cannot be looked up, or the mail cannot be stored: it depends on what is
+    // remembered.
+    let during = send(&gateway, "during-", "3", "2000");
+    assert!(during.accepted.is_empty(), "{during:?}");
+    assert_put_off(&during, &[421, 451], "4.3.0");
+    assert_eq!(publish(&author), 503);
+    status_says(&gateway, "the store does not answer");
+    gateway.assert_healthy();
+
+    database.start_again();
+    let mut accepted = before.accepted;
+    mail_is_taken_again(&gateway, &mut accepted, "2000", &[421, 451], "4.3.");
+    eventually("activities are taken again", || {
+        (publish(&author) == 202).then_some(())
+    });
+    all_arrives(&gateway, next_hop, &accepted);
     gateway.assert_healthy();
 }
