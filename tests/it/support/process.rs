@@ -113,6 +113,11 @@ pub(crate) fn succeed(command: &mut Command) -> String {
 
 /// Like [`succeed`], with `bytes` on its standard input.
 pub(crate) fn feed(command: &mut Command, bytes: &[u8]) -> String {
+    String::from_utf8(exchange(command, bytes)).unwrap()
+}
+
+/// What a program that must succeed makes of `bytes`.
+pub(crate) fn exchange(command: &mut Command, bytes: &[u8]) -> Vec<u8> {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -123,7 +128,7 @@ pub(crate) fn feed(command: &mut Command, bytes: &[u8]) -> String {
         scope.spawn(move || input.write_all(bytes).unwrap());
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{command:?}: {}", output.status);
-        String::from_utf8(output.stdout).unwrap()
+        output.stdout
     })
 }
 
