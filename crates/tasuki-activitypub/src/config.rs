@@ -31,6 +31,10 @@ pub struct FediConfig {
     pub contact: String,
     /// Who may subscribe.
     pub mode: Mode,
+    /// Whether unlisted posts (Public in `cc` only) are relayed too.
+    pub unlisted: bool,
+    /// Whether boosts by people are relayed: each makes every subscriber fetch the boosted post.
+    pub boosts: bool,
     /// Whether NodeInfo and the page list the subscribed hosts.
     pub show_peers: bool,
     /// Largest activity taken, in bytes. Mastodon takes 1 MiB.
@@ -69,6 +73,8 @@ impl Default for FediConfig {
             summary: "A relay for public posts. Subscribe with the inbox URL of this server.".to_owned(),
             contact: String::new(),
             mode: Mode::Open,
+            unlisted: false,
+            boosts: false,
             show_peers: true,
             max_activity_size: 1 << 20,
             retention: Duration::from_secs(3 * 24 * HOUR),

@@ -27,7 +27,8 @@ use tasuki_proto::activitypub::ids::{ActorId, Authority};
 use tasuki_proto::activitypub::json::Limits;
 use tasuki_proto::activitypub::media;
 use tasuki_proto::activitypub::subscription::{
-    Admission, State, Style, handle_answer, handle_follow, handle_self_delete, handle_undo, style_of_follow,
+    Admission, State, Style, Subscription, handle_answer, handle_follow, handle_self_delete, handle_undo,
+    style_of_follow,
 };
 
 use crate::engine::Inner;
@@ -130,13 +131,13 @@ impl Inner {
         let activity = Activity::read(&body, &limits);
         if let Ok(activity) = &activity {
             note.kind = Some(activity.kind.as_str().to_owned());
-            note.id = Some(activity.id.to_string());
             note.actor = Some(activity.actor.to_string());
-            note.object = activity
-                .object
-                .as_ref()
-                .and_then(Object::id)
-                .map(ToString::to_string);
+            // Who knows a Follow's id can speak for the relay at Mastodon and Misskey: it is kept nowhere but in the store.
+            if !names_a_follow(activity) {
+                note.id = Some(activity.id.to_string());
+                let object = activity.object.as_ref().and_then(Object::id);
+                note.object = object.map(ToString::to_string);
+            }
         }
         let candidate = candidate.map_err(signature_problem)?;
         let activity = activity.map_err(|e| Problem::malformed(e.to_string()))?;
@@ -312,9 +313,7 @@ impl Inner {
             {
                 handle_self_delete(stored, activity)
             }
-            Kind::Announce
-                if stored.is_some_and(|s| s.actor == activity.actor && s.style == Style::LitePub) =>
-            {
+            Kind::Announce if publishes_by_announce(activity, stored) => {
                 return self.litepub_announce(relay, activity, from).await;
             }
             _ if activity.actor.as_str() == own_id => return Ok(Outcome::Dropped("own")),
@@ -451,7 +450,7 @@ impl Inner {
                 )));
             }
         };
-        if !post.addressing.public_in_to || !post.is_content() {
+        if !post.addressing.is_public(self.options().unlisted) || !post.is_content() {
             return Ok(Outcome::Dropped("not_public"));
         }
         self.account_may_publish(&post.attributed_to)?;
@@ -462,6 +461,31 @@ impl Inner {
             .await
             .map_err(store_problem)
     }
+}
+
+/// Whether the id of a Follow is in it: its own, or the one that is taken back or answered.
+fn names_a_follow(activity: &Activity) -> bool {
+    match activity.kind {
+        Kind::Follow | Kind::Accept | Kind::Reject => true,
+        Kind::Undo => match &activity.object {
+            Some(Object::Embedded(object)) => object.kind.as_deref() == Some("Follow"),
+            // An id alone may be one.
+            _ => true,
+        },
+        _ => false,
+    }
+}
+
+/// Whether an Announce tells of a post of its own server: by the relay actor of a LitePub server, or with the post embedded,
+/// as the categories of NodeBB do. A person's boost names the post by its id.
+fn publishes_by_announce(activity: &Activity, stored: Option<&Subscription>) -> bool {
+    let by_relay_actor = stored.is_some_and(|s| s.actor == activity.actor && s.style == Style::LitePub);
+    let embedded = activity.object.as_ref().and_then(Object::embedded);
+    by_relay_actor
+        || embedded.is_some_and(|object| {
+            let id = object.id.as_ref();
+            id.is_some_and(|id| id.authority() == activity.actor.authority()) && object.is_content()
+        })
 }
 
 /// An Undo of a Follow, embedded or by the id that is stored; any other Undo is a publication.

@@ -9,7 +9,7 @@ use tasuki_core::events::What;
 use tasuki_core::store::StoreError;
 use tasuki_core::store::fedi::{Appended, EntryKind, NewEntry};
 use tasuki_proto::activitypub::activity::{Activity, Kind, Object};
-use tasuki_proto::activitypub::decision::{Action, Decision, decide};
+use tasuki_proto::activitypub::decision::{Action, Decision, Options, decide};
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::ids::{Authority, ObjectId};
 use tasuki_proto::activitypub::words::Words;
@@ -53,7 +53,10 @@ impl Audience {
     /// The store adds all hosts that got the object to a Delete. Of these, the ones that only take announces get nothing:
     /// they are marked for an Announce that there is none of.
     fn widen_for_delete(&mut self, receivers: &Receivers) {
-        self.announce_to |= &receivers.announce;
+        if self.forwarded {
+            self.all |= &receivers.deletes;
+        }
+        self.announce_to |= &receivers.announce - &receivers.deletes;
     }
 }
 
@@ -69,7 +72,7 @@ impl Inner {
         if self.is_silenced(activity, &body) {
             return Ok(Outcome::Dropped("silenced"));
         }
-        let decision = decide(activity);
+        let decision = decide(activity, self.options());
         if let (Action::Drop(why), Action::Drop(_)) = (decision.to_forward, decision.to_announce) {
             return Ok(Outcome::Dropped(why.as_str()));
         }
@@ -81,6 +84,15 @@ impl Inner {
         };
         self.append(relay, activity, kind, &object, decision, body, bringer, false)
             .await
+    }
+
+    /// What the operator wants beyond the table.
+    pub(crate) fn options(&self) -> Options {
+        let config = self.config.load();
+        Options {
+            unlisted: config.unlisted,
+            boosts: config.boosts,
+        }
     }
 
     /// Whether a filter keeps a post from being relayed. Its Delete is relayed: some have it from before the filter.

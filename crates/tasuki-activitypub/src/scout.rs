@@ -25,6 +25,8 @@ use crate::subscribe::Asker;
 
 /// How long facts are good.
 const FRESH: Duration = Duration::from_secs(24 * 3600);
+/// How soon a host is asked again whose software is not known: until then it is sent Announces only.
+const RETRY: Duration = Duration::from_secs(15 * 60);
 /// How often it is seen whose facts are old.
 const ROUND: Duration = Duration::from_secs(60);
 /// Hosts asked in one round, and at once.
@@ -104,7 +106,8 @@ impl Inner {
         let now = self.deps.clock.wall();
         let suspects = self.suspects.take();
         let is_due = |row: &fedi::Subscription| {
-            suspects.contains(&row.host) || row.looked_at.is_none_or(|at| now.since(at) >= FRESH)
+            let fresh = if row.software.is_some() { FRESH } else { RETRY };
+            suspects.contains(&row.host) || row.looked_at.is_none_or(|at| now.since(at) >= fresh)
         };
         let mut due: Vec<fedi::Subscription> = self
             .store

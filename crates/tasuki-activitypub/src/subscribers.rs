@@ -14,7 +14,7 @@ use tasuki_proto::activitypub::PUBLIC;
 use tasuki_proto::activitypub::decision::Delivery;
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::ids::{ActorId, Authority, InboxUrl};
-use tasuki_proto::activitypub::software;
+use tasuki_proto::activitypub::software::{self, Known};
 use tasuki_proto::activitypub::subscription::{FollowBack, State, Style, Subscription};
 
 use crate::config::Mode;
@@ -30,6 +30,7 @@ pub(crate) struct Subscriber {
     pub(crate) software: Option<String>,
     chosen_form: Option<DeliveryForm>,
     delivery: Delivery,
+    takes_deletes: bool,
 }
 
 impl Subscriber {
@@ -41,6 +42,12 @@ impl Subscriber {
             host_no: row.host_no,
             software: row.software.clone(),
             chosen_form: row.chosen_form,
+            takes_deletes: row.chosen_form.is_none()
+                && style == Style::Mastodon
+                && row
+                    .software
+                    .as_deref()
+                    .is_some_and(software::takes_forwarded_deletes),
             delivery: match form_of(row) {
                 DeliveryForm::Forward => Delivery::Forward,
                 DeliveryForm::Announce => Delivery::Announce,
@@ -78,6 +85,11 @@ impl Subscriber {
     pub(crate) fn delivery(&self) -> Delivery {
         self.delivery
     }
+
+    /// Whether it takes forwarded Deletes, whatever the form for the rest.
+    pub(crate) fn takes_deletes(&self) -> bool {
+        self.takes_deletes || self.delivery == Delivery::Forward
+    }
 }
 
 /// The form in which a host is sent other people's activities: the operator's choice, then what the host's answers taught,
@@ -86,10 +98,18 @@ pub(crate) fn form_of(row: &fedi::Subscription) -> DeliveryForm {
     match (row.chosen_form, &row.refused_forward) {
         (Some(chosen), _) => chosen,
         (None, Some(_)) => DeliveryForm::Announce,
-        (None, None) => match software::usual_form(style_of(row.style), row.software.as_deref()) {
+        (None, None) => match software::usual_form(style_of(row.style), known_of(row)) {
             Delivery::Forward => DeliveryForm::Forward,
             Delivery::Announce => DeliveryForm::Announce,
         },
+    }
+}
+
+fn known_of(row: &fedi::Subscription) -> Known<'_> {
+    match (&row.software, row.looked_at) {
+        (Some(software), _) => Known::Software(software),
+        (None, Some(_)) => Known::Nothing,
+        (None, None) => Known::NotYet,
     }
 }
 
@@ -99,7 +119,12 @@ pub(crate) fn form_reason(row: &fedi::Subscription) -> String {
         (Some(_), ..) => "chosen by the operator".to_owned(),
         (None, Some(answer), ..) => format!("it refused a forward: {answer}"),
         (None, None, SubscriptionStyle::LitePub, _) => "LitePub servers take Announces only".to_owned(),
-        (None, None, SubscriptionStyle::Mastodon, None) => "its software is not known".to_owned(),
+        (None, None, SubscriptionStyle::Mastodon, None) => match row.looked_at {
+            None => "its software is not asked yet".to_owned(),
+            Some(_) => {
+                "it has no NodeInfo that can be read, so nothing says that it takes forwards".to_owned()
+            }
+        },
         (None, None, SubscriptionStyle::Mastodon, Some(software)) => {
             match software::takes_forwards(software) {
                 true => format!("{software} takes forwards"),
@@ -166,6 +191,8 @@ pub(crate) struct Receivers {
     pub(crate) forward: RoaringBitmap,
     /// Hosts that take announces.
     pub(crate) announce: RoaringBitmap,
+    /// Of these, the hosts that take forwarded Deletes all the same.
+    pub(crate) deletes: RoaringBitmap,
 }
 
 /// The table, shared and replaced as a whole.
@@ -246,6 +273,7 @@ impl Subscribers {
             mode,
             forward: RoaringBitmap::new(),
             announce: RoaringBitmap::new(),
+            deletes: RoaringBitmap::new(),
         };
         for subscriber in table.by_host.values() {
             // A rule that came later, or a host taken from the list, ends the supply at once; the operator's removal then
@@ -262,7 +290,12 @@ impl Subscribers {
             }
             match subscriber.delivery() {
                 Delivery::Forward => receivers.forward.insert(subscriber.host_no.0),
-                Delivery::Announce => receivers.announce.insert(subscriber.host_no.0),
+                Delivery::Announce => {
+                    if subscriber.takes_deletes() {
+                        receivers.deletes.insert(subscriber.host_no.0);
+                    }
+                    receivers.announce.insert(subscriber.host_no.0)
+                }
             };
         }
         let receivers = Arc::new(receivers);

@@ -19,11 +19,11 @@ use tasuki_core::store::fedi::{Entry, EntryKind, HostProgress, ModerationEffect}
 use tasuki_proto::activitypub::decision::Delivery;
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::ids::{Authority, ObjectId};
-use tasuki_proto::activitypub::software::refuses_forwards;
+use tasuki_proto::activitypub::software::{inbox_limit_bytes, refuses_forwards};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::log::{Log, Payload};
+use super::log::{Log, Payload, Ready};
 use super::machine::{Due, End, Machine, Settled};
 use super::send::{Sender, Target, in_words};
 use crate::metrics::Metrics;
@@ -340,10 +340,18 @@ impl Lane {
         }
     }
 
-    /// The form that the host takes now; `None` if it is not subscribed.
-    fn delivery(&self, common: &Common) -> Option<Delivery> {
+    /// Whether the host takes this forward now. A host that is not subscribed is sent what was decided.
+    fn takes_forward(&self, common: &Common, ready: &Ready) -> bool {
         let table = common.subscribers.table();
-        Some(table.host(self.authority.as_ref()?)?.delivery())
+        let Some(subscriber) = self.authority.as_ref().and_then(|host| table.host(host)) else {
+            return true;
+        };
+        let limit = subscriber.software.as_deref().and_then(inbox_limit_bytes);
+        let fits = limit.is_none_or(|limit| ready.entry.body.len() <= limit);
+        fits && match ready.entry.kind {
+            EntryKind::Delete => subscriber.takes_deletes(),
+            _ => subscriber.delivery() == Delivery::Forward,
+        }
     }
 
     /// Whether this answer to a forward says that the host takes none; that is remembered for what comes after.
@@ -443,17 +451,22 @@ async fn try_once(lane: &Lane, common: &Common, seq: LogSeq) -> Result<Ended, Fa
         return Ok(Ended::Blanked);
     }
     let is_forward = ready.is_forward_for(lane.number.0);
-    // Decided when it was accepted, and overtaken by what the host answered since.
-    if is_forward && lane.delivery(common) == Some(Delivery::Announce) {
+    // Decided when it was accepted, and overtaken by what the host answered since; or too large for its inbox.
+    if is_forward && !lane.takes_forward(common, &ready) {
         return send(lane, common, ready.announced(common.relay.as_ref()).as_ref()).await;
     }
     let ended = send(lane, common, ready.payload_for(lane.number.0)).await;
     match ended {
-        Err(failure) if is_forward && lane.learns(common, &failure).await => {
+        Err(failure) if is_forward && (is_too_large(&failure) || lane.learns(common, &failure).await) => {
             send(lane, common, ready.announced(common.relay.as_ref()).as_ref()).await
         }
         ended => ended,
     }
+}
+
+/// Its inbox takes less than ours: an Announce is small.
+fn is_too_large(failure: &Failure) -> bool {
+    failure.reply.as_ref().is_some_and(|reply| reply.code == 413)
 }
 
 async fn send(lane: &Lane, common: &Common, payload: Option<&Payload>) -> Result<Ended, Failure> {

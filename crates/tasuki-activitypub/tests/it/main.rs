@@ -9,5 +9,6 @@ mod forms;
 mod memory;
 mod moderating;
 mod subscribing;
+mod table;
 mod trust;
 mod world;

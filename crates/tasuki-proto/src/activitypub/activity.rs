@@ -117,6 +117,11 @@ pub struct Addressing {
 }
 
 impl Addressing {
+    /// Whether everybody is addressed: in `to`, or with `unlisted` in `cc` too.
+    pub fn is_public(self, unlisted: bool) -> bool {
+        self.public_in_to || (unlisted && self.public_in_cc)
+    }
+
     pub(crate) fn of(map: &Map<String, Value>) -> Self {
         let names_public = |key: &str| match map.get(key) {
             Some(Value::String(one)) => is_public(one),
@@ -161,6 +166,21 @@ pub struct Embedded {
     pub addressing: Addressing,
     /// When it was changed, as written.
     pub updated: Option<String>,
+}
+
+/// Whether a type is one of what people publish: content, not an activity or an actor.
+pub(crate) fn is_content(kind: &str) -> bool {
+    matches!(
+        kind,
+        "Note" | "Article" | "Page" | "Question" | "Image" | "Video" | "Audio" | "Event" | "Document"
+    )
+}
+
+impl Embedded {
+    /// Whether it is a post, not an activity or an actor.
+    pub fn is_content(&self) -> bool {
+        self.kind.as_deref().is_some_and(is_content)
+    }
 }
 
 impl Object {
@@ -289,15 +309,16 @@ impl Activity {
                 .is_some_and(|id| id.as_str() == self.actor.as_str())
     }
 
-    /// Whether the activity may be published: Public in `to` of the activity, and of the object where it says so.
+    /// Whether the activity may be published: Public in `to` of the activity, and of the object where it says so; with
+    /// `unlisted` also in `cc`.
     ///
     /// Activities that carry no content (Delete, Undo, Move, Add, Remove) may come without any addressing: Mastodon's Move
     /// and Misskey's pins do.
-    pub fn is_public(&self) -> bool {
+    pub fn is_public(&self, unlisted: bool) -> bool {
         let content = matches!(self.kind, Kind::Create | Kind::Update | Kind::Announce);
-        let outer = self.addressing.public_in_to || (!content && self.addressing.absent);
+        let outer = self.addressing.is_public(unlisted) || (!content && self.addressing.absent);
         let inner = match self.object.as_ref().and_then(Object::embedded) {
-            Some(object) if content => object.addressing.public_in_to || object.addressing.absent,
+            Some(object) if content => object.addressing.is_public(unlisted) || object.addressing.absent,
             _ => true,
         };
         outer && inner

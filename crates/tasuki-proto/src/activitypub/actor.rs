@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::activity::{Addressing, text_or_id, type_of};
+use super::activity::{Addressing, is_content, text_or_id, type_of};
 use super::ids::{ActorId, InboxUrl, KeyId, ObjectId};
 use super::json::{self, JsonError, Limits};
 
@@ -187,10 +187,7 @@ impl Post {
 
     /// Whether the post is one that a relay announces: content, not an activity or an actor.
     pub fn is_content(&self) -> bool {
-        matches!(
-            self.kind.as_str(),
-            "Note" | "Article" | "Page" | "Question" | "Image" | "Video" | "Audio" | "Event" | "Document"
-        )
+        is_content(&self.kind)
     }
 }
 

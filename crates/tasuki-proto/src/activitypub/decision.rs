@@ -2,6 +2,15 @@
 
 use super::activity::{Activity, Kind, LdSignature};
 
+/// What the operator of a relay may want beyond the table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Relay posts that have Public in `cc` only.
+    pub unlisted: bool,
+    /// Relay boosts by people. Each makes every subscriber fetch the boosted post.
+    pub boosts: bool,
+}
+
 /// How a subscriber takes what the relay sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Delivery {
@@ -82,11 +91,11 @@ impl Why {
 /// |---|---|---|
 /// | Create | forward, or announce | announce to all |
 /// | Update, Delete, Undo, Move, Add, Remove | forward, or nothing | nothing |
-/// | Announce by a person | nothing | nothing |
+/// | Announce by a person | nothing (an option: forward) | nothing |
 ///
 /// A LitePub relay's Announce is not asked about here: it is fetched, checked and announced by its own path.
-pub fn decide(activity: &Activity) -> Decision {
-    if !activity.is_public() {
+pub fn decide(activity: &Activity, options: Options) -> Decision {
+    if !activity.is_public(options.unlisted) {
         return Decision::both(Action::Drop(Why::NotPublic));
     }
     let signed = activity.ld_signature == LdSignature::ByActor;
@@ -105,6 +114,11 @@ pub fn decide(activity: &Activity) -> Decision {
         Kind::Update | Kind::Delete | Kind::Undo | Kind::Move | Kind::Add | Kind::Remove => {
             Decision::both(Action::Drop(Why::Unsigned))
         }
+        Kind::Announce if options.boosts && signed => Decision {
+            to_forward: Action::Forward,
+            to_announce: Action::Drop(Why::CannotBeAnnounced),
+        },
+        Kind::Announce if options.boosts => Decision::both(Action::Drop(Why::Unsigned)),
         Kind::Announce => Decision::both(Action::Drop(Why::Boost)),
         Kind::Follow | Kind::Accept | Kind::Reject | Kind::Other => Decision::both(Action::Drop(Why::Kind)),
     }

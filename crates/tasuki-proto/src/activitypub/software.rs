@@ -66,8 +66,8 @@ pub fn read_software(body: &[u8], limits: &Limits) -> Result<String, NodeInfoErr
     Ok(format!("{name} {}", text("version").trim()).trim_end().to_owned())
 }
 
-/// Programs that believe a forward by the Linked Data signature in it: Mastodon, Misskey, and what was made of them.
-const TAKE_FORWARDS: [&str; 24] = [
+/// Mastodon and what was made of it: it believes a forward by the Linked Data signature in it.
+const MASTODON_FAMILY: [&str; 8] = [
     "mastodon",
     "hometown",
     "glitchcafe",
@@ -76,6 +76,10 @@ const TAKE_FORWARDS: [&str; 24] = [
     "fedibird",
     "kmyblue",
     "decodon",
+];
+
+/// Misskey and what was made of it: it believes forwards too.
+const MISSKEY_FAMILY: [&str; 16] = [
     "misskey",
     "sharkey",
     "cherrypick",
@@ -94,12 +98,49 @@ const TAKE_FORWARDS: [&str; 24] = [
     "noratta",
 ];
 
+/// The most that an inbox of the Misskey family takes (`ActivityPubServerService`, `bodyLimit`).
+const MISSKEY_INBOX_BYTES: usize = 64 * 1024;
+
+/// The name without the version.
+fn name_of(software: &str) -> &str {
+    software.split(' ').next().unwrap_or_default()
+}
+
+/// Whether `software` ("name version") is Mastodon or was made of it.
+pub fn is_mastodon_family(software: &str) -> bool {
+    MASTODON_FAMILY.contains(&name_of(software))
+}
+
+/// Whether `software` ("name version") is Misskey or was made of it.
+pub fn is_misskey_family(software: &str) -> bool {
+    MISSKEY_FAMILY.contains(&name_of(software))
+}
+
 /// Whether servers that run `software` ("name version") are known to take forwards.
 pub fn takes_forwards(software: &str) -> bool {
-    software
-        .split(' ')
-        .next()
-        .is_some_and(|name| TAKE_FORWARDS.contains(&name))
+    is_mastodon_family(software) || is_misskey_family(software)
+}
+
+/// Whether servers that run `software` take a forwarded Delete although they take no other forward: Iceshrimp.NET as shipped
+/// (`AcceptLdSignatures = false`) does.
+pub fn takes_forwarded_deletes(software: &str) -> bool {
+    name_of(software) == "iceshrimp.net"
+}
+
+/// The largest body that servers running `software` take, where it is smaller than the relay's own limit.
+pub fn inbox_limit_bytes(software: &str) -> Option<usize> {
+    is_misskey_family(software).then_some(MISSKEY_INBOX_BYTES)
+}
+
+/// What is known of the software of a subscriber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known<'a> {
+    /// Nobody has asked yet: it subscribed a moment ago.
+    NotYet,
+    /// It was asked, and gave no NodeInfo that can be read.
+    Nothing,
+    /// Name and version.
+    Software(&'a str),
 }
 
 /// The form for a subscriber, before anything was learnt from its answers.
@@ -107,13 +148,15 @@ pub fn takes_forwards(software: &str) -> bool {
 /// | style | software | form |
 /// |---|---|---|
 /// | LitePub | any | Announce |
-/// | Mastodon | a known taker of forwards, or not known yet | forward |
-/// | Mastodon | any other (Iceshrimp.NET refuses forwards as shipped, GoToSocial, Friendica, ...) | Announce |
-pub fn usual_form(style: Style, software: Option<&str>) -> Delivery {
+/// | Mastodon | a known taker of forwards, or not asked yet | forward |
+/// | Mastodon | unknown, or any other (Iceshrimp.NET refuses forwards as shipped, GoToSocial, Friendica, ...) | Announce |
+///
+/// Many programs answer 202 to a forward that they drop: what is not known to take forwards is not sent any.
+pub fn usual_form(style: Style, software: Known<'_>) -> Delivery {
     match (style, software) {
-        (Style::LitePub, _) => Delivery::Announce,
-        (Style::Mastodon, Some(software)) if !takes_forwards(software) => Delivery::Announce,
-        (Style::Mastodon, _) => Delivery::Forward,
+        (Style::Mastodon, Known::NotYet) => Delivery::Forward,
+        (Style::Mastodon, Known::Software(software)) if takes_forwards(software) => Delivery::Forward,
+        (Style::Mastodon | Style::LitePub, _) => Delivery::Announce,
     }
 }
 

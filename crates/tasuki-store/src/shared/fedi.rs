@@ -133,7 +133,8 @@ async fn note_facts(conn: &mut Conn, host: &str, facts: &HostFacts) -> StoreResu
     if *inbox != known.inbox {
         number_host(conn, host, inbox).await?;
     }
-    if is_other || *inbox != known.inbox {
+    // The first look says something too: a host without NodeInfo is sent another form.
+    if is_other || *inbox != known.inbox || known.looked_at.is_none() {
         audit::bump(conn, VERSION).await?;
     }
     Ok(())

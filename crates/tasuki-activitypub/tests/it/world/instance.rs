@@ -83,11 +83,13 @@ impl Instance {
             .route("/{*path}", get(document))
             .with_state(Arc::clone(&server));
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self {
+        let instance = Self {
             server,
             client: client(),
             base,
-        }
+        };
+        instance.put_software("mastodon", "4.5.4");
+        instance
     }
 
     pub(crate) fn set_mood(&self, mood: Mood) {

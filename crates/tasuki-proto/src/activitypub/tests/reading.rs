@@ -1,7 +1,7 @@
 use super::activity;
 use crate::activitypub::activity::{Activity, ActivityError, Kind, LdSignature, Object};
 use crate::activitypub::actor::{Actor, Post};
-use crate::activitypub::decision::{Action, Delivery, Why, decide};
+use crate::activitypub::decision::{Action, Delivery, Options, Why, decide};
 use crate::activitypub::ids::{ActorId, Authority, IdError, KeyId, ObjectId};
 use crate::activitypub::json::{self, JsonError, Limits};
 use crate::activitypub::media::is_activity;
@@ -112,7 +112,7 @@ fn all_three_spellings_of_public_are_one() {
                 r#"{{"id":"https://h.example/1","type":"Create","actor":"https://h.example/u","to":{to},
                     "object":{{"id":"https://h.example/n/1","type":"Note","to":{to}}}}}"#
             );
-            assert!(activity(&body).is_public(), "{to}");
+            assert!(activity(&body).is_public(false), "{to}");
         }
         let follow = format!(
             r#"{{"id":"https://h.example/1","type":"Follow","actor":"https://h.example/u","object":"{public}"}}"#
@@ -129,14 +129,14 @@ fn unlisted_and_private_posts_are_not_public() {
                 "object":{{"id":"https://h.example/n/1","type":"Note","to":["{inner}"]}}}}"#
         ))
     };
-    assert!(create("as:Public", "x", "as:Public").is_public());
-    assert!(!create("x", "as:Public", "x").is_public());
-    assert!(!create("x", "y", "x").is_public());
-    assert!(!create("as:Public", "x", "https://h.example/followers").is_public());
+    assert!(create("as:Public", "x", "as:Public").is_public(false));
+    assert!(!create("x", "as:Public", "x").is_public(false));
+    assert!(!create("x", "y", "x").is_public(false));
+    assert!(!create("as:Public", "x", "https://h.example/followers").is_public(false));
     let bare = r#"{"id":"https://h.example/1","type":"Create","actor":"https://h.example/u","object":"https://h.example/n/1"}"#;
-    assert!(!activity(bare).is_public());
+    assert!(!activity(bare).is_public(false));
     let moved = r#"{"id":"https://h.example/1","type":"Move","actor":"https://h.example/u","object":"https://h.example/u","target":"https://z.example/u"}"#;
-    assert!(activity(moved).is_public());
+    assert!(activity(moved).is_public(false));
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn a_linked_data_signature_counts_only_by_the_actor_and_without_graph_marks() {
 #[test]
 fn the_table_says_what_is_sent_to_whom() {
     let table = |kind: &str, extra: &str| {
-        let decision = decide(&post(kind, extra));
+        let decision = decide(&post(kind, extra), Options::default());
         (
             decision.for_subscriber(Delivery::Forward),
             decision.for_subscriber(Delivery::Announce),
@@ -270,10 +270,31 @@ fn the_table_says_what_is_sent_to_whom() {
         );
     }
     assert_eq!(table("Announce", SIGNED).0, Action::Drop(Why::Boost));
+    let boosts = Options {
+        boosts: true,
+        ..Options::default()
+    };
+    let boost = decide(&post("Announce", SIGNED), boosts);
+    assert_eq!(
+        (boost.to_forward, boost.to_announce),
+        (Action::Forward, Action::Drop(Why::CannotBeAnnounced))
+    );
+    assert_eq!(
+        decide(&post("Announce", ""), boosts).to_forward,
+        Action::Drop(Why::Unsigned)
+    );
     assert_eq!(table("Like", SIGNED).0, Action::Drop(Why::Kind));
     let mut private = post("Create", SIGNED);
     private.addressing.public_in_to = false;
-    assert_eq!(decide(&private).to_forward, Action::Drop(Why::NotPublic));
+    private.addressing.public_in_cc = true;
+    let to_forward = |options| decide(&private, options).to_forward;
+    assert_eq!(to_forward(Options::default()), Action::Drop(Why::NotPublic));
+    private.object = None;
+    let unlisted = Options {
+        unlisted: true,
+        ..Options::default()
+    };
+    assert_eq!(decide(&private, unlisted).to_forward, Action::Forward);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 use super::super::decision::Delivery;
 use super::super::json::Limits;
-use super::super::software::{NodeInfoError, read_links, read_software, refuses_forwards, usual_form};
+use super::super::software::{
+    Known, NodeInfoError, inbox_limit_bytes, is_mastodon_family, read_links, read_software, refuses_forwards,
+    takes_forwarded_deletes, takes_forwards, usual_form,
+};
 use super::super::subscription::Style;
 
 #[test]
@@ -50,8 +53,15 @@ fn the_newest_nodeinfo_names_the_software() {
 
 #[test]
 fn the_form_follows_style_and_software() {
-    let form = |software| usual_form(Style::Mastodon, software);
-    assert_eq!(form(None), Delivery::Forward);
+    let form = |software: Option<&'static str>| {
+        usual_form(Style::Mastodon, software.map_or(Known::Nothing, Known::Software))
+    };
+    assert_eq!(usual_form(Style::Mastodon, Known::NotYet), Delivery::Forward);
+    assert_eq!(
+        form(None),
+        Delivery::Announce,
+        "many drop what they answer 202 to"
+    );
     for taker in [
         "mastodon 4.5.4",
         "misskey 2025.12.2",
@@ -69,9 +79,18 @@ fn the_form_follows_style_and_software() {
         assert_eq!(form(Some(other)), Delivery::Announce, "{other}");
     }
     assert_eq!(
-        usual_form(Style::LitePub, Some("mastodon 4.5.4")),
+        usual_form(Style::LitePub, Known::Software("mastodon 4.5.4")),
         Delivery::Announce
     );
+}
+
+#[test]
+fn what_single_programs_take_is_known() {
+    assert!(takes_forwarded_deletes("iceshrimp.net 2026.1") && !takes_forwards("iceshrimp.net 2026.1"));
+    assert!(!takes_forwarded_deletes("iceshrimp 2023.12"));
+    assert_eq!(inbox_limit_bytes("sharkey 2025.4"), Some(64 * 1024));
+    assert_eq!(inbox_limit_bytes("mastodon 4.5.4"), None);
+    assert!(is_mastodon_family("glitch 4.5") && !is_mastodon_family("mastodonish 1"));
 }
 
 #[test]
