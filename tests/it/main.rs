@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod acme;
+mod agents;
 mod bad_input;
 mod command_line;
 mod crash;

@@ -13,6 +13,7 @@ use tasuki_core::shutdown::{Drained, Shutdown};
 use tasuki_core::store::TunnelStore;
 use tasuki_core::{Applied, BuildError, Deps, Snapshot};
 use tasuki_proto::tunnel::{CloseCode, FromGateway};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -89,6 +90,7 @@ impl Engine {
             fingerprint: identity.fingerprint(),
             own_ports: addrs.minecraft.iter().map(SocketAddr::port).collect(),
             minecraft_port: addrs.minecraft.map(|addr| addr.port()),
+            changes: watch::Sender::default(),
             closing: CancellationToken::new(),
             flows: TaskTracker::new(),
             tasks: TaskTracker::new(),

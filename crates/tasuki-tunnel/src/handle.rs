@@ -114,6 +114,11 @@ impl Handle {
         )
     }
 
+    /// Rules, bans or accounts have changed: agents and visitors who may not be here any more are cut now.
+    pub fn look_again(&self) {
+        self.inner.changes.send_modify(|changes| *changes += 1);
+    }
+
     fn close(&self, agent: PrincipalId, code: CloseCode, text: &str) -> bool {
         let session = self.inner.registry.session(agent);
         if let Some(session) = &session {

@@ -134,6 +134,7 @@ impl Metrics {
             End::TcpReset => "visitor_reset",
             End::StreamReset => "agent_reset",
             End::Stalled => "stalled",
+            End::Denied => "denied",
         };
         self.closed
             .get_or_create(&Closed {

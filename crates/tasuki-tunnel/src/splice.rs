@@ -51,6 +51,8 @@ pub(crate) enum End {
     StreamReset,
     /// The TCP side, or the far end behind the stream, took no bytes for too long.
     Stalled,
+    /// The visitor is not let in any more.
+    Denied,
 }
 
 /// Bytes of one flow, counted while they move.

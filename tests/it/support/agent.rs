@@ -25,20 +25,19 @@ impl Agent {
             "{printed}"
         );
 
+        Self::run(gateway, name, &["--pin", pin, "--code", code], endpoints)
+    }
+
+    /// Runs an agent with these arguments and endpoints, in a directory of its name.
+    #[track_caller]
+    pub(crate) fn run(gateway: &Gateway, name: &str, arguments: &[&str], endpoints: &[String]) -> Self {
         let directory = gateway.directory().join(format!("agent-{name}"));
-        std::fs::create_dir(&directory).unwrap();
+        std::fs::create_dir_all(&directory).unwrap();
         let mut command = Command::new(process::ours("tasuki-agent"));
         // The name in the printed command leads nowhere here.
-        command.args([
-            "run",
-            "--gateway",
-            &gateway.address("tunnel.quic").to_string(),
-            "--pin",
-            pin,
-            "--code",
-            code,
-        ]);
+        command.args(["run", "--gateway", &gateway.address("tunnel.quic").to_string()]);
         command
+            .args(arguments)
             .args(endpoints)
             .arg("--dir")
             .arg(&directory)
@@ -52,6 +51,18 @@ impl Agent {
             name: name.to_owned(),
             running,
         }
+    }
+
+    /// Waits for the end of an agent that gives up by itself: its exit code and its words.
+    #[track_caller]
+    pub(crate) fn gives_up(mut self) -> (i32, String) {
+        let code = self.running.wait().code().unwrap_or(-1);
+        (code, self.running.log())
+    }
+
+    /// What it said so far.
+    pub(crate) fn said(&self) -> String {
+        self.running.log()
     }
 
     /// Whether the gateway says that this agent is there.

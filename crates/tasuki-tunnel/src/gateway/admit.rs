@@ -83,7 +83,19 @@ fn refused_address(
 pub(crate) fn may_connect(inner: &Inner, from: IpAddr) -> Result<(), Refusal> {
     match refused_address(inner, from, Action::Connect, None) {
         None => Ok(()),
-        Some(_) => Err(Refusal::new(CloseCode::Denied, "")),
+        Some("banned") => Err(Refusal::new(
+            CloseCode::Denied,
+            format!(
+                "the gateway has banned {from}; its operator can lift that with `tasuki ban remove {from}`"
+            ),
+        )),
+        Some(_) => Err(Refusal::new(
+            CloseCode::Denied,
+            format!(
+                "an access rule of the gateway keeps {from} out; its operator sees which one with \
+                 `tasuki acl explain {from}`"
+            ),
+        )),
     }
 }
 

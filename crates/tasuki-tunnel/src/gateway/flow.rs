@@ -9,9 +9,9 @@ use tasuki_proto::minecraft::Page;
 use tasuki_proto::tunnel::{OpenReply, RESET_ABORTED, StreamHeader};
 use tokio::net::TcpStream;
 
-use super::Inner;
 use super::registry::Target;
 use super::session::Place;
+use super::{Inner, admit};
 use crate::metrics::Door;
 use crate::splice::{End, Meter, Outgoing, Shared, reset_socket, splice};
 
@@ -134,7 +134,20 @@ pub(crate) async fn join(
         }),
         None => Ok(()),
     };
-    let end = splice(socket, outgoing, incoming, wait_for_reply, shared).await;
+    let mut changes = inner.changes.subscribe();
+    let banished = async {
+        // The sender lives as long as the engine does.
+        while changes.changed().await.is_ok() {
+            if admit::may_visit(inner, visitor.ip(), None).is_err() {
+                return;
+            }
+        }
+        std::future::pending().await
+    };
+    let end = tokio::select! {
+        end = splice(socket, outgoing, incoming, wait_for_reply, shared) => end,
+        () = banished => End::Denied,
+    };
     drop(place);
     inner.metrics.closed(door, end);
     tracing::debug!(

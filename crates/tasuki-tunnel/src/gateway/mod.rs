@@ -16,6 +16,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tasuki_core::store::TunnelStore;
 use tasuki_core::{Deps, Shared};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +38,8 @@ pub(crate) struct Inner {
     pub(crate) own_ports: Vec<u16>,
     /// The Minecraft door's port, if it is open.
     pub(crate) minecraft_port: Option<u16>,
+    /// Counts changes of rules, bans and accounts: whoever is here is looked up again at once.
+    pub(crate) changes: watch::Sender<u64>,
     /// Fires when no new visitors and agents are let in any more.
     pub(crate) closing: CancellationToken,
     /// Visitors' connections; the drain waits for them.

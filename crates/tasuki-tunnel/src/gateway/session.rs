@@ -385,6 +385,7 @@ impl Control {
         let _ = self.send.set_priority(10);
         let mut recheck = tokio::time::interval(RECHECK);
         recheck.reset();
+        let mut changes = inner.changes.subscribe();
         loop {
             tokio::select! {
                 frame = read_frame::<FromAgent>(&mut self.receive, &mut self.input) => {
@@ -400,10 +401,12 @@ impl Control {
                     }
                 }
                 Some(frame) = self.frames.recv() => if let Err(ended) = self.write(&frame).await { return ended },
-                _ = recheck.tick() => match admit::still_welcome(inner, session).await {
-                    Ok(()) => {}
-                    Err(refusal) => return Ended::Closed(refusal.code, refusal.text),
-                },
+                // Changes by other gateways, and bans that nobody made by hand, are only seen by looking.
+                _ = async { tokio::select! { _ = recheck.tick() => (), _ = changes.changed() => () } } => {
+                    if let Err(refusal) = admit::still_welcome(inner, session).await {
+                        return Ended::Closed(refusal.code, refusal.text);
+                    }
+                }
                 error = session.connection.closed() => return Ended::Gone(error.to_string()),
             }
         }

@@ -173,6 +173,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, door: Door, token: CancellationToke
         table: HashMap::new(),
     };
     let mut buffer = vec![0; MAX_PAYLOAD];
+    let mut changes = visitors.inner.changes.subscribe();
     loop {
         tokio::select! {
             received = socket.recv_from(&mut buffer) => match received {
@@ -184,6 +185,7 @@ pub(crate) async fn serve(inner: Arc<Inner>, door: Door, token: CancellationToke
                 Err(_) => tokio::time::sleep(BACK_OFF).await,
             },
             _ = sweep.tick() => visitors.forget_idle(),
+            Ok(()) = changes.changed() => visitors.forget_banished(),
             () = token.cancelled() => return visitors.forget_all(),
         }
     }
@@ -284,21 +286,28 @@ impl Visitors {
     fn forget_idle(&mut self) {
         let limit = self.inner.config().udp.idle_timeout;
         let now = Instant::now();
-        self.forget(|last| now.saturating_duration_since(last) >= limit);
+        self.forget(End::Clean, |_, last| now.saturating_duration_since(last) >= limit);
+    }
+
+    fn forget_banished(&mut self) {
+        let inner = Arc::clone(&self.inner);
+        self.forget(End::Denied, |from, _| {
+            admit::may_visit(&inner, unmapped(from.ip()), None).is_err()
+        });
     }
 
     fn forget_all(&mut self) {
-        self.forget(|_| true);
+        self.forget(End::Clean, |_, _| true);
     }
 
-    fn forget(&mut self, gone: impl Fn(Instant) -> bool) {
+    fn forget(&mut self, end: End, gone: impl Fn(&SocketAddr, Instant) -> bool) {
         let (inner, door) = (&self.inner, &self.door);
         self.table.retain(|from, (flow, last)| {
-            if !gone(*last) {
+            if !gone(from, *last) {
                 return true;
             }
             door.session.udp.lock().by_id.remove(&flow.id);
-            inner.metrics.closed(metrics::Door::Udp, End::Clean);
+            inner.metrics.closed(metrics::Door::Udp, end);
             inner.deps.events.emit(What::VisitorLeft {
                 agent: door.session.agent,
                 endpoint: door.label.to_string(),

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
-use http::StatusCode;
+use axum::extract::{Path, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tasuki_activitypub::{HandleError, SubscriberStatus};
@@ -212,6 +214,23 @@ pub(super) async fn revoke_agent(
         tunnel.revoke(agent.id);
     }
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Sessions that last would go on by what was decided at their start: after each change they are looked at anew.
+pub(super) async fn look_again_after_changes(
+    State(admin): State<Arc<Admin>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_change = request.method() != Method::GET;
+    let response = next.run(request).await;
+    if is_change
+        && response.status().is_success()
+        && let Some(tunnel) = &admin.engines.tunnel
+    {
+        tunnel.look_again();
+    }
+    response
 }
 
 const fn is_tunnel_grant(grant: &Grant) -> bool {

@@ -165,6 +165,10 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         })
         .layer(axum::middleware::from_fn_with_state(
             Arc::clone(&admin),
+            engines::look_again_after_changes,
+        ))
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::clone(&admin),
             auth::guard,
         ))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
@@ -191,6 +195,9 @@ impl Admin {
         let rules = compiled(&live.config.acl, stored);
         self.bans.set_exempt(exempt(&live.config, &rules));
         self.acl.replace(rules);
+        if let Some(tunnel) = &self.engines.tunnel {
+            tunnel.look_again();
+        }
         Ok(())
     }
 
