@@ -36,7 +36,8 @@ const REPLAY_WINDOW: Duration = Duration::from_secs(3600 + 300);
 const MAX_REPLAYS: u64 = 200_000;
 /// News known in memory; the store knows all within the retention time.
 const MAX_RECENT_NEWS: u64 = 50_000;
-/// How often the store is asked whether another gateway changed subscriptions.
+/// How often the store is asked whether another gateway changed subscriptions, if there may be one; also the pause after
+/// the store did not answer.
 const REFRESH: Duration = Duration::from_secs(2);
 
 /// Keys of the configuration that are read once, at the start.
@@ -70,8 +71,6 @@ pub(crate) struct Inner {
     pub(crate) lanes: Arc<Lanes>,
     /// Hosts to be looked at.
     pub(crate) suspects: Arc<Suspects>,
-    /// Wakes the fan-out.
-    pub(crate) appended: Arc<Notify>,
 }
 
 /// The fediverse engine.
@@ -138,17 +137,16 @@ impl Engine {
             events: deps.events.for_engine(EngineKind::Fediverse),
             clock: deps.clock.clone(),
             places: Arc::new(Semaphore::new(config.max_deliveries)),
+            progressed: Notify::new(),
         };
         let config = Arc::new(ArcSwap::from_pointee(config));
         let lanes = Arc::new(Lanes::default());
-        let appended = Arc::new(Notify::new());
         let fanout = Fanout {
             store: Arc::clone(&store),
             node: deps.node.0,
             config: Arc::clone(&config),
             common: Arc::new(common),
             lanes: Arc::clone(&lanes),
-            appended: Arc::clone(&appended),
         };
         let retention = config.load().retention;
         let inner = Inner {
@@ -177,7 +175,6 @@ impl Engine {
                 .build(),
             lanes,
             suspects,
-            appended,
             deps,
         };
         Ok(Self {
@@ -256,16 +253,21 @@ impl Inner {
     }
 }
 
-/// Subscriptions that another gateway, or the command line of one, changed.
+/// Reads subscriptions and moderation anew after each change: this gateway's are told by the store, those of others are
+/// asked for.
 async fn follow_store(inner: Arc<Inner>, shutdown: Shutdown) {
-    let mut tick = tokio::time::interval(REFRESH);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut news = inner.store.subscription_news();
+    news.mark_changed();
+    let mut ask_again = false;
     loop {
         tokio::select! {
             () = shutdown.begun() => return,
-            _ = tick.tick() => {}
+            Ok(()) = news.changed() => {}
+            () = tokio::time::sleep(REFRESH), if ask_again => {}
         }
-        if let Err(error) = inner.subscribers.refresh().await {
+        let refreshed = inner.subscribers.refresh().await;
+        ask_again = refreshed.is_err() || inner.store.is_shared();
+        if let Err(error) = refreshed {
             tracing::debug!(error = %error, "the subscriptions were not read");
         }
         let active = inner.subscribers.table().active_hosts().len();

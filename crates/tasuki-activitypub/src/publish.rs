@@ -182,7 +182,6 @@ impl Inner {
         match appended {
             Appended::Duplicate => Ok(Outcome::Duplicate),
             Appended::Stored(_) => {
-                self.appended.notify_one();
                 self.deps.events.emit(What::ActivityRelayed {
                     id: activity.id.to_string(),
                     hosts,

@@ -155,7 +155,6 @@ impl Inner {
             }
         }
         self.subscribers.refresh().await?;
-        self.appended.notify_one();
         Ok(plan.ignored.map_or(Settled::Done, Settled::Ignored))
     }
 }

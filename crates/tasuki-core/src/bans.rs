@@ -185,8 +185,8 @@ impl Bans {
         }
     }
 
-    /// Loads what is stored, then starts the one task that stores new bans and follows what other gateways change
-    /// (every 30 seconds). `shutdown` waits for it. A second call only loads again.
+    /// Loads what is stored, then starts the one task that stores new bans and, in a store that is shared, follows what other
+    /// gateways change (every 30 seconds). `shutdown` waits for it. A second call only loads again.
     ///
     /// # Errors
     /// The store's, while loading.

@@ -8,6 +8,7 @@ mod bodies;
 mod error;
 mod head;
 mod migrate;
+mod news;
 mod postgres;
 mod sqlite;
 mod words;

@@ -8,7 +8,7 @@ use tasuki_core::ids::{Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::shutdown::Shutdown;
 use tasuki_core::store::fedi::{HostProgress, Progress};
 use tasuki_core::store::{FediStore, StoreError};
-use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,8 +20,10 @@ use crate::config::FediConfig;
 /// How long the fan-out is held without another word, and how often the hold is renewed.
 const HOLD: Duration = Duration::from_secs(30);
 const RENEW: Duration = Duration::from_secs(10);
-/// Shortest time between two checkpoints; also how often other gateways' entries are looked for.
+/// Shortest time between two checkpoints; also how often other gateways' entries are looked for, if there may be any.
 const CHECKPOINT: Duration = Duration::from_secs(1);
+/// How often a gateway that does not send asks whether it should.
+const CLAIM: Duration = Duration::from_secs(3);
 /// How often the log is cut.
 const CUT: Duration = Duration::from_secs(60);
 /// Entries read at once.
@@ -37,8 +39,6 @@ pub(crate) struct Fanout {
     pub(crate) config: Arc<arc_swap::ArcSwap<FediConfig>>,
     pub(crate) common: Arc<Common>,
     pub(crate) lanes: Arc<Lanes>,
-    /// Something was appended here.
-    pub(crate) appended: Arc<Notify>,
 }
 
 /// One time of owning.
@@ -78,7 +78,7 @@ impl Fanout {
                 Ok(Some(epoch)) => self.take_up(epoch).await,
                 Ok(None) => {
                     // Another gateway sends; it is asked again before its hold could end.
-                    pause(&shutdown, CHECKPOINT).await;
+                    pause(&shutdown, CLAIM).await;
                     continue;
                 }
                 Err(error) => Err(error),
@@ -133,18 +133,30 @@ impl Fanout {
     }
 
     async fn reign(&self, mut reign: Reign, shutdown: &Shutdown) -> Ending {
-        let mut checkpoint = tokio::time::interval(CHECKPOINT);
-        checkpoint.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let is_shared = self.store.is_shared();
+        let mut subscriptions = self.store.subscription_news();
+        let mut log = self.store.log_news();
         let mut cut = tokio::time::interval(CUT);
         let mut renew = tokio::time::interval(RENEW);
+        // Nothing wakes an idle gateway that has its store for itself.
+        let mut tick_at = Some(Instant::now());
         let ending = loop {
-            let result = tokio::select! {
+            let (result, is_open) = tokio::select! {
                 () = shutdown.begun() => break Ending::Shutdown,
-                () = self.appended.notified() => self.dispatch(&mut reign).await,
-                _ = checkpoint.tick() => self.tick(&mut reign).await,
-                _ = renew.tick() => self.renew(&reign).await,
-                _ = cut.tick() => self.cut().await,
+                Ok(()) = log.changed() => (self.dispatch(&mut reign).await, true),
+                Ok(()) = subscriptions.changed() => (self.refresh_hosts(&mut reign).await, false),
+                () = self.common.progressed.notified(), if tick_at.is_none() => (Ok(()), true),
+                () = sleep_until(tick_at), if tick_at.is_some() => {
+                    tick_at = None;
+                    let done = self.tick(&mut reign).await;
+                    (done, is_shared || reign.all_up_to < reign.dispatched)
+                }
+                _ = renew.tick(), if is_shared => (self.renew(&reign).await, false),
+                _ = cut.tick() => (self.cut().await, false),
             };
+            if is_open || result.is_err() {
+                tick_at.get_or_insert_with(|| Instant::now() + CHECKPOINT);
+            }
             match result {
                 Ok(()) => {}
                 Err(StoreError::StaleEpoch) => {
@@ -349,6 +361,13 @@ impl Fanout {
             tracing::warn!(actor.host = %host, entries, "activities were dropped from the log before the host had them");
         }
         Ok(())
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -55,6 +55,8 @@ pub(crate) struct Common {
     pub(crate) clock: Clock,
     /// Places for deliveries to all hosts together.
     pub(crate) places: Arc<Semaphore>,
+    /// A lane came further, or failed: there is something for a checkpoint.
+    pub(crate) progressed: Notify,
 }
 
 /// Where a host's deliveries stand, as seen from outside.
@@ -292,6 +294,7 @@ impl Lane {
                     return true;
                 }
             };
+            common.progressed.notify_one();
             let Some(last) = read.last().map(|entry| entry.seq) else {
                 self.join(after);
                 continue;
@@ -413,6 +416,7 @@ impl Lane {
             }
         }
         self.sync(common, machine);
+        common.progressed.notify_one();
     }
 
     fn tell(&self, common: &Common, taken: bool) {

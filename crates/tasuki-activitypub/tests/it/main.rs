@@ -6,6 +6,7 @@ mod accounts;
 mod deliveries;
 mod documents;
 mod forms;
+mod idle;
 mod memory;
 mod moderating;
 mod subscribing;

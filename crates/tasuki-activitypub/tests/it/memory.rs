@@ -17,7 +17,8 @@ use tasuki_core::store::fedi::{
     ActorKey, Appended, CutReport, DeliveryForm, Entry, EntryKind, HostFacts, HostProgress, ModerationKind,
     ModerationRule, NewEntry, NewSubscription, Progress, Subscription,
 };
-use tasuki_core::store::{AuditEntry, BanStore, FediStore, SecretStore, StoreError, StoreResult};
+use tasuki_core::store::{AuditEntry, BanStore, FediStore, SecretStore, Sharing, StoreError, StoreResult};
+use tokio::sync::watch;
 
 #[derive(Default)]
 struct State {
@@ -42,6 +43,10 @@ struct State {
 pub(crate) struct Memory {
     state: Mutex<State>,
     away: AtomicBool,
+    shared: AtomicBool,
+    asked: watch::Sender<usize>,
+    subscriptions: watch::Sender<()>,
+    log: watch::Sender<()>,
 }
 
 impl Memory {
@@ -50,12 +55,47 @@ impl Memory {
         self.away.store(away, Ordering::SeqCst);
     }
 
+    /// From now on it says that other gateways write to it, too.
+    pub(crate) fn set_shared(&self) {
+        self.shared.store(true, Ordering::SeqCst);
+    }
+
+    /// Another gateway appends an entry: nobody here is told.
+    pub(crate) fn append_elsewhere(&self, entry: NewEntry) {
+        self.state.lock().unwrap().append(entry);
+    }
+
+    /// How often anything was read or changed.
+    pub(crate) fn asked(&self) -> usize {
+        *self.asked.borrow()
+    }
+
+    /// Until it was asked more often than that.
+    pub(crate) async fn wait_for_more_than(&self, asked: usize) {
+        let mut follow = self.asked.subscribe();
+        follow.wait_for(|now| *now > asked).await.unwrap();
+    }
+
+    /// The last checkpoint's common mark.
+    pub(crate) fn all_up_to(&self) -> Option<LogSeq> {
+        self.state.lock().unwrap().all_up_to
+    }
+
     /// Entries in the log.
     pub(crate) fn logged(&self) -> usize {
         self.state.lock().unwrap().log.len()
     }
 
+    /// For a change of subscriptions: whoever follows them looks when the guard is gone.
+    fn change(&self) -> StoreResult<MutexGuard<'_, State>> {
+        let state = self.open()?;
+        self.subscriptions.send_replace(());
+        self.log.send_replace(());
+        Ok(state)
+    }
+
     fn open(&self) -> StoreResult<MutexGuard<'_, State>> {
+        self.asked.send_modify(|asked| *asked += 1);
         if self.away.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable("the test took the store away".into()));
         }
@@ -107,6 +147,12 @@ impl State {
     }
 }
 
+impl Sharing for Memory {
+    fn is_shared(&self) -> bool {
+        self.shared.load(Ordering::SeqCst)
+    }
+}
+
 #[async_trait]
 impl FediStore for Memory {
     async fn subscribe(
@@ -115,7 +161,7 @@ impl FediStore for Memory {
         answers: Vec<NewEntry>,
         _audit: Option<AuditEntry>,
     ) -> StoreResult<Subscription> {
-        let mut state = self.open()?;
+        let mut state = self.change()?;
         let host_no = state.number(&new.host, &new.inbox);
         let subscription = Subscription {
             host: new.host.clone(),
@@ -145,7 +191,7 @@ impl FediStore for Memory {
         farewell: Option<NewEntry>,
         _audit: Option<AuditEntry>,
     ) -> StoreResult<Subscription> {
-        let mut state = self.open()?;
+        let mut state = self.change()?;
         let gone = state
             .subscriptions
             .remove(host)
@@ -163,7 +209,7 @@ impl FediStore for Memory {
     }
 
     async fn note_facts(&self, host: &str, facts: HostFacts) -> StoreResult<()> {
-        let mut state = self.open()?;
+        let mut state = self.change()?;
         let Some(known) = state.subscriptions.get_mut(host) else {
             return Ok(());
         };
@@ -181,7 +227,7 @@ impl FediStore for Memory {
         form: Option<DeliveryForm>,
         _audit: Option<AuditEntry>,
     ) -> StoreResult<()> {
-        let mut state = self.open()?;
+        let mut state = self.change()?;
         state.version += 1;
         let known = state.subscriptions.get_mut(host);
         known
@@ -191,7 +237,7 @@ impl FediStore for Memory {
     }
 
     async fn note_refused_forward(&self, host: HostNo, answer: &str) -> StoreResult<()> {
-        let mut state = self.open()?;
+        let mut state = self.change()?;
         state.version += 1;
         for known in state
             .subscriptions
@@ -208,7 +254,7 @@ impl FediStore for Memory {
     }
 
     async fn moderate(&self, rules: Vec<ModerationRule>, _audit: Option<AuditEntry>) -> StoreResult<()> {
-        let mut state = self.open()?;
+        let mut state = self.change()?;
         state.version += 1;
         state.rules.extend(rules);
         Ok(())
@@ -220,7 +266,7 @@ impl FediStore for Memory {
         subject: &str,
         _audit: Option<AuditEntry>,
     ) -> StoreResult<()> {
-        let mut state = self.open()?;
+        let mut state = self.change()?;
         state.version += 1;
         state
             .rules
@@ -229,7 +275,7 @@ impl FediStore for Memory {
     }
 
     async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo> {
-        Ok(self.open()?.number(host, inbox))
+        Ok(self.change()?.number(host, inbox))
     }
 
     async fn hosts(&self) -> StoreResult<Vec<(HostNo, String, String)>> {
@@ -245,8 +291,16 @@ impl FediStore for Memory {
         Ok(self.open()?.version)
     }
 
+    fn subscription_news(&self) -> watch::Receiver<()> {
+        self.subscriptions.subscribe()
+    }
+
+    fn log_news(&self) -> watch::Receiver<()> {
+        self.log.subscribe()
+    }
+
     async fn append(&self, entry: NewEntry) -> StoreResult<Appended> {
-        Ok(self.open()?.append(entry))
+        Ok(self.change()?.append(entry))
     }
 
     async fn entries(&self, after: Option<LogSeq>, n: usize, _max_bytes: u64) -> StoreResult<Vec<Entry>> {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{Bans, describe, rules};
 use crate::clock::Timestamp;
@@ -23,29 +23,30 @@ pub(super) enum Order {
     Proved(IpAddr, Timestamp),
 }
 
-/// How often the stored bans are read again.
+/// How often the stored bans are read again, if other gateways may have changed them.
 const REFRESH: Duration = Duration::from_secs(30);
-/// After how many refreshes the proven addresses are read again: once an hour.
-const PROOFS_EVERY: u32 = 120;
+/// How often all is read again, so that what has ended takes no memory.
+const TIDY: Duration = Duration::from_secs(3600);
 /// Orders taken at once.
 const BATCH: usize = 256;
 
 /// Runs until the shutdown has begun and what was ordered before is stored.
 pub(super) async fn run(bans: Bans, mut orders: mpsc::Receiver<Order>, shutdown: Shutdown) {
-    let mut tick = tokio::time::interval(REFRESH);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    tick.tick().await; // The first is immediate, and the start has just loaded everything.
-    let mut ticks = 0_u32;
+    // The start has just loaded everything.
+    let [mut refresh, mut tidy] = [REFRESH, TIDY].map(|period| {
+        let mut tick = tokio::time::interval_at(Instant::now() + period, period);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick
+    });
+    let is_shared = bans.inner.store.is_shared();
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         tokio::select! {
             biased;
             () = shutdown.begun() => break,
             _ = orders.recv_many(&mut batch, BATCH) => keep(&bans, &mut batch).await,
-            _ = tick.tick() => {
-                ticks = ticks.wrapping_add(1);
-                follow(&bans, ticks.is_multiple_of(PROOFS_EVERY)).await;
-            }
+            _ = refresh.tick(), if is_shared => heard(bans.refresh().await),
+            _ = tidy.tick() => heard(read_all(&bans).await),
         }
     }
     orders.close();
@@ -54,11 +55,12 @@ pub(super) async fn run(bans: Bans, mut orders: mpsc::Receiver<Order>, shutdown:
     }
 }
 
-async fn follow(bans: &Bans, proofs_too: bool) {
-    let mut result = bans.refresh().await;
-    if result.is_ok() && proofs_too {
-        result = bans.reload_proofs().await;
-    }
+async fn read_all(bans: &Bans) -> StoreResult<()> {
+    bans.refresh().await?;
+    bans.reload_proofs().await
+}
+
+fn heard(result: StoreResult<()>) {
     if let Err(error) = result {
         tracing::warn!(%error, "the bans could not be read again; those known before hold on");
     }

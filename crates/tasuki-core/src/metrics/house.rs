@@ -86,6 +86,7 @@ impl Collector for House {
 impl House {
     fn store_figures(&self, out: &mut Out<'_, '_>) -> fmt::Result {
         let stats = self.store.stats();
+        out.counter("store_reads", "Readings since the start", stats.reads)?;
         out.counter("store_commits", "Commits since the start", stats.commits)?;
         out.counter(
             "store_syncs",

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{AuditEntry, StoreResult};
+use super::{AuditEntry, Sharing, StoreResult};
 use crate::clock::Timestamp;
 use crate::engine::EngineKind;
 use crate::ids::BanId;
@@ -51,7 +51,7 @@ pub struct NewBan {
 
 /// Verbs for bans.
 #[async_trait]
-pub trait BanStore: Send + Sync {
+pub trait BanStore: Sharing {
     /// The bans that hold at `now`; ended ones are kept 30 days for the count of repeats, then removed.
     async fn bans(&self, now: Timestamp) -> StoreResult<Vec<Ban>>;
     /// Adds a ban.

@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
-use super::{AuditEntry, StoreResult};
+use super::{AuditEntry, Sharing, StoreResult};
 use crate::clock::Timestamp;
 use crate::ids::{Epoch, HostNo, LogSeq, NodeId};
 
@@ -280,7 +281,7 @@ pub struct ActorKey {
 
 /// Verbs for the fediverse engine.
 #[async_trait]
-pub trait FediStore: Send + Sync {
+pub trait FediStore: Sharing {
     /// Stores a subscription and, in the same transaction, appends the relay's answers to it (their audience is this
     /// host, which the store fills in).
     async fn subscribe(
@@ -327,6 +328,12 @@ pub trait FediStore: Send + Sync {
     async fn hosts(&self) -> StoreResult<Vec<(HostNo, String, String)>>;
     /// A number that grows with every change of subscriptions or hosts, by any gateway; cheap to read.
     async fn subscriptions_version(&self) -> StoreResult<i64>;
+    /// Changes after each commit of this gateway that may have raised the version; those of other gateways are found by
+    /// asking for it.
+    fn subscription_news(&self) -> watch::Receiver<()>;
+    /// Changes after each commit of this gateway that may have appended to the log; what other gateways append is found by
+    /// reading on.
+    fn log_news(&self) -> watch::Receiver<()>;
     /// Appends an entry; returns after the commit. A [`EntryKind::Delete`] blanks what waits of its object, and its
     /// audience becomes the union of `audience` and all hosts that got the object in the last 30 days.
     async fn append(&self, entry: NewEntry) -> StoreResult<Appended>;

@@ -30,6 +30,13 @@ pub trait Store:
 {
 }
 
+/// Who else writes to a store.
+pub trait Sharing: Send + Sync {
+    /// Whether other gateways may change what is stored. Only then a reader that is told of its own gateway's changes has
+    /// to look again from time to time.
+    fn is_shared(&self) -> bool;
+}
+
 /// Why a verb did not do its work. Nothing was changed then.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -59,6 +66,8 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// What is stored, in figures, for metrics and `status`.
 #[derive(Clone, Debug, Default)]
 pub struct StoreStats {
+    /// Readings since the start.
+    pub reads: u64,
     /// Commits since the start.
     pub commits: u64,
     /// Syncs to stable storage since the start, where the store makes them itself.

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{StoreResult, StoreStats};
+use super::{Sharing, StoreResult, StoreStats};
 use crate::ids::{Epoch, NodeId};
 
 /// Verbs for a gateway's own place in the store.
 #[async_trait]
-pub trait NodeStore: Send + Sync {
+pub trait NodeStore: Sharing {
     /// Joins as the node of this name (made once, kept in the data directory); starts a new epoch. What an earlier
     /// life of the same name held is free from now on.
     async fn join(&self, name: &str) -> StoreResult<(NodeId, Epoch)>;

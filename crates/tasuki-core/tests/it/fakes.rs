@@ -14,7 +14,7 @@ use tasuki_core::store::accounts::{
     Credential, CredentialKind, NewCredential, NewPrincipal, Principal, StoredRule,
 };
 use tasuki_core::store::bans::{Ban, NewBan};
-use tasuki_core::store::{AccountStore, AuditEntry, BanStore, SecretStore, StoreError, StoreResult};
+use tasuki_core::store::{AccountStore, AuditEntry, BanStore, SecretStore, Sharing, StoreError, StoreResult};
 use tokio::sync::Notify;
 
 #[derive(Default)]
@@ -241,6 +241,12 @@ impl SecretStore for FakeStore {
     async fn put_fact(&self, name: &str, value: &str) -> StoreResult<()> {
         self.data()?.facts.insert(name.to_owned(), value.to_owned());
         Ok(())
+    }
+}
+
+impl Sharing for FakeStore {
+    fn is_shared(&self) -> bool {
+        true
     }
 }
 

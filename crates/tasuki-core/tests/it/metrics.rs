@@ -10,10 +10,16 @@ use tasuki_core::events::EventBus;
 use tasuki_core::health::{Code, Condition, Health};
 use tasuki_core::ids::{Epoch, NodeId};
 use tasuki_core::metrics::{House, Metrics};
-use tasuki_core::store::{NodeStore, StoreResult, StoreStats};
+use tasuki_core::store::{NodeStore, Sharing, StoreResult, StoreStats};
 use tasuki_core::tls::{Tls, TlsConfig};
 
 struct Idle;
+
+impl Sharing for Idle {
+    fn is_shared(&self) -> bool {
+        false
+    }
+}
 
 #[async_trait]
 impl NodeStore for Idle {

@@ -10,11 +10,17 @@ use tasuki_core::clock::{Clock, Timestamp};
 use tasuki_core::events::EventBus;
 use tasuki_core::ids::BanId;
 use tasuki_core::store::bans::{Ban, BanStore, NewBan};
-use tasuki_core::store::{AuditEntry, StoreError, StoreResult};
+use tasuki_core::store::{AuditEntry, Sharing, StoreError, StoreResult};
 
 /// Bans in memory.
 #[derive(Default)]
 pub(crate) struct MemoryBans(Mutex<Vec<Ban>>);
+
+impl Sharing for MemoryBans {
+    fn is_shared(&self) -> bool {
+        true
+    }
+}
 
 #[async_trait]
 impl BanStore for MemoryBans {

@@ -114,13 +114,14 @@ use sqlx::{ConnectOptions as _, Connection as _, Postgres, Row as _};
 use tasuki_core::ids::{Epoch, LaneId, NodeId};
 use tasuki_core::store::fedi::{Appended, NewEntry};
 use tasuki_core::store::mail::{BodyPlace, Lane, StoredBody};
-use tasuki_core::store::{NodeStore, Store, StoreError, StoreResult, StoreStats};
+use tasuki_core::store::{NodeStore, Sharing, Store, StoreError, StoreResult, StoreStats};
 use tokio::task::JoinHandle;
 
 use self::writer::Writer;
 use crate::OpenError;
 use crate::error::{is_collision, store_error};
 use crate::migrate;
+use crate::news::News;
 
 /// The connection type that the shared texts are compiled against.
 pub(crate) type Conn = PgConnection;
@@ -154,6 +155,8 @@ pub(crate) struct Db {
     commits: Arc<AtomicU64>,
     waiting: AtomicI64,
     size_bytes: Arc<AtomicU64>,
+    news: News,
+    reads: AtomicU64,
     sweeper: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -196,6 +199,8 @@ impl Db {
             commits,
             waiting: AtomicI64::new(0),
             size_bytes,
+            news: News::default(),
+            reads: AtomicU64::new(0),
             sweeper: std::sync::Mutex::new(Some(sweeper)),
         })
     }
@@ -207,11 +212,14 @@ impl Db {
 
     /// Appends an entry to the log.
     async fn append_entry(&self, entry: NewEntry) -> StoreResult<Appended> {
-        self.writer.append(entry).await
+        let appended = self.writer.append(entry).await?;
+        self.news.tell_log();
+        Ok(appended)
     }
 
     /// A connection for reading.
     async fn read(&self) -> StoreResult<PoolConnection<Postgres>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         self.pool.acquire().await.map_err(store_error)
     }
 
@@ -228,6 +236,17 @@ impl Db {
             self.commits.fetch_add(1, Ordering::Relaxed);
         }
         result
+    }
+
+    /// Like [`Db::change`]; the commit is told to those who follow the fediverse.
+    async fn change_fedi<T, F>(&self, f: F) -> StoreResult<T>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, StoreResult<T>> + Clone + Send + 'static,
+    {
+        let done = self.change(f).await?;
+        self.news.tell_all();
+        Ok(done)
     }
 
     /// A change whose loss in a crash does no harm: it does not wait for the disk.
@@ -392,6 +411,12 @@ pub(crate) fn periodic() -> Vec<&'static str> {
 
 impl Store for Db {}
 
+impl Sharing for Db {
+    fn is_shared(&self) -> bool {
+        true
+    }
+}
+
 #[async_trait]
 impl NodeStore for Db {
     async fn join(&self, name: &str) -> StoreResult<(NodeId, Epoch)> {
@@ -426,6 +451,7 @@ impl NodeStore for Db {
 
     fn stats(&self) -> StoreStats {
         StoreStats {
+            reads: self.reads.load(Ordering::Relaxed),
             commits: self.commits.load(Ordering::Relaxed),
             syncs: 0,
             waiting: u64::try_from(self.waiting.load(Ordering::Relaxed)).unwrap_or(0)

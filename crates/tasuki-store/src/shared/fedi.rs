@@ -11,6 +11,7 @@ use tasuki_core::store::fedi::{
     ModerationRule, NewEntry, NewSubscription, Progress, Subscription,
 };
 use tasuki_core::store::{AuditEntry, FediStore, StoreError, StoreResult};
+use tokio::sync::watch;
 
 use super::{Conn, Db, DbRow, audit, log, progress};
 use crate::error::store_error;
@@ -249,7 +250,7 @@ impl FediStore for Db {
         entry: Option<AuditEntry>,
     ) -> StoreResult<Subscription> {
         self.require_space()?;
-        self.change(move |conn| {
+        self.change_fedi(move |conn| {
             Box::pin(async move {
                 let subscription = subscribe(conn, &new).await?;
                 for answer in answers {
@@ -271,7 +272,7 @@ impl FediStore for Db {
         entry: Option<AuditEntry>,
     ) -> StoreResult<Subscription> {
         let host = host.to_owned();
-        self.change(move |conn| {
+        self.change_fedi(move |conn| {
             Box::pin(async move {
                 let subscription = unsubscribe(conn, &host).await?;
                 if let Some(farewell) = farewell {
@@ -300,7 +301,7 @@ impl FediStore for Db {
 
     async fn note_facts(&self, host: &str, facts: HostFacts) -> StoreResult<()> {
         let host = host.to_owned();
-        self.change(move |conn| Box::pin(async move { note_facts(conn, &host, &facts).await }))
+        self.change_fedi(move |conn| Box::pin(async move { note_facts(conn, &host, &facts).await }))
             .await
     }
 
@@ -311,7 +312,7 @@ impl FediStore for Db {
         entry: Option<AuditEntry>,
     ) -> StoreResult<()> {
         let host = host.to_owned();
-        self.change(move |conn| {
+        self.change_fedi(move |conn| {
             Box::pin(async move {
                 choose_form(conn, &host, form).await?;
                 match &entry {
@@ -325,7 +326,7 @@ impl FediStore for Db {
 
     async fn note_refused_forward(&self, host: HostNo, answer: &str) -> StoreResult<()> {
         let answer: String = answer.chars().take(300).collect();
-        self.change(move |conn| Box::pin(async move { note_refused_forward(conn, host, &answer).await }))
+        self.change_fedi(move |conn| Box::pin(async move { note_refused_forward(conn, host, &answer).await }))
             .await
     }
 
@@ -340,7 +341,7 @@ impl FediStore for Db {
     }
 
     async fn moderate(&self, rules: Vec<ModerationRule>, entry: Option<AuditEntry>) -> StoreResult<()> {
-        self.change(move |conn| {
+        self.change_fedi(move |conn| {
             Box::pin(async move {
                 moderate(conn, &rules).await?;
                 match &entry {
@@ -359,7 +360,7 @@ impl FediStore for Db {
         entry: Option<AuditEntry>,
     ) -> StoreResult<()> {
         let subject = subject.to_owned();
-        self.change(move |conn| {
+        self.change_fedi(move |conn| {
             Box::pin(async move {
                 unmoderate(conn, kind, &subject).await?;
                 match &entry {
@@ -383,7 +384,7 @@ impl FediStore for Db {
             return host_no_of(no);
         }
         let (host, inbox) = (host.to_owned(), inbox.to_owned());
-        self.change(move |conn| {
+        self.change_fedi(move |conn| {
             Box::pin(async move {
                 let no = number_host(conn, &host, &inbox).await?;
                 audit::bump(conn, VERSION).await?;
@@ -406,6 +407,14 @@ impl FediStore for Db {
 
     async fn subscriptions_version(&self) -> StoreResult<i64> {
         audit::version(self, VERSION).await
+    }
+
+    fn subscription_news(&self) -> watch::Receiver<()> {
+        self.news.subscriptions.subscribe()
+    }
+
+    fn log_news(&self) -> watch::Receiver<()> {
+        self.news.log.subscribe()
     }
 
     async fn append(&self, entry: NewEntry) -> StoreResult<Appended> {

@@ -103,6 +103,7 @@ mod tunnel;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -117,7 +118,7 @@ use tasuki_core::clock::Clock;
 use tasuki_core::ids::{Epoch, LaneId, NodeId};
 use tasuki_core::store::fedi::{Appended, NewEntry};
 use tasuki_core::store::mail::{BodyPlace, Lane, StoredBody};
-use tasuki_core::store::{NodeStore, Store, StoreError, StoreResult, StoreStats};
+use tasuki_core::store::{NodeStore, Sharing, Store, StoreError, StoreResult, StoreStats};
 use tokio::task::JoinHandle;
 
 use self::holds::Holds;
@@ -127,6 +128,7 @@ use self::writer::{Counters, Writer};
 use crate::OpenError;
 use crate::error::store_error;
 use crate::migrate;
+use crate::news::News;
 
 /// The connection type that the shared texts are compiled against.
 pub(crate) type Conn = SqliteConnection;
@@ -152,6 +154,8 @@ pub(crate) struct Db {
     holds: Arc<Holds>,
     segments: Arc<Segments>,
     space: Arc<Space>,
+    news: News,
+    reads: AtomicU64,
     database: PathBuf,
     janitor: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -208,6 +212,8 @@ impl Db {
             holds,
             segments,
             space,
+            news: News::default(),
+            reads: AtomicU64::new(0),
             database: file.to_owned(),
             janitor: std::sync::Mutex::new(Some(tokio::spawn(janitor))),
         })
@@ -221,12 +227,18 @@ impl Db {
     /// Appends an entry to the log.
     async fn append_entry(&self, entry: NewEntry) -> StoreResult<Appended> {
         self.space.require()?;
-        self.change(move |conn| Box::pin(async move { log::append(conn, &entry).await }))
+        let news = self.news.clone();
+        self.writer
+            .change(
+                move |conn| Box::pin(async move { log::append(conn, &entry).await }),
+                move |_| news.tell_log(),
+            )
             .await
     }
 
     /// A connection for reading.
     async fn read(&self) -> StoreResult<PoolConnection<Sqlite>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         self.pool.acquire().await.map_err(store_error)
     }
 
@@ -237,6 +249,16 @@ impl Db {
         F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, StoreResult<T>> + Send + 'static,
     {
         self.writer.change(f, |_| ()).await
+    }
+
+    /// Like [`Db::change`]; the commit is told to those who follow the fediverse, even if its caller is gone by then.
+    async fn change_fedi<T, F>(&self, f: F) -> StoreResult<T>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, StoreResult<T>> + Send + 'static,
+    {
+        let news = self.news.clone();
+        self.writer.change(f, move |_| news.tell_all()).await
     }
 
     /// Like [`Db::change`], but returns at once; the change rides in a later commit.
@@ -332,6 +354,13 @@ pub(crate) fn periodic() -> Vec<&'static str> {
 
 impl Store for Db {}
 
+impl Sharing for Db {
+    /// The file is this process's alone.
+    fn is_shared(&self) -> bool {
+        false
+    }
+}
+
 #[async_trait]
 impl NodeStore for Db {
     async fn join(&self, name: &str) -> StoreResult<(NodeId, Epoch)> {
@@ -368,6 +397,7 @@ impl NodeStore for Db {
         };
         let commits = self.counters.commits();
         StoreStats {
+            reads: self.reads.load(Ordering::Relaxed),
             commits,
             syncs: commits + self.segments.syncs(),
             waiting: self.writer.waiting(),

@@ -13,11 +13,11 @@ use super::{Core, look};
 use crate::admin::Admin;
 use crate::exit::{Fail, Outcome, chain};
 
-/// How often this gateway says that it lives.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-/// Without a heartbeat for so long others may take what it held.
-const DEAD_AFTER: Duration = Duration::from_secs(30);
-/// How often rules and bans are compared with the store, which other gateways change too.
+/// How often this gateway says that it lives, and without a word for how long others may take what it held.
+const HEARTBEAT: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
+/// The same where nobody else could take anything.
+const HEARTBEAT_ALONE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(86_400));
+/// How often rules are compared with a store that other gateways change too.
 const REFRESH: Duration = Duration::from_secs(5);
 
 /// Tasks that end after the engines.
@@ -44,7 +44,9 @@ pub(super) async fn start(core: &Core, admin: &Arc<Admin>, shutdown: &Shutdown) 
         own.clone(),
         shutdown.clone(),
     ));
-    own.spawn(refresh(Arc::clone(admin), own.clone()));
+    if core.store.is_shared() {
+        own.spawn(refresh(Arc::clone(admin), own.clone()));
+    }
     own.spawn(look::watch(Arc::clone(admin), core.events.clone(), own.clone()));
     let watched = Watched {
         data_dir: core.data.path().to_owned(),
@@ -65,9 +67,14 @@ async fn heartbeat(
     own: Shutdown,
     all: Shutdown,
 ) {
+    let (every, dead_after) = if admin.store.is_shared() {
+        HEARTBEAT
+    } else {
+        HEARTBEAT_ALONE
+    };
     let mut failing = false;
     loop {
-        match admin.store.heartbeat(node, epoch, DEAD_AFTER).await {
+        match admin.store.heartbeat(node, epoch, dead_after).await {
             Ok(()) => failing = false,
             Err(StoreError::StaleEpoch) => {
                 tracing::error!(
@@ -83,7 +90,7 @@ async fn heartbeat(
             Err(_) => {}
         }
         tokio::select! {
-            () = tokio::time::sleep(HEARTBEAT) => {}
+            () = tokio::time::sleep(every) => {}
             () = own.begun() => return,
         }
     }
