@@ -27,8 +27,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Settings, daily::Daily, dkim::Dkim, dns::Resolver, lanes::Lanes, members::Members,
-    metrics::Metrics, orders::Pauses, port25::Port25, recipients::CallOuts, schedule::NextLook,
-    settle::Report, trust::BrokenTls,
+    metrics::Metrics, orders::Pauses, port25::Port25, recipients::CallOuts, release::Releases,
+    schedule::NextLook, settle::Report, trust::BrokenTls,
 };
 
 /// Bodies to this size are kept in the store's row.
@@ -48,6 +48,7 @@ pub(crate) struct Context {
     pub(crate) dkim: Dkim,
     pub(crate) members: Members,
     pub(crate) port25: Port25,
+    pub(crate) releases: Releases,
     pub(crate) lanes: Lanes,
     pub(crate) pauses: Pauses,
     pub(crate) reports: mpsc::Sender<Report>,

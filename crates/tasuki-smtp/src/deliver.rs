@@ -5,7 +5,7 @@
 //! before it expires.
 
 mod attempt;
-mod dialing;
+pub(crate) mod dialing;
 mod report;
 mod signing;
 
@@ -42,6 +42,10 @@ pub(crate) async fn dispatch(context: &Arc<Context>, job: Job) {
     let Some(job) = orders::obey(context, &settings, job).await else {
         return;
     };
+    let lane = context.lane_now(&settings, &job, &job.held.recipients).await;
+    if lane != job.held.lane {
+        return context.move_to(job, lane).await;
+    }
     let now = context.deps.clock.now();
     let road = context.lanes.road(&job.held.lane, now);
     let limit = route::concurrency(&settings, &road);
@@ -193,10 +197,17 @@ async fn deliver(
         unfit: Vec::new(),
         passed_over: Vec::new(),
     };
+    let began = context.releases.count();
     let attempted = attempt.run(&job).await;
     let route_failure = attempted.route_failure.clone();
     let connection = attempt.connection.take();
     match &route_failure {
+        // What was wrong may be changed already: that is tried first.
+        Some(why) if attempted.is_nobodys() && context.releases.count() != began => {
+            let now = context.deps.clock.wall();
+            context.put_off(job, now, why).await;
+            return keep_or_quit(context, &settings, connection).await;
+        }
         // Nothing goes anywhere; that must not use up the mail's attempts.
         Some(why) if matches!(hop, NextHop::Mx(_)) && waits_for_port25(context, &job) => {
             let wait = settings.retry.delay(1, job.held.mail.0.cast_unsigned());
@@ -235,6 +246,8 @@ async fn keep_or_quit(
 ) -> Option<Connection> {
     let open = connection?;
     let most = match &open.member {
+        // Its settings were changed while it was open.
+        Some((smarthost, _)) if !settings.ways.smarthosts().any(|now| Arc::ptr_eq(now, smarthost)) => 0,
         Some((smarthost, _)) => smarthost.mails_per_connection,
         None => settings.delivery.mails_per_connection,
     };

@@ -32,6 +32,7 @@ use crate::{
     orders::Pauses,
     port25::Port25,
     recipients::CallOuts,
+    release::{self, Releases},
     schedule::{self, NextLook},
     session, settle,
     trust::{BrokenTls, any_certificate},
@@ -176,6 +177,7 @@ impl Engine {
             pauses: Pauses::default(),
             members: Members::default(),
             port25: Port25::default(),
+            releases: Releases::default(),
             settings: ArcSwap::from_pointee(settings),
             resolver,
             reports,
@@ -223,6 +225,7 @@ impl Engine {
     /// Takes mail and delivers it until the shutdown; then finishes what is under way within the grace, and leaves the
     /// rest in the store.
     pub async fn run(self, shutdown: Shutdown) -> Drained {
+        let handle = self.handle();
         let Self {
             context,
             acceptors,
@@ -235,6 +238,7 @@ impl Engine {
         let settler = tokio::spawn(settle::settler(Arc::clone(&context), reports));
         let scheduler = tokio::spawn(schedule::scheduler(Arc::clone(&context)));
         context.tracker.spawn(daily::keeper(Arc::clone(&context)));
+        context.tracker.spawn(release::keeper(handle));
         for (role, acceptor) in acceptors {
             let task = accept(Arc::clone(&context), role, acceptor);
             context.tracker.spawn(task);
@@ -274,16 +278,19 @@ impl Handle {
         };
         let mut config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let (changed, needs_restart) = differences(&config, &snapshot.engine);
+        let released = release::changed_ways(&config, &snapshot.engine);
         *config = snapshot.engine.clone();
         self.context.settings.store(Arc::new(settings));
-        // What was changed may be what was wrong: a secret, a host, a route.
-        if changed.iter().any(|key| key.starts_with("mail.smarthost")) {
-            self.retry_now();
-        }
+        self.context.releases.want(released);
         Applied {
             changed,
             needs_restart,
         }
+    }
+
+    /// A secret in the store changed: mail that waits because of the old one is tried at once.
+    pub fn secrets_changed(&self) {
+        self.context.releases.look();
     }
 
     /// Looks at the queue now: what was made due by a command is tried at once, and resting lanes too.

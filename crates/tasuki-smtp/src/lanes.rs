@@ -250,7 +250,9 @@ impl Lanes {
             let state = lock(&lane.state);
             let blocked = state.blocked_until.is_some_and(|until| until > now);
             let used = Arc::strong_count(lane) > 1 || state.workers > 0 || state.owned.is_some();
-            used || blocked || !state.queue.is_empty()
+            // What `status` says of a smarthost must be taken back when it works again.
+            let told = state.failures > 0 && lane.key.0.starts_with("via:");
+            used || blocked || told || !state.queue.is_empty()
         });
     }
 
@@ -293,6 +295,19 @@ impl Lanes {
     pub(crate) fn queued(&self) -> usize {
         let lanes: Vec<_> = lock(&self.by_key).values().cloned().collect();
         lanes.iter().map(|lane| lock(&lane.state).queue.len()).sum()
+    }
+
+    /// Whether the next hop of this lane does not work.
+    pub(crate) fn is_down(&self, key: &LaneKey) -> bool {
+        let by_key = lock(&self.by_key);
+        by_key.get(key).is_some_and(|lane| lock(&lane.state).failures > 0)
+    }
+
+    /// Lets one blocked lane try again at once.
+    pub(crate) fn unblock_one(&self, key: &LaneKey) {
+        if let Some(lane) = lock(&self.by_key).get(key) {
+            lock(&lane.state).blocked_until = None;
+        }
     }
 
     /// Lets every blocked lane try again at once.

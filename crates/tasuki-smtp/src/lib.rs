@@ -29,6 +29,7 @@ mod policy;
 mod port25;
 mod receive;
 mod recipients;
+mod release;
 mod route;
 mod schedule;
 mod session;

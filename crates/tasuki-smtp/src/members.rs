@@ -89,6 +89,20 @@ impl Members {
         })
     }
 
+    /// Whether it failed when it was tried last.
+    pub(crate) fn is_down(&self, name: &str) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(name).is_some_and(|member| member.failures > 0)
+    }
+
+    /// Lets one that rests be tried again at once.
+    pub(crate) fn unblock_one(&self, name: &str) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(member) = all.get_mut(name) {
+            member.rests_until = None;
+        }
+    }
+
     /// Lets all that rest be tried again at once.
     pub(crate) fn unblock(&self) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);

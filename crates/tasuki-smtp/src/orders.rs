@@ -84,7 +84,7 @@ pub(crate) async fn obey(context: &Arc<Context>, settings: &Settings, job: Job) 
     None
 }
 
-fn of_lane(lane: LaneKey) -> QueueFilter {
+pub(crate) fn of_lane(lane: LaneKey) -> QueueFilter {
     QueueFilter {
         lane: Some(lane),
         ..QueueFilter::default()
@@ -113,6 +113,21 @@ impl Handle {
         order: &Order,
         audit: &AuditEntry,
     ) -> Result<u64, StoreError> {
+        let deliveries = self.order_quietly(filter, order, audit).await?;
+        match order {
+            Order::Release | Order::Retry | Order::Reroute(_) => self.retry_now(),
+            Order::Hold | Order::Bounce | Order::Delete => self.context.wake.notify_one(),
+        }
+        Ok(deliveries)
+    }
+
+    /// As [`Handle::order`], without letting resting lanes try.
+    pub(crate) async fn order_quietly(
+        &self,
+        filter: &QueueFilter,
+        order: &Order,
+        audit: &AuditEntry,
+    ) -> Result<u64, StoreError> {
         let store = &self.context.deps.store;
         self.recall(filter).await;
         let mut rest = filter.clone();
@@ -129,10 +144,6 @@ impl Handle {
         for job in self.matching(filter, |hold| matches!(hold, Hold::Lane(..))) {
             // It was read before the order.
             self.forget(&job);
-        }
-        match order {
-            Order::Release | Order::Retry | Order::Reroute(_) => self.retry_now(),
-            Order::Hold | Order::Bounce | Order::Delete => self.context.wake.notify_one(),
         }
         Ok(deliveries)
     }

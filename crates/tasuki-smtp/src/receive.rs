@@ -196,7 +196,7 @@ impl Incoming {
         let principal = self.principal.as_ref().map(|p| p.id);
         let mut envelope = convert::to_store(&message.envelope, principal, message.eight_bit);
         envelope.reverse_path = self.reverse_path(envelope.reverse_path);
-        let deliveries = self.deliveries(&message);
+        let deliveries = self.deliveries(&message, &envelope.reverse_path);
         let (node, epoch) = context.deps.node;
         let expires_at = self.accepted_at.plus(self.settings.delivery.expire);
         let jobs: Vec<Job> = deliveries
@@ -309,10 +309,10 @@ impl Incoming {
     }
 
     /// The recipients by lane; who is named twice gets one copy.
-    fn deliveries(&self, message: &Message) -> Vec<NewDelivery> {
+    fn deliveries(&self, message: &Message, sender: &ReversePath) -> Vec<NewDelivery> {
         let origin = Origin {
             principal: self.principal.as_ref().map(|principal| principal.name.as_str()),
-            sender: message.envelope.from.mailbox(),
+            sender: sender.mailbox(),
         };
         let mut deliveries: Vec<NewDelivery> = Vec::new();
         for recipient in &message.envelope.recipients {

@@ -13,7 +13,7 @@ use tasuki_core::{
     events::What,
     failure::{Failure, Verdict},
     ids::DeliverySeq,
-    store::mail::{Hold, NewMail, Outcome, Recipient, Settled, Settlement},
+    store::mail::{Hold, LaneKey, NewMail, Outcome, Recipient, Settled, Settlement},
 };
 use tasuki_proto::smtp::{Reply, dsn::Action};
 use tokio::sync::mpsc;
@@ -44,11 +44,23 @@ pub(crate) struct Attempted {
     pub(crate) route_failure: Option<String>,
 }
 
+impl Attempted {
+    /// No recipient was judged: nothing but the route failed.
+    pub(crate) fn is_nobodys(&self) -> bool {
+        let waits = |result: &RecipientResult| {
+            result
+                .as_ref()
+                .is_err_and(|failure| failure.verdict != Verdict::Permanent)
+        };
+        self.results.iter().all(|(_, result)| waits(result))
+    }
+}
+
 /// An outcome on its way to the store.
 pub(crate) struct Report {
     outcome: Outcome,
     /// The lane's key, to note that the delivery is no longer in flight.
-    lane: tasuki_core::store::mail::LaneKey,
+    lane: LaneKey,
     /// What to deliver once the outcome is committed.
     follow_up: Vec<Job>,
     due: Option<Timestamp>,
@@ -94,25 +106,57 @@ impl Context {
         }
         let (follow_up, told) = notices.finish();
         self.count(&job, &sorted, attempts, told);
-        let principal = self.principal_name(settings, &job).await;
-        let origin = Origin {
-            principal: principal.as_deref(),
-            sender: job.held.envelope.reverse_path.mailbox(),
-        };
         let told = (now, delay_reported);
-        let settlement = waiting_settlement(settings, &job, origin, &sorted.waiting, attempts, told);
+        let mut settlement = waiting_settlement(settings, &job, &sorted.waiting, attempts, told);
+        if let Settlement::Deferred { lane, recipients, .. } = &mut settlement {
+            *lane = self.lane_now(settings, &job, recipients).await;
+        }
         self.report(job, settlement, follow_up).await;
     }
 
-    /// Who handed a mail in, if a route asks for that.
-    async fn principal_name(&self, settings: &Settings, job: &Job) -> Option<String> {
-        let id = job
-            .held
+    /// Where mail for these recipients of a job waits. The configuration may have changed since it was taken; the lane
+    /// follows, unless an operator chose it, or the recipients would part.
+    pub(crate) async fn lane_now(&self, settings: &Settings, job: &Job, recipients: &[Recipient]) -> LaneKey {
+        let held = &job.held;
+        if held.orders.rerouted {
+            return held.lane.clone();
+        }
+        let id = held
             .envelope
             .principal
-            .filter(|_| settings.ways.asks_for_principal())?;
-        let principal = self.deps.accounts.by_id(id).await.ok()??;
-        Some(principal.name.clone())
+            .filter(|_| settings.ways.asks_for_principal());
+        let principal = match id {
+            None => None,
+            Some(id) => match self.deps.accounts.by_id(id).await {
+                Ok(principal) => principal,
+                // It stays where it is until it is known who sent it.
+                Err(_) => return held.lane.clone(),
+            },
+        };
+        let origin = Origin {
+            principal: principal.as_ref().map(|principal| principal.name.as_str()),
+            sender: held.envelope.reverse_path.mailbox(),
+        };
+        let lanes = recipients.iter();
+        let mut lanes = lanes.map(|r| crate::route::lane_for(settings, origin, &r.mailbox));
+        match lanes.next() {
+            Some(first) if lanes.all(|lane| lane == first) => first,
+            _ => held.lane.clone(),
+        }
+    }
+
+    /// Gives a job to another lane, without an attempt.
+    pub(crate) async fn move_to(self: &Arc<Self>, job: Job, lane: LaneKey) {
+        let held = &job.held;
+        let settlement = Settlement::Deferred {
+            lane,
+            recipients: held.recipients.clone(),
+            attempts: held.attempts,
+            due: self.deps.clock.wall(),
+            last_error: clip(held.last_error.as_deref().unwrap_or("its route was changed")),
+            delay_reported: held.delay_reported,
+        };
+        self.report(job, settlement, Vec::new()).await;
     }
 
     /// Puts a job off without an attempt.
@@ -225,7 +269,6 @@ impl Context {
 fn waiting_settlement(
     settings: &Settings,
     job: &Job,
-    origin: Origin<'_>,
     waiting: &[(Recipient, Failure)],
     attempts: u32,
     (now, delay_reported): (Timestamp, bool),
@@ -243,12 +286,7 @@ fn waiting_settlement(
         wait = wait.max(asked.min(Duration::from_secs(86_400)));
     }
     Settlement::Deferred {
-        // The configuration may have changed since the mail was taken; where it waits follows, unless an operator chose.
-        lane: if job.held.orders.rerouted {
-            job.held.lane.clone()
-        } else {
-            crate::route::lane_for(settings, origin, &waiting[0].0.mailbox)
-        },
+        lane: job.held.lane.clone(),
         recipients: waiting.iter().map(|(recipient, _)| recipient.clone()).collect(),
         attempts,
         // The last attempt is made when the mail expires.

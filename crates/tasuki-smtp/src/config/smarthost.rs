@@ -105,7 +105,7 @@ pub struct SmarthostConfig {
     /// A file with the password in its first line.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
-    /// The name of a sealed secret in the store.
+    /// The name of a sealed secret in the store; `tasuki mail smarthost password` puts it there.
     #[serde(default)]
     pub password_secret: Option<String>,
     /// Most connections to it at a time; 20.
@@ -292,6 +292,20 @@ impl Ways {
     /// Whether it matters who handed a mail in.
     pub(crate) fn asks_for_principal(&self) -> bool {
         self.routes.iter().any(|route| route.principal.is_some())
+    }
+
+    /// All smarthosts, once each.
+    pub(crate) fn smarthosts(&self) -> impl Iterator<Item = &Arc<Smarthost>> {
+        let named = self.members.iter();
+        named.filter_map(|(name, members)| members.first().filter(|first| first.name == *name))
+    }
+
+    /// The smarthost of this name and the groups it belongs to.
+    pub(crate) fn ways_through(&self, smarthost: &str) -> Vec<Arc<str>> {
+        let through = |members: &&[Arc<Smarthost>]| members.iter().any(|m| &*m.name == smarthost);
+        let ways = self.members.iter();
+        let ways = ways.filter(|(_, members)| through(&members.as_slice()));
+        ways.map(|(name, _)| Arc::clone(name)).collect()
     }
 
     /// A smarthost as a group of one, or a group.

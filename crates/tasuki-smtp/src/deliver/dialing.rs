@@ -118,7 +118,12 @@ impl Attempt<'_> {
             .dialer(Some(smarthost))
             .await
             .map_err(NoConnection::unknown)?;
-        self.dial(&dialer, &candidates).await
+        let dialled = self.dial(&dialer, &candidates).await;
+        if let (Err(NoConnection::Failed(..)), Some(login)) = (&dialled, &dialer.client.login) {
+            let (Proof::Password(secret) | Proof::AccessToken(secret)) = &login.proof;
+            self.context.releases.failed_with(smarthost, secret.reveal());
+        }
+        dialled
     }
 
     /// One of several smarthosts does not work: it rests, and the others carry on.
@@ -217,7 +222,18 @@ async fn login(context: &Context, smarthost: &Smarthost) -> Result<Option<Login>
     let Some(username) = smarthost.username.clone() else {
         return Ok(None);
     };
-    let text = match &smarthost.password {
+    let Some(text) = secret(context, smarthost).await? else {
+        return Ok(None);
+    };
+    Ok(Some(Login {
+        username,
+        proof: Proof::Password(Hidden::new(text)),
+    }))
+}
+
+/// A smarthost's password, as it is now.
+pub(crate) async fn secret(context: &Context, smarthost: &Smarthost) -> Result<Option<String>, String> {
+    Ok(Some(match &smarthost.password {
         Password::None => return Ok(None),
         Password::Given(secret) => secret.expose().to_owned(),
         Password::File(path) => {
@@ -232,9 +248,5 @@ async fn login(context: &Context, smarthost: &Smarthost) -> Result<Option<Login>
             String::from_utf8(bytes.to_vec())
                 .map_err(|_| format!("the sealed secret {name:?} is not text"))?
         }
-    };
-    Ok(Some(Login {
-        username,
-        proof: Proof::Password(Hidden::new(text)),
     }))
 }

@@ -12,6 +12,7 @@ mod groups;
 mod orders;
 mod proxied;
 mod recipients;
+mod release;
 mod rewrite;
 mod scram;
 mod session;
