@@ -14,6 +14,7 @@ mod moderation;
 mod problem;
 mod recipients;
 mod secrets;
+mod smarthosts;
 mod system;
 #[cfg(test)]
 mod tests;
@@ -125,6 +126,11 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/mail/lanes/{lane}/pause", post(mail::pause))
         .route("/v1/mail/lanes/{lane}/resume", post(mail::resume))
         .route("/v1/mail/trace", get(mail::trace))
+        .route("/v1/mail/smarthosts", get(smarthosts::list))
+        .route(
+            "/v1/mail/smarthosts/{name}/password",
+            put(smarthosts::set_password),
+        )
         .route("/v1/mail/dkim", get(dkim::list).post(dkim::add))
         .route("/v1/mail/dkim/{domain}", delete(dkim::remove))
         .route("/v1/mail/dkim/{domain}/rotate", post(dkim::rotate))

@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Context, Gateway, JsonFlag, confirmed, dkim, output, recipients, segment};
+use super::{Context, Gateway, JsonFlag, confirmed, dkim, output, recipients, segment, smarthost};
 use crate::exit::{self, Fail, Outcome};
 
 #[derive(clap::Subcommand, Debug)]
@@ -63,6 +63,9 @@ pub(super) enum Command {
     /// The keys that sign our domains' mail
     #[command(subcommand)]
     Dkim(dkim::Command),
+    /// Servers that carry our mail on, and our logins there
+    #[command(subcommand)]
+    Smarthost(smarthost::Command),
     /// Addresses of domains whose recipients are kept in the store
     #[command(subcommand)]
     Recipients(recipients::Command),
@@ -196,6 +199,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             ..
         } => queue(&gateway, *command),
         Command::Dkim(command) => dkim::run(command, context),
+        Command::Smarthost(command) => smarthost::run(command, context),
         Command::Recipients(command) => recipients::run(command, context),
         Command::Trace { what, json } => trace(&gateway, &what, json),
         Command::Lanes(flag) => lanes(&gateway, flag),

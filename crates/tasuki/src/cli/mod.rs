@@ -18,6 +18,7 @@ mod people;
 mod recipients;
 mod serve;
 mod service;
+mod smarthost;
 mod status;
 mod token;
 mod tunnel;

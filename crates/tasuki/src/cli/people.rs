@@ -166,7 +166,8 @@ fn say_password(made: &serde_json::Value) {
     }
 }
 
-fn read_password() -> Outcome<String> {
+/// The first line of standard input.
+pub(super) fn read_password() -> Outcome<String> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
         eprintln!("Password (it will be visible; end with Enter):");

@@ -13,3 +13,4 @@ mod gateway;
 mod life;
 mod mail_queue;
 mod moderation;
+mod smarthosts;
