@@ -42,7 +42,13 @@ impl Default for LogConfig {
 impl LogConfig {
     /// The filter, if it is one.
     pub(crate) fn filter(&self) -> Result<EnvFilter, String> {
-        EnvFilter::try_new(&self.level).map_err(|e| {
+        // What the database driver tells at info is for its developers ("relation already exists, skipping"); who wants
+        // it names the target `sqlx`.
+        let driver = match self.level.as_str() {
+            "info" | "debug" | "trace" => "sqlx=warn,",
+            _ => "",
+        };
+        EnvFilter::try_new(format!("{driver}{}", self.level)).map_err(|e| {
             format!(
                 "{:?} is not a log level ({e}); write error, warn, info, debug, trace, or for example \"info,tasuki_smtp=debug\"",
                 self.level
@@ -191,5 +197,26 @@ fn write(event: &Event) {
             "configuration applied"
         ),
         other => tracing::debug!(engine, event = ?other, "event"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LogConfig;
+
+    #[test]
+    fn the_database_driver_is_heard_only_when_it_warns_or_is_named() {
+        for (level, filter) in [
+            ("info", "sqlx=warn,info"),
+            ("debug", "sqlx=warn,debug"),
+            ("error", "error"),
+            ("info,sqlx=debug", "sqlx=debug,info"),
+        ] {
+            let config = LogConfig {
+                level: level.to_owned(),
+                ..LogConfig::default()
+            };
+            assert_eq!(config.filter().unwrap().to_string(), filter);
+        }
     }
 }
