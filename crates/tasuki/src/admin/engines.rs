@@ -191,7 +191,8 @@ pub(super) async fn enrol(
     let expires_at = admin.clock.wall().plus(valid_for);
     let pin = tunnel.fingerprint().to_string();
     let gateway = admin.tunnel_address();
-    let command = format!("tasuki-agent run --gateway {gateway} --pin {pin} --code {code}");
+    let endpoints: String = made.principal.grants.iter().filter_map(endpoint_option).collect();
+    let command = format!("tasuki-agent run --gateway {gateway} --pin {pin} --code {code}{endpoints}");
     let answer = json!({
         "name": made.principal.name,
         "code": code,
@@ -231,6 +232,17 @@ pub(super) async fn look_again_after_changes(
         tunnel.look_again();
     }
     response
+}
+
+/// What the agent may serve, as its command line says it: a server on the agent's machine, on its usual port.
+fn endpoint_option(grant: &Grant) -> Option<String> {
+    match grant {
+        Grant::ExposeDefault => Some(" --minecraft 127.0.0.1:25565".to_owned()),
+        Grant::ExposeName(name) => Some(format!(" --minecraft {name}=127.0.0.1:25565")),
+        Grant::ExposePorts(port, _) => Some(format!(" --tcp {port}=127.0.0.1:{port}")),
+        Grant::ExposeUdp(port, _) => Some(format!(" --udp {port}=127.0.0.1:{port}")),
+        _ => None,
+    }
 }
 
 const fn is_tunnel_grant(grant: &Grant) -> bool {

@@ -93,7 +93,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
                 return output::json(&made);
             }
             output::line(format!(
-                "agent {name} may enrol until {}. At home, run:",
+                "agent {name} may enrol until {}. At home, run, with the addresses of your own servers there:",
                 output::cell(&made, "expires_at")
             ));
             output::line("");

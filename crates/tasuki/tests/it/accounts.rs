@@ -207,8 +207,22 @@ fn an_agent_is_enrolled_with_a_command_that_can_be_pasted() {
         ])
         .json();
     let command = made["command"].as_str().unwrap();
-    for part in ["tasuki-agent run --gateway 127.0.0.1:", "--pin ", "--code "] {
+    for part in [
+        "tasuki-agent run --gateway 127.0.0.1:",
+        " --pin ",
+        " --code ",
+        " --minecraft mc.test=127.0.0.1:25565",
+        " --tcp 30000=127.0.0.1:30000",
+    ] {
         assert!(command.contains(part), "{part} in {command}");
+    }
+    // It says all that an agent needs: one that says nothing to serve would be refused by the agent itself.
+    let plain = gateway.ok(&["tunnel", "enroll", "plain"]).out;
+    assert!(plain.contains(" --minecraft 127.0.0.1:25565\n"), "{plain}");
+    let voice = gateway.ok(&["tunnel", "enroll", "voice", "--udp", "24454"]).out;
+    assert!(voice.contains(" --udp 24454=127.0.0.1:24454\n"), "{voice}");
+    for more in ["plain", "voice"] {
+        gateway.ok(&["tunnel", "revoke", more, "--yes"]);
     }
     let agents = gateway.ok(&["tunnel", "agents", "--json"]).json();
     assert_eq!(agents["agents"][0]["name"], "home");
