@@ -180,7 +180,10 @@ async fn forms_and_facts(store: &dyn Store, made: &Subscription) {
         software: software.map(str::to_owned),
         at: Timestamp(at),
     };
+    let never = store.subscriptions_version().await.unwrap();
+    store.note_facts("a.example", facts(None, None, 6)).await.unwrap();
     let before = store.subscriptions_version().await.unwrap();
+    assert!(before > never, "the first look is news");
     store.note_facts("a.example", facts(None, None, 7)).await.unwrap();
     assert_eq!(
         store.subscriptions_version().await.unwrap(),
