@@ -101,6 +101,8 @@ mod totals;
 #[path = "../shared/tunnel.rs"]
 mod tunnel;
 
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -143,6 +145,8 @@ const FOR_UPDATE_SKIP_LOCKED: &str = "";
 const BODY_COLUMNS: &str = "body_len, segment, place, checksum, body";
 const FREED_COLUMNS: &str = "body_len, segment, place";
 
+/// The mode of the database's files.
+const PRIVATE: u32 = 0o600;
 /// Connections for reading.
 const READERS: u32 = 3;
 
@@ -175,9 +179,9 @@ impl Db {
             .pragma("journal_size_limit", "67108864")
             .pragma("cache_size", "-16000")
             .disable_statement_logging();
-        let mut conn = SqliteConnection::connect_with(&options)
-            .await
-            .map_err(|e| OpenError::connect(&file.display().to_string(), e))?;
+        let refused = |source| OpenError::connect(&file.display().to_string(), source);
+        keep_private(file).map_err(|error| refused(error.into()))?;
+        let mut conn = SqliteConnection::connect_with(&options).await.map_err(refused)?;
         migrate::sqlite(&mut conn).await?;
         let pool = SqlitePoolOptions::new()
             .max_connections(READERS)
@@ -185,7 +189,7 @@ impl Db {
             .acquire_timeout(Duration::from_secs(30))
             .connect_with(options.pragma("query_only", "1").pragma("cache_size", "-4000"))
             .await
-            .map_err(|e| OpenError::connect(&file.display().to_string(), e))?;
+            .map_err(refused)?;
         let opening = |what| move |source| OpenError::Recover { what, source };
         let space = Arc::new(Space::new(data_dir, Clock::system()));
         let segments = segments::recover(&mut conn, &data_dir.join("segments"), Arc::clone(&space))
@@ -268,6 +272,26 @@ impl Db {
     {
         self.writer.ride(f).await
     }
+}
+
+/// Makes the database the owner's alone, whatever the umask is or was when it was made. What SQLite puts beside it, and
+/// finds there, has the same mode.
+fn keep_private(file: &Path) -> std::io::Result<()> {
+    OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(PRIVATE)
+        .open(file)?;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut path = file.as_os_str().to_owned();
+        path.push(suffix);
+        match std::fs::set_permissions(&path, Permissions::from_mode(PRIVATE)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            done => done?,
+        }
+    }
+    Ok(())
 }
 
 /// The store's clock: this machine's.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod fedi;
+mod files;
 mod full_disk;
 mod gateway;
 mod kill;
