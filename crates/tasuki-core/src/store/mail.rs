@@ -362,8 +362,9 @@ pub trait MailStore: Send + Sync {
         n: usize,
         in_flight: &[(MailId, DeliverySeq)],
     ) -> StoreResult<Vec<Held>>;
-    /// Stores outcomes, in order; one answer each. An outcome without `follow_up` may ride in a later commit, at most
-    /// 100 ms away; one with `follow_up` returns after its commit.
+    /// Stores outcomes, in order; one answer each. Outcomes never ask for a sync at once: they share that of an enqueue, or
+    /// get one within 100 ms. Outcomes without `follow_up` may return before it if a crash of the store ends this gateway
+    /// too, so that its next life finds the mail again at once; else, and with `follow_up`, it returns after its commit.
     async fn settle(&self, node: NodeId, outcomes: Vec<Outcome>) -> StoreResult<Vec<Settled>>;
     /// When the next delivery is due in any lane that is free or owned by `node`; `None` if nothing waits.
     async fn next_due(&self, node: NodeId) -> StoreResult<Option<Timestamp>>;

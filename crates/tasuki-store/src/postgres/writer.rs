@@ -2,7 +2,8 @@
 //!
 //! It has a connection of its own and is fed by a bounded channel. It commits at once when idle; what arrives while a
 //! commit is under way shares the next one (group commit). Outcomes without follow-ups wait a moment for somebody
-//! else's commit, and if none comes theirs does not wait for the server's disk.
+//! else's commit. Every commit waits for the server's disk: the gateway forgets what it was told is done, so an outcome
+//! that a crash of the server took back would be a mail that is sent again by the gateway's next life, whenever that is.
 //!
 //! A transaction that met another gateway's (deadlock, serialization) is tried again. One that a caller's own fault
 //! broke is done again request by request, so that this caller fails alone. When the server is away everybody is told
@@ -21,7 +22,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tasuki_core::ids::{Epoch, NodeId};
 use tasuki_core::store::fedi::{Appended, NewEntry};
-use tasuki_core::store::mail::{Outcome, Settled, Settlement};
+use tasuki_core::store::mail::{Outcome, Settled};
 use tasuki_core::store::{StoreError, StoreResult};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
@@ -162,8 +163,6 @@ struct Batch {
     close: Option<oneshot::Sender<()>>,
     bytes: usize,
     is_urgent: bool,
-    /// Something in it may not be lost even if the server dies while the gateway lives.
-    must_last: bool,
 }
 
 impl Batch {
@@ -184,11 +183,6 @@ impl Batch {
             }
             Request::Settle(settle) => {
                 self.is_urgent |= !settle.follow_ups.iter().all(Vec::is_empty);
-                // Once told, the gateway forgets a mail that was put off: nobody else would try it again.
-                self.must_last |= settle
-                    .outcomes
-                    .iter()
-                    .any(|outcome| matches!(outcome.settlement, Settlement::Deferred { .. }));
                 self.settles.push(settle);
             }
             Request::Append(append) => {
@@ -208,8 +202,6 @@ impl Batch {
             enqueues: &self.enqueues,
             settles: &self.settles,
             appends: &self.appends,
-            // What may be lost in a crash does not wait for the disk.
-            sync: self.is_urgent || self.must_last,
         }
     }
 
@@ -250,7 +242,6 @@ struct Work<'a> {
     enqueues: &'a [Enqueue],
     settles: &'a [Settle],
     appends: &'a [Append],
-    sync: bool,
 }
 
 impl<'a> Work<'a> {
@@ -260,7 +251,6 @@ impl<'a> Work<'a> {
             enqueues: &[],
             settles: &[],
             appends: &[],
-            sync: self.sync,
         };
         let settles = self
             .settles
@@ -362,7 +352,7 @@ impl Task {
 
     /// One try. A connection that failed, or was left in the middle, is given up.
     async fn attempt(&mut self, work: Work<'_>, mode: Mode) -> StoreResult<Done> {
-        let mut conn = self.begin(work.sync).await?;
+        let mut conn = self.begin().await?;
         let tried = timeout(DEADLINE, async {
             let done = mode.apply(&mut conn, work).await?;
             run(&mut conn, "COMMIT").await?;
@@ -387,23 +377,20 @@ impl Task {
     }
 
     /// A connection with an open transaction. One from before may have died since: then a new one is made.
-    async fn begin(&mut self, sync: bool) -> StoreResult<PgConnection> {
-        let sql = if sync {
-            "BEGIN"
-        } else {
-            "BEGIN; SET LOCAL synchronous_commit = off"
-        };
+    async fn begin(&mut self) -> StoreResult<PgConnection> {
         if let Some(mut conn) = self.conn.take()
-            && let Ok(Ok(())) = timeout(CONNECT, run(&mut conn, sql)).await
+            && let Ok(Ok(())) = timeout(CONNECT, run(&mut conn, "BEGIN")).await
         {
             return Ok(conn);
         }
-        let mut conn = timeout(CONNECT, self.options.connect())
+        let fresh = async {
+            let mut conn = self.options.connect().await.map_err(store_error)?;
+            run(&mut conn, "BEGIN").await?;
+            Ok(conn)
+        };
+        timeout(CONNECT, fresh)
             .await
-            .map_err(|_| StoreError::Unavailable("the database cannot be reached".into()))?
-            .map_err(store_error)?;
-        run(&mut conn, sql).await?;
-        Ok(conn)
+            .unwrap_or_else(|_| Err(StoreError::Unavailable("the database cannot be reached".into())))
     }
 }
 

@@ -97,6 +97,48 @@ async fn a_server_that_was_away_is_found_again_and_nothing_is_lost() {
     store.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_that_is_done_does_not_wait_again_after_a_crash_of_the_server() {
+    // What a commit does not wait for stays in the server's memory long enough to be lost for sure.
+    let mut server = tokio::task::spawn_blocking(|| Server::start_with(&["wal_writer_delay=10s"]))
+        .await
+        .unwrap();
+    let dir = TempDir::new().unwrap();
+    let store = tasuki_store::open(&server.new_database(), dir.path())
+        .await
+        .unwrap();
+    let (node, epoch) = store.join("gw").await.unwrap();
+    let new = (0..3).map(|_| mail(&["a.example"], small())).collect();
+    let ids = store.enqueue(node, epoch, new).await.unwrap();
+    for done in &ids[..2] {
+        let outcome = Outcome {
+            mail: *done,
+            delivery: DeliverySeq(0),
+            hold: Hold::Fresh(epoch),
+            settlement: Settlement::Finished,
+            follow_up: Vec::new(),
+        };
+        assert_eq!(store.settle(node, vec![outcome]).await.unwrap(), [Settled::Done]);
+    }
+    let _server = tokio::task::spawn_blocking(move || {
+        server.crash();
+        server.start_again();
+        server
+    })
+    .await
+    .unwrap();
+    let rows = store.queue(&QueueFilter::default(), 9).await.unwrap();
+    let waiting: Vec<_> = rows.iter().map(|row| row.mail).collect();
+    assert_eq!(waiting, ids[2..]);
+    assert_eq!(store.queue_counts().await.unwrap().mails, 1);
+    // The gateway's next life takes up what waits, and nothing else.
+    let (node, epoch) = store.join("gw").await.unwrap();
+    let adopted = store.adopt(node, epoch, 9).await.unwrap();
+    let adopted: Vec<_> = adopted.iter().map(|held| held.mail).collect();
+    assert_eq!(adopted, ids[2..]);
+    store.close().await;
+}
+
 async fn defer_many(store: Arc<dyn Store>, name: &'static str) {
     let (node, epoch) = store.join(name).await.unwrap();
     for due in 0..40 {

@@ -15,6 +15,7 @@ pub(crate) struct Server {
     /// A shell that stops the server when its standard input closes, that is when this process is gone.
     keeper: Option<Child>,
     dir: TempDir,
+    settings: &'static [&'static str],
 }
 
 static SERVER: OnceLock<Server> = OnceLock::new();
@@ -85,6 +86,11 @@ fn give_to_postgres(dir: &Path) {
 impl Server {
     /// A new server, running.
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with settings, each as `name=value`.
+    pub(crate) fn start_with(settings: &'static [&'static str]) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("tasuki-pg")
             .tempdir_in("/tmp")
@@ -100,7 +106,11 @@ impl Server {
             "UTF8",
             "--no-locale",
         ]));
-        let mut server = Self { keeper: None, dir };
+        let mut server = Self {
+            keeper: None,
+            dir,
+            settings,
+        };
         server.start_again();
         server
     }
@@ -115,13 +125,18 @@ impl Server {
             .args(["-c", "listen_addresses=", "-c", "max_connections=300"])
             .arg("-k")
             .arg(dir);
+        for setting in self.settings {
+            server.args(["-c", setting]);
+        }
         // The keeper outlives a test binary that is killed, and takes the server and its directory with it.
         let mut keeper = Command::new("sh");
         keeper
             .arg("-c")
             .arg(
-                "\"$@\" >/dev/null 2>&1 </dev/null & pid=$!; read word; kill -INT $pid; wait $pid
-                 [ \"$word\" = stop ] || rm -rf \"$0\"",
+                "\"$@\" >/dev/null 2>&1 </dev/null & pid=$!; read word; signal=INT
+                 [ \"$word\" = crash ] && signal=QUIT
+                 kill -$signal $pid; wait $pid
+                 [ -n \"$word\" ] || rm -rf \"$0\"",
             )
             .arg(dir)
             .arg(server.get_program())
@@ -134,8 +149,18 @@ impl Server {
 
     /// Ends the server; all its connections break.
     pub(crate) fn stop(&mut self) {
+        self.end("stop");
+    }
+
+    /// Ends the server at once: what it has not written is lost, as when it crashes.
+    pub(crate) fn crash(&mut self) {
+        self.end("crash");
+    }
+
+    fn end(&mut self, how: &str) {
         let mut keeper = self.keeper.take().unwrap();
-        keeper.stdin.take().unwrap().write_all(b"stop\n").unwrap();
+        let mut words = keeper.stdin.take().unwrap();
+        words.write_all(format!("{how}\n").as_bytes()).unwrap();
         keeper.wait().unwrap();
     }
 
