@@ -65,7 +65,8 @@ pub(crate) struct Inner {
     pub(crate) keys: Keys,
     pub(crate) subscribers: Arc<Subscribers>,
     pub(crate) metrics: Metrics,
-    pub(crate) trail: Trail,
+    pub(crate) trail: Arc<Trail>,
+    pub(crate) log: Arc<Log>,
     pub(crate) recent_news: Cache<String, ()>,
     pub(crate) replays: Cache<[u8; 32], ()>,
     pub(crate) lanes: Arc<Lanes>,
@@ -126,12 +127,15 @@ impl Engine {
             .await
             .map_err(|e| other("the subscriptions in the store")(e.into()))?;
         let suspects = Arc::new(Suspects::default());
+        let log = Arc::new(Log::new(Arc::clone(&store)));
+        let trail = Arc::new(Trail::default());
         let common = Common {
             store: Arc::clone(&store),
             relay: relay.clone(),
             suspects: Arc::clone(&suspects),
             subscribers: Arc::clone(&subscribers),
-            log: Log::new(Arc::clone(&store)),
+            log: Arc::clone(&log),
+            trail: Arc::clone(&trail),
             sender,
             metrics: metrics.clone(),
             events: deps.events.for_engine(EngineKind::Fediverse),
@@ -164,7 +168,8 @@ impl Engine {
             guard,
             subscribers,
             metrics,
-            trail: Trail::default(),
+            trail,
+            log,
             recent_news: Cache::builder()
                 .max_capacity(MAX_RECENT_NEWS)
                 .time_to_live(retention)
@@ -270,6 +275,7 @@ async fn follow_store(inner: Arc<Inner>, shutdown: Shutdown) {
         if let Err(error) = refreshed {
             tracing::debug!(error = %error, "the subscriptions were not read");
         }
+        inner.show_brake();
         let active = inner.subscribers.table().active_hosts().len();
         inner
             .metrics

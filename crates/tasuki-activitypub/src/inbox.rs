@@ -20,22 +20,22 @@ use tasuki_core::bans::{Offence, Standing};
 use tasuki_core::budget::BudgetPermit;
 use tasuki_core::pool::PoolError;
 use tasuki_core::store::StoreError;
+use tasuki_core::store::fedi::BrakeMode;
 use tasuki_proto::activitypub::activity::{Activity, Kind, Object};
 use tasuki_proto::activitypub::cavage::{Candidate, SignatureError, SignedRequest, check_post};
 use tasuki_proto::activitypub::documents::Relay;
-use tasuki_proto::activitypub::ids::{ActorId, Authority};
 use tasuki_proto::activitypub::json::Limits;
 use tasuki_proto::activitypub::media;
 use tasuki_proto::activitypub::subscription::{
-    Admission, State, Style, Subscription, handle_answer, handle_follow, handle_self_delete, handle_undo,
-    style_of_follow,
+    Admission, handle_answer, handle_follow, handle_self_delete, handle_undo, style_of_follow,
 };
 
 use crate::engine::Inner;
 use crate::keys::{KeyError, KnownKey};
 use crate::metrics::Outcome;
-use crate::policy::{Verdict, Wish, decide};
+use crate::policy::{Wish, decide};
 use crate::problem::Problem;
+use crate::publication::publishes_by_announce;
 use crate::subscribe::Asker;
 use crate::subscribers::follow_back_id;
 use crate::time::system_time;
@@ -188,6 +188,12 @@ impl Inner {
         candidate: Candidate,
         from: IpAddr,
     ) -> Answer {
+        let brake = self.subscribers.orders().brake.as_ref().map(|brake| brake.mode);
+        if brake == Some(BrakeMode::Refuse) && !names_a_follow(activity) {
+            return Err(Problem::unavailable(
+                "the operator of this relay has stopped it for a time: nothing is lost, come again",
+            ));
+        }
         let host = activity.actor.authority();
         let bringer = candidate.key_id.authority().clone();
         // Before any key is fetched: strangers cannot make the relay ask around for more than a Follow.
@@ -364,103 +370,6 @@ impl Inner {
         }
         Ok(Outcome::Subscription)
     }
-
-    /// Something for everybody.
-    async fn publication(&self, relay: &Relay, activity: &Activity, body: Bytes, from: IpAddr) -> Answer {
-        self.account_may_publish(&activity.actor)?;
-        match self.may_publish(activity.actor.authority(), from).await {
-            Ok(()) => self
-                .publish(relay, activity, body, activity.actor.authority())
-                .await
-                .map_err(store_problem),
-            // 202, or its server tries again for days.
-            Err(problem) if activity.kind == Kind::Delete && problem.status == StatusCode::FORBIDDEN => {
-                Ok(Outcome::Dropped("not_subscribed"))
-            }
-            Err(problem) => Err(problem),
-        }
-    }
-
-    pub(crate) async fn may_publish(&self, host: &Authority, from: IpAddr) -> Result<(), Problem> {
-        let table = self.subscribers.table();
-        let subscribed = table.is_active(host);
-        // Only who is not subscribed needs to be somebody.
-        let principal = match subscribed {
-            true => None,
-            false => self
-                .deps
-                .accounts
-                .by_name(host.host())
-                .await
-                .map_err(store_problem)?,
-        };
-        let wish = Wish::Publish {
-            subscribed,
-            principal: principal.as_deref(),
-        };
-        let moderation = self.subscribers.moderation();
-        let software = table.host(host).and_then(|known| known.software.as_deref());
-        match decide(self.rules(&moderation), host, software, Some(from), wish) {
-            Verdict::Yes => Ok(()),
-            Verdict::No(_)
-                if table
-                    .host(host)
-                    .is_some_and(|s| s.subscription.state == State::Pending) =>
-            {
-                Err(Problem::refused(
-                    "the subscription waits for the operator of this relay",
-                ))
-            }
-            Verdict::No(why) => Err(Problem::refused(why)),
-            Verdict::Ask => Err(Problem::refused(
-                "publishing here needs the operator's permission",
-            )),
-        }
-    }
-
-    /// Whether a rule of moderation stops one account.
-    pub(crate) fn account_may_publish(&self, actor: &ActorId) -> Result<(), Problem> {
-        match self.subscribers.moderation().actor(actor) {
-            None => Ok(()),
-            Some(_) => Err(Problem::refused(format!(
-                "the account {actor} may not publish through this relay"
-            ))),
-        }
-    }
-
-    /// A LitePub server publishes by announcing; the relay looks at the post itself before it tells anybody.
-    async fn litepub_announce(&self, relay: &Relay, activity: &Activity, from: IpAddr) -> Answer {
-        self.may_publish(activity.actor.authority(), from).await?;
-        let Some(object) = activity.object.as_ref().and_then(Object::id) else {
-            return Err(Problem::malformed("the Announce names no object"));
-        };
-        // Only its own posts: what another server wrote comes from that server, and relays do not feed relays in a circle.
-        if object.authority() != activity.actor.authority() {
-            return Ok(Outcome::Dropped("foreign_object"));
-        }
-        let (post, words) = match self.keys.post(object).await {
-            Ok(found) => found,
-            Err(KeyError::Gone) => return Ok(Outcome::Dropped("gone")),
-            Err(KeyError::Unreachable(_)) => {
-                return Err(Problem::unavailable("the announced object cannot be fetched now"));
-            }
-            Err(error) => {
-                return Err(Problem::refused(format!(
-                    "the announced object is not usable: {error}"
-                )));
-            }
-        };
-        if !post.addressing.is_public(self.options().unlisted) || !post.is_content() {
-            return Ok(Outcome::Dropped("not_public"));
-        }
-        self.account_may_publish(&post.attributed_to)?;
-        if self.subscribers.moderation().silences(&words).is_some() {
-            return Ok(Outcome::Dropped("silenced"));
-        }
-        self.announce(relay, activity, object)
-            .await
-            .map_err(store_problem)
-    }
 }
 
 /// Whether the id of a Follow is in it: its own, or the one that is taken back or answered.
@@ -474,18 +383,6 @@ fn names_a_follow(activity: &Activity) -> bool {
         },
         _ => false,
     }
-}
-
-/// Whether an Announce tells of a post of its own server: by the relay actor of a LitePub server, or with the post embedded,
-/// as the categories of NodeBB do. A person's boost names the post by its id.
-fn publishes_by_announce(activity: &Activity, stored: Option<&Subscription>) -> bool {
-    let by_relay_actor = stored.is_some_and(|s| s.actor == activity.actor && s.style == Style::LitePub);
-    let embedded = activity.object.as_ref().and_then(Object::embedded);
-    by_relay_actor
-        || embedded.is_some_and(|object| {
-            let id = object.id.as_ref();
-            id.is_some_and(|id| id.authority() == activity.actor.authority()) && object.is_content()
-        })
 }
 
 /// An Undo of a Follow, embedded or by the id that is stored; any other Undo is a publication.

@@ -10,6 +10,7 @@
 //! **Invariants:** nobody publishes without a decision of [`policy`]; the signer is the actor; `202` is said after the
 //! commit; no request leaves for a private address unless the operator allows it; a slow host holds up only itself.
 
+mod brake;
 mod carried;
 mod config;
 mod engine;
@@ -25,7 +26,9 @@ mod moderation;
 mod page;
 mod policy;
 mod problem;
+mod publication;
 mod publish;
+mod purge;
 mod routes;
 mod scout;
 mod signer;
@@ -40,8 +43,9 @@ pub use engine::{Addrs, Engine};
 pub use handle::{Handle, HandleError, Status, SubscriberStatus};
 pub use lanes::LaneStatus;
 pub use moderate::{BlockListReport, Why};
+pub use purge::{Purge, PurgeReport};
 pub use signer::RELAY_KEY;
-pub use trail::Judged;
+pub use trail::{Judged, Line, Sent};
 
 /// How the relay names itself to other servers.
 const USER_AGENT: &str = concat!("tasuki/", env!("CARGO_PKG_VERSION"));

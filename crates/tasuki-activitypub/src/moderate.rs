@@ -10,8 +10,9 @@ use crate::engine::Inner;
 use crate::handle::{Handle, HandleError, SubscriberStatus, asker};
 use crate::moderation::subject_of;
 use crate::policy::{Verdict, Wish, decide};
+use crate::purge::Purge;
 use crate::subscribe::Asker;
-use crate::trail::Judged;
+use crate::trail::{Judged, Line};
 
 /// Judgements shown for one question.
 const MAX_SHOWN: usize = 50;
@@ -78,8 +79,18 @@ impl Handle {
             detail,
             (who, from),
         );
+        let what = match (effect, kind) {
+            (ModerationEffect::Block, ModerationKind::Host) => Some(Purge::host(&rule.subject)?),
+            (ModerationEffect::Block, ModerationKind::Actor) => Some(Purge::actor(&rule.subject)?),
+            _ => None,
+        };
         self.inner.store.moderate(vec![rule], Some(audit)).await?;
-        Ok(self.inner.enforce(asker(who, from)).await?)
+        let removed = self.inner.enforce(asker(who, from)).await?;
+        // What the blocked one published goes no further, from now on and also after the rule is taken back.
+        if let Some(what) = what {
+            self.purge(&what, false, (who, from)).await?;
+        }
+        Ok(removed)
     }
 
     /// Takes a rule back. Hosts that it removed have to subscribe again.
@@ -248,7 +259,24 @@ impl Handle {
         Ok(why)
     }
 
-    fn audit(&self, action: &str, object: String, detail: String, (who, from): (&str, &str)) -> AuditEntry {
+    /// What happens with a host, from line `after` on; ask again with the number that is given back.
+    ///
+    /// # Errors
+    /// [`HandleError::NotAHost`].
+    pub fn follow(&self, host: &str, after: Option<u64>) -> Result<(Vec<Line>, u64), HandleError> {
+        let host = Authority::parse(host.trim())
+            .map_err(|_| HandleError::NotAHost(host.chars().take(100).collect()))?;
+        let now = self.inner.deps.clock.wall();
+        Ok(self.inner.trail.follow(host.as_str(), after, now))
+    }
+
+    pub(crate) fn audit(
+        &self,
+        action: &str,
+        object: String,
+        detail: String,
+        (who, from): (&str, &str),
+    ) -> AuditEntry {
         AuditEntry {
             at: self.inner.deps.clock.wall(),
             who: who.to_owned(),

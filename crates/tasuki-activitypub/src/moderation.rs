@@ -104,7 +104,7 @@ impl Moderation {
     }
 }
 
-fn pattern(text: &str) -> Result<Regex, regex::Error> {
+pub(crate) fn pattern(text: &str) -> Result<Regex, regex::Error> {
     RegexBuilder::new(text)
         .case_insensitive(true)
         .size_limit(MAX_REGEX_BYTES)

@@ -11,7 +11,7 @@ use tasuki_core::store::fedi::{Appended, EntryKind, NewEntry};
 use tasuki_proto::activitypub::activity::{Activity, Kind, Object};
 use tasuki_proto::activitypub::decision::{Action, Decision, Options, decide};
 use tasuki_proto::activitypub::documents::Relay;
-use tasuki_proto::activitypub::ids::{Authority, ObjectId};
+use tasuki_proto::activitypub::ids::{ActorId, Authority, ObjectId};
 use tasuki_proto::activitypub::words::Words;
 
 use crate::engine::Inner;
@@ -19,6 +19,20 @@ use crate::metrics::Outcome;
 use crate::subscribers::Receivers;
 use crate::time::system_time;
 use crate::unique;
+
+/// What is to be told.
+struct News<'a> {
+    activity: &'a Activity,
+    kind: EntryKind,
+    object: &'a ObjectId,
+    /// Who wrote it; a LitePub server's Announce is about somebody else's post.
+    author: &'a ActorId,
+    decision: Decision,
+    body: Bytes,
+    /// The host that brought it.
+    bringer: &'a Authority,
+    is_relay_announce: bool,
+}
 
 /// Who gets what.
 #[derive(Debug, Default, PartialEq)]
@@ -82,8 +96,17 @@ impl Inner {
             Kind::Delete => EntryKind::Delete,
             _ => EntryKind::Activity,
         };
-        self.append(relay, activity, kind, &object, decision, body, bringer, false)
-            .await
+        let news = News {
+            activity,
+            kind,
+            object: &object,
+            author: &activity.actor,
+            decision,
+            body,
+            bringer,
+            is_relay_announce: false,
+        };
+        self.append(relay, news).await
     }
 
     /// What the operator wants beyond the table.
@@ -110,40 +133,36 @@ impl Inner {
         &self,
         relay: &Relay,
         activity: &Activity,
-        object: &ObjectId,
+        (object, author): (&ObjectId, &ActorId),
     ) -> Result<Outcome, StoreError> {
         let decision = Decision {
             to_forward: Action::Announce,
             to_announce: Action::Announce,
         };
-        self.append(
-            relay,
+        let news = News {
             activity,
-            EntryKind::Activity,
+            kind: EntryKind::Activity,
             object,
+            author,
             decision,
-            Bytes::new(),
-            activity.actor.authority(),
-            true,
-        )
-        .await
+            body: Bytes::new(),
+            bringer: activity.actor.authority(),
+            is_relay_announce: true,
+        };
+        self.append(relay, news).await
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the two callers above are all there are"
-    )]
-    async fn append(
-        &self,
-        relay: &Relay,
-        activity: &Activity,
-        kind: EntryKind,
-        object: &ObjectId,
-        decision: Decision,
-        body: Bytes,
-        bringer: &Authority,
-        is_relay_announce: bool,
-    ) -> Result<Outcome, StoreError> {
+    async fn append(&self, relay: &Relay, news: News<'_>) -> Result<Outcome, StoreError> {
+        let News {
+            activity,
+            kind,
+            object,
+            author,
+            decision,
+            body,
+            bringer,
+            is_relay_announce,
+        } = news;
         let key = hashed(&activity.news_key(is_relay_announce));
         if self.recent_news.contains_key(&key) {
             return Ok(Outcome::Duplicate);
@@ -170,6 +189,7 @@ impl Inner {
             .append(NewEntry {
                 kind,
                 object: object.as_str().to_owned(),
+                actor: author.as_str().to_owned(),
                 dedupe: key.clone(),
                 body: if audience.forwarded { body } else { Bytes::new() },
                 announce,

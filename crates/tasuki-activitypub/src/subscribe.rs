@@ -81,6 +81,7 @@ impl Letter {
             kind: EntryKind::Control,
             // One object for all that is said to one actor: it arrives in the order in which it was said.
             object: self.actor.as_str().to_owned(),
+            actor: String::new(),
             dedupe: format!("control {}", unique()),
             body: Bytes::from(self.body.to_string()),
             announce: None,

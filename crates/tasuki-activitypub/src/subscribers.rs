@@ -8,7 +8,7 @@ use roaring::RoaringBitmap;
 use sha2::{Digest as _, Sha256};
 use tasuki_core::acl::{Acl, Origin, RuleSpec};
 use tasuki_core::ids::HostNo;
-use tasuki_core::store::fedi::{self, DeliveryForm, SubscriptionState, SubscriptionStyle};
+use tasuki_core::store::fedi::{self, DeliveryForm, Orders, SubscriptionState, SubscriptionStyle};
 use tasuki_core::store::{FediStore, StoreError};
 use tasuki_proto::activitypub::PUBLIC;
 use tasuki_proto::activitypub::decision::Delivery;
@@ -204,6 +204,7 @@ pub(crate) struct Subscribers {
     version: tokio::sync::Mutex<Option<i64>>,
     table: ArcSwap<Table>,
     moderation: ArcSwap<Moderation>,
+    orders: ArcSwap<Orders>,
     receivers: ArcSwapOption<Receivers>,
 }
 
@@ -216,6 +217,7 @@ impl Subscribers {
             version: tokio::sync::Mutex::new(None),
             table: ArcSwap::default(),
             moderation: ArcSwap::default(),
+            orders: ArcSwap::default(),
             receivers: ArcSwapOption::empty(),
         }
     }
@@ -223,6 +225,11 @@ impl Subscribers {
     /// The rules of moderation as they are now.
     pub(crate) fn moderation(&self) -> Arc<Moderation> {
         self.moderation.load_full()
+    }
+
+    /// What the operator ordered for the whole relay.
+    pub(crate) fn orders(&self) -> Arc<Orders> {
+        self.orders.load_full()
     }
 
     /// The table as it is now.
@@ -240,6 +247,8 @@ impl Subscribers {
         }
         let rows = self.store.subscriptions().await?;
         let rules = self.store.moderation().await?;
+        let orders = self.store.orders().await?;
+        self.orders.store(Arc::new(orders));
         self.moderation.store(Arc::new(Moderation::compile(rules)));
         if let Some(relay) = &self.relay {
             let by_host = rows

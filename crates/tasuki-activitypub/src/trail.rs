@@ -2,8 +2,10 @@
 //!
 //! Kept in memory only, and bounded: it answers about what happened lately, not about history.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use tasuki_core::clock::Timestamp;
@@ -12,6 +14,11 @@ use url::Url;
 
 /// Judgements kept.
 const MAX_KEPT: usize = 5_000;
+/// Attempts kept.
+const MAX_SENT: usize = 2_000;
+/// Hosts watched at once, and how long after each question.
+const MAX_WATCHED: usize = 20;
+const WATCH: Duration = Duration::from_secs(30);
 /// Longest text of one field, in characters.
 const MAX_CHARS: usize = 300;
 
@@ -55,10 +62,47 @@ impl Judged {
     }
 }
 
-/// The last judgements.
+/// What became of one attempt to send something to a host that somebody watches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Sent {
+    /// When.
+    pub at: Timestamp,
+    /// To whom.
+    pub host: String,
+    /// What it is about.
+    pub object: String,
+    /// What became of it, in one word.
+    pub outcome: &'static str,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// One line of what happens with a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "what", rename_all = "lowercase")]
+pub enum Line {
+    /// A request to the inbox.
+    Received(Judged),
+    /// An attempt to send.
+    Sent(Sent),
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    judged: VecDeque<(u64, Judged)>,
+    sent: VecDeque<(u64, Sent)>,
+    /// The number of the next line, of both kinds.
+    next: u64,
+    /// Watched hosts, until when.
+    watched: HashMap<String, Timestamp>,
+}
+
+/// The last judgements, and the last attempts at hosts that are watched.
 #[derive(Debug, Default)]
 pub(crate) struct Trail {
-    lines: Mutex<VecDeque<Judged>>,
+    lines: Mutex<Lines>,
+    /// Whether anybody watches: read for each delivery.
+    is_watching: AtomicBool,
 }
 
 impl Trail {
@@ -72,18 +116,88 @@ impl Trail {
             *text = text.take().map(|text| text.chars().take(MAX_CHARS).collect());
         }
         judged.reason = judged.reason.chars().take(MAX_CHARS).collect();
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() >= MAX_KEPT {
-            lines.pop_front();
+        let mut lines = self.lock();
+        if lines.judged.len() >= MAX_KEPT {
+            lines.judged.pop_front();
         }
-        lines.push_back(judged);
+        let number = lines.next;
+        lines.next += 1;
+        lines.judged.push_back((number, judged));
+    }
+
+    /// Whether attempts at this host are to be told.
+    pub(crate) fn is_watched(&self, host: &str) -> bool {
+        self.is_watching.load(Ordering::Relaxed) && self.lock().watched.contains_key(host)
+    }
+
+    /// An attempt at a watched host ended.
+    pub(crate) fn sent(
+        &self,
+        host: &str,
+        object: &str,
+        at: Timestamp,
+        (outcome, reason): (&'static str, String),
+    ) {
+        let mut lines = self.lock();
+        if lines.sent.len() >= MAX_SENT {
+            lines.sent.pop_front();
+        }
+        let number = lines.next;
+        lines.next += 1;
+        let sent = Sent {
+            at,
+            host: host.to_owned(),
+            object: object.chars().take(MAX_CHARS).collect(),
+            outcome,
+            reason: reason.chars().take(MAX_CHARS).collect(),
+        };
+        lines.sent.push_back((number, sent));
+    }
+
+    /// What happened with a host since line `after` (from now on, without one), oldest first, and the number to go on from.
+    /// The host is watched for a while from now.
+    pub(crate) fn follow(&self, host: &str, after: Option<u64>, now: Timestamp) -> (Vec<Line>, u64) {
+        let mut lines = self.lock();
+        lines.watched.retain(|_, until| *until > now);
+        if lines.watched.len() < MAX_WATCHED || lines.watched.contains_key(host) {
+            lines.watched.insert(host.to_owned(), now.plus(WATCH));
+        }
+        self.is_watching.store(true, Ordering::Relaxed);
+        let Some(after) = after else {
+            return (Vec::new(), lines.next);
+        };
+        let received = lines
+            .judged
+            .iter()
+            .rev()
+            .take_while(|(number, _)| *number >= after)
+            .filter(|(_, judged)| judged.is_about(host))
+            .map(|(number, judged)| (*number, Line::Received(judged.clone())));
+        let sent = lines
+            .sent
+            .iter()
+            .rev()
+            .take_while(|(number, _)| *number >= after)
+            .filter(|(_, sent)| sent.host == host)
+            .map(|(number, sent)| (*number, Line::Sent(sent.clone())));
+        let mut found: Vec<(u64, Line)> = received.chain(sent).collect();
+        found.sort_by_key(|(number, _)| *number);
+        (found.into_iter().map(|(_, line)| line).collect(), lines.next)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is known about an id, a URL or a host, newest first.
     pub(crate) fn about(&self, wanted: &str, n: usize) -> Vec<Judged> {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = lines.iter().rev().filter(|line| line.is_about(wanted));
-        found.take(n).cloned().collect()
+        let lines = self.lock();
+        let judged = lines.judged.iter().rev().map(|(_, judged)| judged);
+        judged
+            .filter(|line| line.is_about(wanted))
+            .take(n)
+            .cloned()
+            .collect()
     }
 }
 

@@ -38,6 +38,8 @@ pub enum Code {
     Clock,
     /// Mail cannot be signed.
     Signing,
+    /// An operator stopped the fediverse relay.
+    Paused,
 }
 
 impl Code {
@@ -53,6 +55,7 @@ impl Code {
             Self::AgentAway => "agent-away",
             Self::Clock => "clock",
             Self::Signing => "signing",
+            Self::Paused => "paused",
         }
     }
 }

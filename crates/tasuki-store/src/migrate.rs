@@ -32,6 +32,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     10 "0010_recipients",
     11 "0011_moderation",
     12 "0012_orders",
+    13 "0013_brake",
 );
 
 const POSTGRES: &[Migration] = migrations!("postgres":
@@ -46,6 +47,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     10 "0010_recipients",
     11 "0011_moderation",
     12 "0012_orders",
+    13 "0013_brake",
 );
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";

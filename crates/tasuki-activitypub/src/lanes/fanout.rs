@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tasuki_core::ids::{Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::shutdown::Shutdown;
-use tasuki_core::store::fedi::{HostProgress, Progress};
+use tasuki_core::store::fedi::{HostProgress, Orders, Progress};
 use tasuki_core::store::{FediStore, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,7 @@ struct Reign {
     /// The rows found at the start, for lanes that are not made yet.
     behind: HashMap<HostNo, HostProgress>,
     version: Option<i64>,
+    orders: Arc<Orders>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -112,6 +113,7 @@ impl Fanout {
             rows: behind.iter().map(|row| (row.host, row.clone())).collect(),
             behind: behind.into_iter().map(|row| (row.host, row)).collect(),
             version: None,
+            orders: self.common.subscribers.orders(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -248,6 +250,16 @@ impl Fanout {
         if reign.version == Some(version) {
             return Ok(());
         }
+        self.common.subscribers.refresh().await?;
+        let orders = self.common.subscribers.orders();
+        if orders.purges != reign.orders.purges {
+            self.common.log.forget_all();
+        }
+        let released = reign.orders.brake.is_some() && orders.brake.is_none();
+        reign.orders = orders;
+        if released {
+            self.lanes.wake_all();
+        }
         for (number, _, inbox) in self.store.hosts().await? {
             if let Some(lane) = self.lanes.lane(number) {
                 lane.set_inbox(&inbox);
@@ -348,10 +360,12 @@ impl Fanout {
             let config = self.config.load();
             (config.retention, config.log_max_bytes)
         };
-        let report = self
-            .store
-            .cut(self.common.clock.wall().minus(retention), max_bytes)
-            .await?;
+        // What waits because we stopped does not grow old.
+        let before = match &self.common.subscribers.orders().brake {
+            Some(brake) => brake.at.minus(retention),
+            None => self.common.clock.wall().minus(retention),
+        };
+        let report = self.store.cut(before, max_bytes).await?;
         for (number, entries) in &report.lost {
             self.common.metrics.lost.inc_by(*entries);
             let host = self

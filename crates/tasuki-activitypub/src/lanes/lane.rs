@@ -29,6 +29,7 @@ use super::send::{Sender, Target, in_words};
 use crate::metrics::Metrics;
 use crate::scout::Suspects;
 use crate::subscribers::Subscribers;
+use crate::trail::Trail;
 
 /// What may wait in memory for one host; beyond it the lane reads the log itself.
 const MAX_QUEUE: usize = 256;
@@ -38,6 +39,8 @@ const LOW: usize = 64;
 const READ_ON: usize = 64;
 /// Bytes of bodies read at once by such a lane.
 const READ_ON_BYTES: u64 = 1 << 20;
+/// How often a lane looks whether the operator released the brake, should it not be woken.
+const HELD_PAUSE: Duration = Duration::from_secs(5);
 /// Wait before the store is asked again after it failed.
 const STORE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -48,7 +51,8 @@ pub(crate) struct Common {
     pub(crate) relay: Option<Relay>,
     pub(crate) subscribers: Arc<Subscribers>,
     pub(crate) suspects: Arc<Suspects>,
-    pub(crate) log: Log,
+    pub(crate) log: Arc<Log>,
+    pub(crate) trail: Arc<Trail>,
     pub(crate) sender: Sender,
     pub(crate) metrics: Metrics,
     pub(crate) events: EventBus,
@@ -167,6 +171,11 @@ impl Lane {
         }
     }
 
+    /// Looks at what is due again: something that stopped it has ended.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     /// The first entry that is not settled, with its age; `None` when the host has all that was pushed.
     pub(crate) fn first_open(&self) -> Option<(LogSeq, Option<Timestamp>)> {
         let view = self.lock();
@@ -255,24 +264,27 @@ impl Lane {
             let store_failed = self.read_log(&common, &mut machine).await;
             self.sync(&common, &mut machine);
             let now = common.clock.wall();
-            while let Some(due) = machine.poll_attempt(now) {
+            let letters_only = common.subscribers.orders().brake.is_some();
+            while let Some(due) = machine.poll_attempt(now, letters_only) {
                 under_way.push(Box::pin(attempt(Arc::clone(&self), Arc::clone(&common), due)));
             }
             self.sync(&common, &mut machine);
             let timer = match (store_failed, machine.poll_timeout(now)) {
                 (true, _) => Some(STORE_PAUSE),
+                // Whoever releases the brake wakes the lanes.
+                (false, _) if letters_only => Some(HELD_PAUSE),
                 (false, Some(at)) => Some(at.since(now)),
                 (false, None) => None,
             };
             tokio::select! {
-                Some((due, end)) = under_way.next(), if !under_way.is_empty() => self.settle(&common, &mut machine, due, end),
+                Some((attempt, end)) = under_way.next(), if !under_way.is_empty() => self.settle(&common, &mut machine, &attempt, end),
                 () = self.wake.notified() => {}
                 () = sleep(timer) => {}
                 () = stop.cancelled() => break,
             }
         }
-        while let Some((due, end)) = under_way.next().await {
-            self.settle(&common, &mut machine, due, end);
+        while let Some((attempt, end)) = under_way.next().await {
+            self.settle(&common, &mut machine, &attempt, end);
         }
     }
 
@@ -378,15 +390,19 @@ impl Lane {
         true
     }
 
-    fn settle(&self, common: &Common, machine: &mut Machine, due: Due, end: Ended) {
+    fn settle(&self, common: &Common, machine: &mut Machine, attempt: &Attempted, end: Ended) {
         let now = common.clock.wall();
+        let due = attempt.due;
         let seq = due.seq;
+        if let Some(object) = &attempt.watched {
+            common.trail.sent(&self.host, object, now, in_words_of(&end));
+        }
         let metrics = &common.metrics;
         let (end, counter) = match end {
             Ended::Taken => (End::Done, Some(&metrics.delivered)),
-            Ended::Blanked => (End::Done, Some(&metrics.blanked)),
+            Ended::Blanked => (End::Void, Some(&metrics.blanked)),
             // The cut of the log counted it.
-            Ended::Cut => (End::Done, None),
+            Ended::Cut => (End::Void, None),
             Ended::Failed(failure) => (end_of(&failure), None),
         };
         let taken = counter.is_some();
@@ -437,20 +453,48 @@ enum Ended {
     Failed(Failure),
 }
 
-type Attempt = Pin<Box<dyn Future<Output = (Due, Ended)> + Send>>;
+fn in_words_of(end: &Ended) -> (&'static str, String) {
+    match end {
+        Ended::Taken => ("taken", String::new()),
+        Ended::Blanked => (
+            "nothing",
+            "it was deleted or taken out, or the host takes no such form".to_owned(),
+        ),
+        Ended::Cut => ("lost", "it was older than fediverse.retention".to_owned()),
+        Ended::Failed(failure) => match end_of(failure) {
+            End::Refused(why) => ("refused", why),
+            End::Failed { why, .. } | End::OurFault(why) => ("failed", why),
+            End::Done | End::Void => ("taken", String::new()),
+        },
+    }
+}
 
-async fn attempt(lane: Arc<Lane>, common: Arc<Common>, due: Due) -> (Due, Ended) {
-    let ended = match try_once(&lane, &common, due.seq).await {
+/// What was tried.
+struct Attempted {
+    due: Due,
+    /// The object, if somebody watches this host.
+    watched: Option<String>,
+}
+
+type Attempt = Pin<Box<dyn Future<Output = (Attempted, Ended)> + Send>>;
+
+async fn attempt(lane: Arc<Lane>, common: Arc<Common>, due: Due) -> (Attempted, Ended) {
+    let mut attempted = Attempted { due, watched: None };
+    let ended = match try_once(&lane, &common, &mut attempted).await {
         Ok(ended) => ended,
         Err(failure) => Ended::Failed(failure),
     };
-    (due, ended)
+    (attempted, ended)
 }
 
-async fn try_once(lane: &Lane, common: &Common, seq: LogSeq) -> Result<Ended, Failure> {
-    let Some(ready) = common.log.entry(seq).await.map_err(Failure::us)? else {
+async fn try_once(lane: &Lane, common: &Common, attempted: &mut Attempted) -> Result<Ended, Failure> {
+    let found = common.log.entry(attempted.due.seq).await;
+    let Some(ready) = found.map_err(Failure::us)? else {
         return Ok(Ended::Cut);
     };
+    if common.trail.is_watched(&lane.host) {
+        attempted.watched = Some(ready.entry.object.clone());
+    }
     if lane.is_stopped(common, &ready.entry) {
         return Ok(Ended::Blanked);
     }

@@ -150,6 +150,17 @@ impl Log {
         Ok(Some(ready))
     }
 
+    /// An operator took these out: copies from before must not be sent.
+    pub(crate) fn forget(&self, places: &[LogSeq]) {
+        let mut window = self.lock();
+        places.iter().for_each(|place| window.remove(*place));
+    }
+
+    /// Another gateway took something out.
+    pub(crate) fn forget_all(&self) {
+        *self.lock() = Window::default();
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Window> {
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }

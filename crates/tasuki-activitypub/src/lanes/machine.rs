@@ -40,8 +40,10 @@ pub(crate) struct Due {
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The host took it, or there was nothing left to send.
+    /// The host took it.
     Done,
+    /// There was nothing left to send: says nothing about the host.
+    Void,
     /// The host refused it for good: it is alive.
     Refused(String),
     /// It did not work.
@@ -149,8 +151,9 @@ impl Machine {
         true
     }
 
-    /// What to try now; the caller reports its end by [`Machine::handle_end`]. Call until `None`.
-    pub(crate) fn poll_attempt(&mut self, now: Timestamp) -> Option<Due> {
+    /// What to try now; the caller reports its end by [`Machine::handle_end`]. Call until `None`. With `letters_only` the
+    /// rest waits: the operator stopped it.
+    pub(crate) fn poll_attempt(&mut self, now: Timestamp, letters_only: bool) -> Option<Due> {
         let limit = if self.failures > 0 {
             if self.next_try.is_some_and(|at| now < at) {
                 return None;
@@ -168,7 +171,8 @@ impl Machine {
             // An earlier entry of the object, under way or waiting for its own retry, goes first.
             let is_free = blocked.insert(item.due.object);
             let is_ready = item.not_before.is_none_or(|at| at <= now);
-            (is_free && is_ready).then_some(item.due.seq)
+            let is_allowed = item.due.is_letter || !letters_only;
+            (is_free && is_ready && is_allowed).then_some(item.due.seq)
         })?;
         let mut item = self.waiting.remove(&seq)?;
         item.successes_at_start = self.successes;
@@ -184,6 +188,10 @@ impl Machine {
             return Settled::Over;
         };
         let (why, retry_after) = match end {
+            End::Void => {
+                self.settle(seq);
+                return Settled::Over;
+            }
             End::Done | End::Refused(_) => {
                 self.successes += 1;
                 self.failures = 0;

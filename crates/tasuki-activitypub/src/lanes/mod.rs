@@ -50,6 +50,11 @@ impl Lanes {
         all
     }
 
+    /// All lanes look again at what is due.
+    pub(crate) fn wake_all(&self) {
+        self.all().iter().for_each(|lane| lane.wake());
+    }
+
     fn lane(&self, number: HostNo) -> Option<Arc<Lane>> {
         self.read().by_number.get(&number).cloned()
     }

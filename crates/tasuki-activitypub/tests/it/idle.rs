@@ -38,6 +38,7 @@ fn entry(id: &str, audience: u32, at: Timestamp) -> NewEntry {
     NewEntry {
         kind: EntryKind::Control,
         object: id.to_owned(),
+        actor: String::new(),
         dedupe: id.to_owned(),
         body: Bytes::from(json!({"id": id, "type": "Accept"}).to_string()),
         announce: None,

@@ -14,8 +14,8 @@ use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{BanId, Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::store::bans::{Ban, NewBan};
 use tasuki_core::store::fedi::{
-    ActorKey, Appended, CutReport, DeliveryForm, Entry, EntryKind, HostFacts, HostProgress, ModerationKind,
-    ModerationRule, NewEntry, NewSubscription, Progress, Subscription,
+    ActorKey, Appended, Brake, CutReport, DeliveryForm, Entry, EntryKind, HostFacts, HostProgress,
+    ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Progress, Subscription,
 };
 use tasuki_core::store::{AuditEntry, BanStore, FediStore, SecretStore, Sharing, StoreError, StoreResult};
 use tokio::sync::watch;
@@ -36,6 +36,7 @@ struct State {
     keys: HashMap<String, ActorKey>,
     secrets: HashMap<String, Vec<u8>>,
     rules: Vec<ModerationRule>,
+    orders: Orders,
 }
 
 /// The store.
@@ -136,6 +137,7 @@ impl State {
             seq,
             kind: new.kind,
             object: new.object,
+            actor: new.actor,
             body: new.body,
             announce: new.announce,
             audience,
@@ -272,6 +274,30 @@ impl FediStore for Memory {
             .rules
             .retain(|rule| rule.kind != kind || rule.subject != subject);
         Ok(())
+    }
+
+    async fn orders(&self) -> StoreResult<Orders> {
+        Ok(self.open()?.orders.clone())
+    }
+
+    async fn set_brake(&self, brake: Option<Brake>, _audit: Option<AuditEntry>) -> StoreResult<()> {
+        let mut state = self.open()?;
+        state.version += 1;
+        state.orders.brake = brake;
+        Ok(())
+    }
+
+    async fn purge(&self, places: &[LogSeq], _audit: Option<AuditEntry>) -> StoreResult<u64> {
+        let mut state = self.open()?;
+        state.version += 1;
+        state.orders.purges += 1;
+        for place in places {
+            if let Some(entry) = state.log.get_mut(place) {
+                entry.body = Bytes::new();
+                entry.announce = None;
+            }
+        }
+        Ok(places.len() as u64)
     }
 
     async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo> {

@@ -100,6 +100,36 @@ pub struct ModerationRule {
     pub at: Timestamp,
 }
 
+/// What the emergency brake does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BrakeMode {
+    /// Activities are taken and wait; nothing is sent.
+    Hold,
+    /// Activities are put off to their senders, and nothing is sent.
+    Refuse,
+}
+
+/// The emergency brake, pulled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Brake {
+    /// What it does.
+    pub mode: BrakeMode,
+    /// Why, for the operator.
+    pub reason: String,
+    /// Since when.
+    pub at: Timestamp,
+}
+
+/// What the operator ordered for the whole relay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// The brake, if it is pulled.
+    pub brake: Option<Brake>,
+    /// How often waiting entries were taken out: copies in memory from before are stale.
+    pub purges: u64,
+}
+
 /// What was found out about a subscribed host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {
@@ -181,6 +211,8 @@ pub struct NewEntry {
     pub kind: EntryKind,
     /// The object the activity is about; entries of one object keep their order in a lane. At most 2,048 bytes.
     pub object: String,
+    /// Who did it; empty for the relay's own documents.
+    pub actor: String,
     /// Equal keys are one entry: object, type and update time. Kept for the retention time at least.
     pub dedupe: String,
     /// The bytes to forward, exactly as received; empty if nothing is forwarded.
@@ -213,6 +245,8 @@ pub struct Entry {
     pub kind: EntryKind,
     /// The object.
     pub object: String,
+    /// Who did it; empty for the relay's own documents.
+    pub actor: String,
     /// The bytes to forward; empty if blanked by a Delete.
     pub body: Bytes,
     /// The relay's Announce; `None` also if blanked.
@@ -322,6 +356,13 @@ pub trait FediStore: Sharing {
         subject: &str,
         audit: Option<AuditEntry>,
     ) -> StoreResult<()>;
+    /// What the operator ordered for the whole relay.
+    async fn orders(&self) -> StoreResult<Orders>;
+    /// Pulls or releases the brake.
+    async fn set_brake(&self, brake: Option<Brake>, audit: Option<AuditEntry>) -> StoreResult<()>;
+    /// Empties the entries of these places that wait, as a Delete does: nobody gets them any more. Deletes and the relay's
+    /// own documents stay. Says how many were emptied.
+    async fn purge(&self, places: &[LogSeq], audit: Option<AuditEntry>) -> StoreResult<u64>;
     /// The number of a host, made if new, with its inbox for control entries (a host that is refused gets one too).
     async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo>;
     /// Authority and inbox of every numbered host, subscribed or not.

@@ -7,18 +7,18 @@ use sqlx::Row as _;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::store::fedi::{
-    ActorKey, Appended, CutReport, DeliveryForm, Entry, HostFacts, HostProgress, ModerationKind,
-    ModerationRule, NewEntry, NewSubscription, Progress, Subscription,
+    ActorKey, Appended, Brake, CutReport, DeliveryForm, Entry, HostFacts, HostProgress, ModerationKind,
+    ModerationRule, NewEntry, NewSubscription, Orders, Progress, Subscription,
 };
 use tasuki_core::store::{AuditEntry, FediStore, StoreError, StoreResult};
 use tokio::sync::watch;
 
-use super::{Conn, Db, DbRow, audit, log, progress};
+use super::{Conn, Db, DbRow, audit, log, moderation, progress};
 use crate::error::store_error;
 use crate::words::{from_word, word};
 
 /// What [`audit::bump`] raises with every change of subscriptions or hosts.
-const VERSION: &str = "subscriptions";
+pub(super) const VERSION: &str = "subscriptions";
 const SUBSCRIPTION_COLUMNS: &str = "host, host_no, actor, inbox, style, state, follow_id, software, since, \
                                     chosen_form, refused_forward, looked_at";
 
@@ -165,49 +165,6 @@ async fn note_refused_forward(conn: &mut Conn, host: HostNo, answer: &str) -> St
     audit::bump(conn, VERSION).await
 }
 
-fn rule_of(row: &DbRow) -> StoreResult<ModerationRule> {
-    let text = |column| row.try_get::<String, _>(column).map_err(store_error);
-    Ok(ModerationRule {
-        effect: from_word(&text("effect")?)?,
-        kind: from_word(&text("kind")?)?,
-        subject: text("subject")?,
-        reason: text("reason")?,
-        at: Timestamp(row.try_get("at").map_err(store_error)?),
-    })
-}
-
-async fn moderate(conn: &mut Conn, rules: &[ModerationRule]) -> StoreResult<()> {
-    for rule in rules {
-        sqlx::query(
-            "INSERT INTO fedi_rules (kind, subject, effect, reason, at) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (kind, subject) DO UPDATE SET effect = excluded.effect, reason = excluded.reason,
-                 at = excluded.at",
-        )
-        .bind(word(&rule.kind))
-        .bind(&rule.subject)
-        .bind(word(&rule.effect))
-        .bind(&rule.reason)
-        .bind(rule.at.0)
-        .execute(&mut *conn)
-        .await
-        .map_err(store_error)?;
-    }
-    audit::bump(conn, VERSION).await
-}
-
-async fn unmoderate(conn: &mut Conn, kind: ModerationKind, subject: &str) -> StoreResult<()> {
-    let gone = sqlx::query("DELETE FROM fedi_rules WHERE kind = $1 AND subject = $2")
-        .bind(word(&kind))
-        .bind(subject)
-        .execute(&mut *conn)
-        .await
-        .map_err(store_error)?;
-    if gone.rows_affected() == 0 {
-        return Err(StoreError::NotFound(format!("a rule about {subject}")));
-    }
-    audit::bump(conn, VERSION).await
-}
-
 async fn append_to_one(conn: &mut Conn, mut entry: NewEntry, host: HostNo) -> StoreResult<()> {
     entry.audience.clear();
     entry.audience.insert(host.0);
@@ -336,14 +293,14 @@ impl FediStore for Db {
             .await
             .map_err(store_error)?
             .iter()
-            .map(rule_of)
+            .map(moderation::rule_of)
             .collect()
     }
 
     async fn moderate(&self, rules: Vec<ModerationRule>, entry: Option<AuditEntry>) -> StoreResult<()> {
         self.change_fedi(move |conn| {
             Box::pin(async move {
-                moderate(conn, &rules).await?;
+                moderation::moderate(conn, &rules).await?;
                 match &entry {
                     Some(entry) => audit::append(conn, entry).await,
                     None => Ok(()),
@@ -362,11 +319,43 @@ impl FediStore for Db {
         let subject = subject.to_owned();
         self.change_fedi(move |conn| {
             Box::pin(async move {
-                unmoderate(conn, kind, &subject).await?;
+                moderation::unmoderate(conn, kind, &subject).await?;
                 match &entry {
                     Some(entry) => audit::append(conn, entry).await,
                     None => Ok(()),
                 }
+            })
+        })
+        .await
+    }
+
+    async fn orders(&self) -> StoreResult<Orders> {
+        moderation::orders(&mut *self.read().await?).await
+    }
+
+    async fn set_brake(&self, brake: Option<Brake>, entry: Option<AuditEntry>) -> StoreResult<()> {
+        self.change(move |conn| {
+            Box::pin(async move {
+                moderation::set_brake(conn, brake.as_ref()).await?;
+                match &entry {
+                    Some(entry) => audit::append(conn, entry).await,
+                    None => Ok(()),
+                }
+            })
+        })
+        .await
+    }
+
+    async fn purge(&self, places: &[LogSeq], entry: Option<AuditEntry>) -> StoreResult<u64> {
+        let places = places.to_vec();
+        self.change(move |conn| {
+            Box::pin(async move {
+                let emptied = log::purge(conn, &places).await?;
+                moderation::note_purge(conn).await?;
+                if let Some(entry) = &entry {
+                    audit::append(conn, entry).await?;
+                }
+                Ok(emptied)
             })
         })
         .await

@@ -69,8 +69,8 @@ pub(super) async fn append(conn: &mut Conn, entry: &NewEntry) -> StoreResult<App
     }
     let size = entry.body.len() + entry.announce.as_ref().map_or(0, Bytes::len);
     let seq: i64 = sqlx::query_scalar(
-        "INSERT INTO log (at, size, kind, object, object_hash, audience, announce_to, body, announce)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING seq",
+        "INSERT INTO log (at, size, kind, object, object_hash, audience, announce_to, body, announce, actor)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING seq",
     )
     .bind(entry.at.0)
     .bind(i64::try_from(size).unwrap_or(i64::MAX))
@@ -81,6 +81,7 @@ pub(super) async fn append(conn: &mut Conn, entry: &NewEntry) -> StoreResult<App
     .bind(bitmap_bytes(&entry.announce_to)?)
     .bind(entry.body.as_ref())
     .bind(entry.announce.as_deref())
+    .bind(no_nul(&entry.actor))
     .fetch_one(conn)
     .await
     .map_err(store_error)?;
@@ -129,6 +130,23 @@ async fn blank(conn: &mut Conn, object: &[u8]) -> StoreResult<()> {
     Ok(())
 }
 
+/// Empties entries that an operator takes out of the queue.
+pub(super) async fn purge(conn: &mut Conn, places: &[LogSeq]) -> StoreResult<u64> {
+    let mut emptied = 0;
+    for place in places {
+        emptied +=
+            sqlx::query("UPDATE log SET body = $2, announce = NULL, size = 0 WHERE seq = $1 AND kind = $3")
+                .bind(place.0)
+                .bind(Vec::<u8>::new())
+                .bind(word(&EntryKind::Activity))
+                .execute(&mut *conn)
+                .await
+                .map_err(store_error)?
+                .rows_affected();
+    }
+    Ok(emptied)
+}
+
 fn entry_of(row: &DbRow) -> StoreResult<Entry> {
     let bytes = |column| row.try_get::<Vec<u8>, _>(column).map_err(store_error);
     let announce: Option<Vec<u8>> = row.try_get("announce").map_err(store_error)?;
@@ -136,6 +154,7 @@ fn entry_of(row: &DbRow) -> StoreResult<Entry> {
         seq: LogSeq(row.try_get("seq").map_err(store_error)?),
         kind: from_word(&row.try_get::<String, _>("kind").map_err(store_error)?)?,
         object: row.try_get("object").map_err(store_error)?,
+        actor: row.try_get("actor").map_err(store_error)?,
         body: bytes("body")?.into(),
         announce: announce.map(Bytes::from),
         audience: bitmap_of(&bytes("audience")?)?,
@@ -152,7 +171,7 @@ pub(super) async fn entries(
     max_bytes: u64,
 ) -> StoreResult<Vec<Entry>> {
     let mut rows = sqlx::query(
-        "SELECT seq, at, kind, object, audience, announce_to, body, announce FROM log
+        "SELECT seq, at, kind, object, actor, audience, announce_to, body, announce FROM log
          WHERE seq > $1 ORDER BY seq LIMIT $2",
     )
     .bind(after.map_or(0, |seq| seq.0))
@@ -175,7 +194,7 @@ pub(super) async fn entries_at(conn: &mut Conn, places: &[LogSeq]) -> StoreResul
     let mut found = Vec::with_capacity(places.len());
     for place in places {
         let row = sqlx::query(
-            "SELECT seq, at, kind, object, audience, announce_to, body, announce FROM log WHERE seq = $1",
+            "SELECT seq, at, kind, object, actor, audience, announce_to, body, announce FROM log WHERE seq = $1",
         )
         .bind(place.0)
         .fetch_optional(&mut *conn)

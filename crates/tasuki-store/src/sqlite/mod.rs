@@ -44,6 +44,12 @@ mod log;
     clippy::duplicate_mod,
     reason = "one text for both databases, compiled against each"
 )]
+#[path = "../shared/moderation.rs"]
+mod moderation;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
 #[path = "../shared/nodes.rs"]
 mod nodes;
 #[expect(

@@ -7,8 +7,9 @@ use roaring::RoaringBitmap;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{HostNo, LogSeq};
 use tasuki_core::store::fedi::{
-    Appended, DeliveryForm, EntryKind, HostFacts, HostProgress, ModerationEffect, ModerationKind,
-    ModerationRule, NewEntry, NewSubscription, Subscription, SubscriptionState, SubscriptionStyle,
+    Appended, Brake, BrakeMode, DeliveryForm, EntryKind, HostFacts, HostProgress, ModerationEffect,
+    ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Subscription, SubscriptionState,
+    SubscriptionStyle,
 };
 use tasuki_core::store::{Store, StoreError};
 
@@ -18,6 +19,7 @@ fn activity(kind: EntryKind, object: &str, dedupe: &str, audience: &[u32]) -> Ne
     NewEntry {
         kind,
         object: object.into(),
+        actor: String::new(),
         dedupe: dedupe.into(),
         body: Bytes::from_static(b"0123456789"),
         announce: None,
@@ -80,6 +82,46 @@ async fn a_delete_blanks_what_waits_and_goes_to_all_who_got_the_object() {
         assert!(entries[0].body.is_empty() && !entries[1].body.is_empty() && !entries[2].body.is_empty());
         assert_eq!(entries[2].audience, RoaringBitmap::from_iter([1, 2, 3]));
         assert_eq!(store.entries(Some(seq), 9, 5).await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_brake_is_kept_and_what_is_taken_out_is_emptied_but_for_deletes() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        assert_eq!(store.orders().await.unwrap(), Orders::default());
+        let brake = Brake {
+            mode: BrakeMode::Hold,
+            reason: "spam".into(),
+            at: Timestamp(5),
+        };
+        let version = store.subscriptions_version().await.unwrap();
+        store
+            .set_brake(Some(brake.clone()), Some(entry("fedi.pause")))
+            .await
+            .unwrap();
+        assert!(store.subscriptions_version().await.unwrap() > version);
+        let seq = append(&*store, "o", &[1, 2]).await;
+        let kept = append(&*store, "p", &[1]).await;
+        let delete = activity(EntryKind::Delete, "q", "delete q", &[3]);
+        let Appended::Stored(delete) = store.append(delete).await.unwrap() else {
+            panic!("a duplicate");
+        };
+        store.close().await;
+        let store = bench.open().await;
+        assert_eq!(store.purge(&[seq, delete], None).await.unwrap(), 1);
+        let orders = store.orders().await.unwrap();
+        assert_eq!((orders.brake, orders.purges), (Some(brake), 1));
+        let entries = store.entries_at(&[seq, kept, delete]).await.unwrap();
+        assert_eq!(
+            entries
+                .iter()
+                .map(|entry| entry.body.is_empty())
+                .collect::<Vec<_>>(),
+            [true, false, false]
+        );
+        store.set_brake(None, None).await.unwrap();
+        assert_eq!(store.orders().await.unwrap().brake, None);
     }
 }
 

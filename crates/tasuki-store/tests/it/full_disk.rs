@@ -73,6 +73,7 @@ fn activity(n: usize, len: usize) -> NewEntry {
     NewEntry {
         kind: EntryKind::Activity,
         object: format!("o{n}"),
+        actor: String::new(),
         dedupe: format!("o{n}"),
         body: Bytes::from(vec![b'x'; len]),
         announce: None,

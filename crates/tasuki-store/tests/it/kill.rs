@@ -36,6 +36,7 @@ fn activity(n: i64) -> NewEntry {
     NewEntry {
         kind: EntryKind::Activity,
         object: format!("o{n}"),
+        actor: String::new(),
         dedupe: format!("o{n}"),
         body: Bytes::from(text(n)),
         announce: None,

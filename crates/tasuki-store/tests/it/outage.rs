@@ -19,6 +19,7 @@ fn entry(object: &str) -> NewEntry {
     NewEntry {
         kind: EntryKind::Activity,
         object: object.into(),
+        actor: String::new(),
         dedupe: object.into(),
         body: Bytes::from_static(b"{}"),
         announce: None,

@@ -6,6 +6,7 @@
 mod access;
 mod accounts;
 mod auth;
+mod brake;
 mod dkim;
 mod engines;
 mod listen;
@@ -158,6 +159,10 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
             get(moderation::export_blocklist).post(moderation::import_blocklist),
         )
         .route("/v1/fediverse/why", get(moderation::why))
+        .route("/v1/fediverse/pause", post(brake::pause))
+        .route("/v1/fediverse/resume", post(brake::resume))
+        .route("/v1/fediverse/purge", post(brake::purge))
+        .route("/v1/fediverse/follow", get(brake::follow))
         .route("/v1/tunnel/agents", get(engines::agents).post(engines::enrol))
         .route("/v1/tunnel/agents/{name}", delete(engines::revoke_agent))
         .fallback(|| async {

@@ -7,6 +7,7 @@ use axum::extract::State;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tasuki_activitypub::Judged;
 use tasuki_core::store::fedi::{ModerationEffect, ModerationKind, ModerationRule};
 
 use super::Admin;
@@ -123,27 +124,25 @@ pub(super) async fn why(
     Params(asked): Params<Asked>,
 ) -> Answer<Json<Value>> {
     let why = fediverse(&admin)?.why(&asked.about).await?;
-    let judged: Vec<Value> = why
-        .judged
-        .iter()
-        .map(|one| {
-            json!({
-                "at": one.at.to_string(),
-                "from": one.from,
-                "signer": one.signer,
-                "kind": one.kind,
-                "id": one.id,
-                "actor": one.actor,
-                "object": one.object,
-                "status": one.status,
-                "outcome": one.outcome,
-                "reason": one.reason,
-            })
-        })
-        .collect();
+    let judged: Vec<Value> = why.judged.iter().map(shown_judged).collect();
     Ok(Json(json!({
         "subscriber": why.subscriber.map(shown_subscriber),
         "verdicts": why.verdicts,
         "judged": judged,
     })))
+}
+
+pub(super) fn shown_judged(one: &Judged) -> Value {
+    json!({
+        "at": one.at.to_string(),
+        "from": one.from,
+        "signer": one.signer,
+        "kind": one.kind,
+        "id": one.id,
+        "actor": one.actor,
+        "object": one.object,
+        "status": one.status,
+        "outcome": one.outcome,
+        "reason": one.reason,
+    })
 }

@@ -2,13 +2,15 @@
 
 use http::Method;
 
-use super::{Context, JsonFlag, confirmed, moderate, output, segment};
+use super::{Context, JsonFlag, brake, confirmed, moderate, output, segment};
 use crate::exit::{self, Fail, Outcome};
 
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     #[command(flatten)]
     Moderate(moderate::Command),
+    #[command(flatten)]
+    Brake(brake::Command),
     /// List the instances that subscribed
     Subscribers(JsonFlag),
     /// List the instances that wait for approval (fediverse.mode = "approval")
@@ -98,6 +100,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             )
         }
         Command::Moderate(command) => moderate::run(command, &gateway),
+        Command::Brake(command) => brake::run(command, &gateway),
         Command::Approve { host } => {
             let path = format!("/v1/fediverse/subscribers/{}/approve", segment(&host));
             gateway.call(Method::POST, &path, None)?;

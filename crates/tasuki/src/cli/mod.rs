@@ -5,6 +5,7 @@
 
 mod access;
 mod audit;
+mod brake;
 mod check;
 mod client;
 mod dkim;

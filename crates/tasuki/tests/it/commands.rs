@@ -112,6 +112,10 @@ fn whatever_takes_json_prints_json_that_parses() {
             "acl explain" => &["192.0.2.7"],
             "mail dkim add" | "mail dkim rotate" => &["shop.test"],
             "fedi why" => &["example.org"],
+            "fedi pause" => &["--hold"],
+            "fedi purge" => &["--host", "example.org"],
+            // One object for each line: among the tests of moderation.
+            "fedi follow" => continue,
             "fedi blocklist import" => &["/dev/null"],
             _ => &[],
         };

@@ -5,6 +5,52 @@ use tempfile::TempDir;
 use crate::gateway::Gateway;
 
 #[test]
+fn the_brake_is_pulled_shown_and_released_and_waiting_posts_are_taken_out() {
+    let gateway = Gateway::start("");
+    gateway.ok(&["fedi", "pause", "--hold", "--reason", "spam wave"]);
+    let status = gateway.run(&["status", "--check"]);
+    assert!(
+        status.code != 0 && status.out.contains("spam wave"),
+        "{}",
+        status.out
+    );
+    let paused = gateway.ok(&["fedi", "pause", "--refuse", "--json"]).json();
+    assert_eq!(paused["mode"], "refuse");
+    let purged = gateway
+        .ok(&["fedi", "purge", "--matching", "pills", "--json"])
+        .json();
+    assert_eq!(
+        (&purged["activities"], &purged["dry_run"]),
+        (&0.into(), &false.into())
+    );
+    let dry = gateway
+        .ok(&["fedi", "purge", "--host", "a.test", "--dry-run"])
+        .out;
+    assert!(dry.contains("0 activities would be taken out"), "{dry}");
+    let watched = gateway
+        .ok(&["fedi", "follow", "a.test", "--json", "--seconds", "1"])
+        .out;
+    assert_eq!(watched, "");
+    assert_eq!(
+        gateway.ok(&["fedi", "resume", "--json"]).json()["was_paused"],
+        true
+    );
+    assert!(gateway.ok(&["fedi", "resume"]).out.contains("was not pulled"));
+    gateway.ok(&["status", "--check"]);
+    for words in [
+        &["fedi", "pause"][..],
+        &["fedi", "purge"],
+        &["fedi", "purge", "--matching", "("],
+    ] {
+        assert_eq!(gateway.run(words).code, 64, "{words:?}");
+    }
+    let audit = gateway.ok(&["audit"]).out;
+    for action in ["fedi.pause ", "fedi.resume", "fedi.purge "] {
+        assert!(audit.contains(action), "{action}: {audit}");
+    }
+}
+
+#[test]
 fn moderation_is_ordered_listed_exported_and_taken_back() {
     let gateway = Gateway::start("");
     gateway.ok(&["fedi", "block", "*.Evil.test", "--reason", "spam, lots"]);

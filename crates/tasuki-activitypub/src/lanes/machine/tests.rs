@@ -38,14 +38,43 @@ fn warm() -> Machine {
     let mut machine = machine();
     for seq in -4..0 {
         machine.handle_due(due(seq, 1000 + seq.unsigned_abs()));
-        let tried = machine.poll_attempt(at(0)).unwrap();
+        let tried = machine.poll_attempt(at(0), false).unwrap();
         assert_eq!(machine.handle_end(tried.seq, End::Done, at(0)), Settled::Over);
     }
     machine
 }
 
 fn attempts(machine: &mut Machine, now: Timestamp) -> Vec<i64> {
-    std::iter::from_fn(|| machine.poll_attempt(now).map(|due| due.seq.0)).collect()
+    std::iter::from_fn(|| machine.poll_attempt(now, false).map(|due| due.seq.0)).collect()
+}
+
+#[test]
+fn what_is_void_says_nothing_about_the_host() {
+    let mut machine = machine();
+    machine.handle_due(due(1, 1));
+    machine.handle_due(due(2, 2));
+    let first = machine.poll_attempt(at(0), false).unwrap();
+    machine.handle_end(first.seq, failed(), at(0));
+    assert_eq!(machine.failures(), 1);
+    let later = at(1_000_000);
+    let next = machine.poll_attempt(later, false).unwrap();
+    assert_eq!(machine.handle_end(next.seq, End::Void, later), Settled::Over);
+    assert_eq!(machine.failures(), 1, "it was cut or taken out, not delivered");
+}
+
+#[test]
+fn with_the_brake_pulled_only_letters_are_tried() {
+    let mut machine = machine();
+    machine.handle_due(due(1, 1));
+    machine.handle_due(Due {
+        is_letter: true,
+        ..due(2, 2)
+    });
+    assert_eq!(
+        machine.poll_attempt(at(0), true).map(|due| due.seq),
+        Some(LogSeq(2))
+    );
+    assert_eq!(machine.poll_attempt(at(0), true), None);
 }
 
 #[test]
@@ -197,7 +226,7 @@ fn whatever_happens_every_entry_is_in_exactly_one_place() {
                 offered += 1;
                 machine.handle_due(due(offered, (dice >> 40) % 20));
             }
-            2 | 3 => running.extend(machine.poll_attempt(at(step)).map(|due| due.seq)),
+            2 | 3 => running.extend(machine.poll_attempt(at(step), false).map(|due| due.seq)),
             _ => {
                 if running.is_empty() {
                     continue;
