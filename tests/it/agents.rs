@@ -102,7 +102,7 @@ impl Visitor {
 
     /// Waits until the connection is cut.
     #[track_caller]
-    fn is_cut(mut self) {
+    fn cut(mut self) {
         match self.0.read(&mut [0]) {
             Ok(0) => {}
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
@@ -147,7 +147,7 @@ fn a_revoked_agent_and_its_visitors_are_cut_at_once_and_it_does_not_come_back() 
     );
     let visitor = Visitor::of(port);
     gateway.cli(&["tunnel", "revoke", "home", "--yes"]);
-    visitor.is_cut();
+    visitor.cut();
     let (exit, said) = agent.gives_up();
     assert_eq!(exit, REFUSED, "{said}");
     assert!(said.contains("this agent was revoked at the gateway"), "{said}");
@@ -168,7 +168,7 @@ fn a_banned_agent_and_its_visitors_are_cut_at_once_until_the_ban_is_lifted() {
     let visitor = Visitor::of(port);
     let banned = address.to_string();
     gateway.cli(&["ban", "add", &banned, "--reason", "test"]);
-    visitor.is_cut();
+    visitor.cut();
     eventually("the agent reads why, and what lifts it", || {
         agent
             .said()
@@ -203,6 +203,6 @@ fn a_visitor_whom_a_new_rule_keeps_out_is_cut_at_once() {
         "--from",
         "127.0.0.1",
     ]);
-    visitor.is_cut();
+    visitor.cut();
     agent.connected(&gateway).expect("the agent itself stays");
 }

@@ -13,6 +13,7 @@ mod demo;
 mod durable;
 mod far_ends;
 mod fediverse;
+mod home_host;
 mod mail;
 mod mail_servers;
 mod proxies;

@@ -444,3 +444,22 @@ fn anywhere_in_tests(name: &str) -> bool {
             text.contains(name) && test_names(&text).iter().any(|found| found == name)
         })
 }
+
+#[test]
+fn what_differs_between_systems_is_in_one_module_of_the_agent() {
+    let folder = root().join("crates/tasuki-agent/src");
+    for file in std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+    {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let program = text.split("#[cfg(test)]").next().unwrap();
+        for word in ["std::os::unix", "tokio::net::Unix", "signal::unix", "cfg(unix)"] {
+            assert!(
+                file.ends_with("os.rs") || !program.contains(word),
+                "{}: {word} belongs into os.rs",
+                file.display()
+            );
+        }
+    }
+}

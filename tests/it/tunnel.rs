@@ -10,54 +10,9 @@ use serde_json::Value;
 
 use crate::support::agent::Agent;
 use crate::support::gateway::Gateway;
-use crate::support::process::{self, Lines, Running, node, python, tool};
-use crate::support::{PATIENCE, client, eventually, free_port, loopback, sha256, wait_for_listener};
-
-/// A Minecraft server that nobody here wrote.
-struct MinecraftServer {
-    address: SocketAddr,
-    events: Lines,
-    _running: Running,
-}
-
-impl MinecraftServer {
-    fn start(directory: &Path, motd: &str) -> Self {
-        let mut command = node(&client("node/server.js"));
-        command.args(["--motd", motd]);
-        let log = directory.join("minecraft.log");
-        let (running, events) = Running::start_and_read("minecraft server", &mut command, &log);
-        let port = u16::try_from(events.next_json()["port"].as_u64().unwrap()).unwrap();
-        Self {
-            address: loopback(port),
-            events,
-            _running: running,
-        }
-    }
-}
-
-/// What the Minecraft client says happened.
-fn play(door: SocketAddr, name: &str, more: &[&str]) -> Value {
-    let port = door.port().to_string();
-    let mut command = node(&client("node/client.js"));
-    command
-        .args(["--port", &port, "--name", name, "--say", "konnichiwa"])
-        .args(more);
-    let output = process::output(&mut command);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = text.lines().find(|line| line.starts_with('{'));
-    serde_json::from_str(
-        line.unwrap_or_else(|| panic!("{text}\n{}", String::from_utf8_lossy(&output.stderr))),
-    )
-    .unwrap()
-}
-
-fn mcstatus(door: SocketAddr) -> Value {
-    let port = door.port().to_string();
-    serde_json::from_str(&process::succeed(
-        python(&client("mc_status.py")).args(["127.0.0.1", &port]),
-    ))
-    .unwrap()
-}
+use crate::support::minecraft::{MinecraftServer, mcstatus, play};
+use crate::support::process::{self, Running, tool};
+use crate::support::{PATIENCE, eventually, free_port, loopback, sha256, wait_for_listener};
 
 #[test]
 fn players_join_a_real_server_through_the_tunnel() {

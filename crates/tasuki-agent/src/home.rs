@@ -6,12 +6,17 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use tasuki_tunnel::Fingerprint;
-use tasuki_tunnel::agent::AgentKey;
+use tasuki_tunnel::agent::{AgentKey, Rules};
 
+use crate::os::{make_private, private_file};
 use crate::{CONFIG, Fail, IO};
 
 /// The directory.
+#[derive(Clone)]
 pub(crate) struct Home(PathBuf);
+
+/// Where the system service keeps its own (`StateDirectory=tasuki-agent`).
+const OF_THE_SERVICE: &str = "/var/lib/tasuki-agent";
 
 /// The gateway as remembered.
 pub(crate) struct Remembered {
@@ -35,6 +40,47 @@ impl Home {
             .ok_or_else(|| Fail::new(CONFIG, "no place to keep the agent's key: say --dir DIR"))?;
         make_private(&path).map_err(|error| at(&path, &error))?;
         Ok(Self(path))
+    }
+
+    /// Where a running agent is looked for: the directory that was named, or the usual one and the system service's.
+    pub(crate) fn candidates(named: Option<PathBuf>) -> Vec<Self> {
+        match named {
+            Some(path) => vec![Self(path)],
+            None => usual()
+                .into_iter()
+                .chain([OF_THE_SERVICE.into()])
+                .map(Self)
+                .collect(),
+        }
+    }
+
+    /// The control socket of the agent that runs from here.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.0.join("agent.sock")
+    }
+
+    /// The home host's rules about visitors, as commands left them.
+    pub(crate) fn rules(&self) -> Result<Rules, Fail> {
+        let path = self.0.join("rules.json");
+        match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+                let text = format!(
+                    "{}: {error}; mend it, or delete it to begin with no rules",
+                    path.display()
+                );
+                Fail::new(CONFIG, text)
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Rules::default()),
+            Err(error) => Err(at(&path, &error)),
+        }
+    }
+
+    /// Keeps the rules for later runs.
+    pub(crate) fn keep_rules(&self, rules: &Rules) -> Result<(), Fail> {
+        let path = self.0.join("rules.json");
+        let mut bytes = serde_json::to_vec_pretty(rules).map_err(|error| Fail::new(IO, error.to_string()))?;
+        bytes.push(b'\n');
+        write_private(&path, &bytes).map_err(|error| at(&path, &error))
     }
 
     /// The agent's key, made at the first start.
@@ -107,23 +153,11 @@ fn usual() -> Option<PathBuf> {
         .or_else(|| from("LOCALAPPDATA").map(|dir| dir.join("tasuki-agent")))
 }
 
-fn make_private(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
-}
-
 /// Writes a whole file that only its owner can read, or none.
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     use std::io::Write as _;
     let temporary = path.with_extension("new");
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&temporary)?;
+    let mut file = private_file().open(&temporary)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&temporary, path)

@@ -2,8 +2,13 @@
 //!
 //! Everything about sessions and connections is in `tasuki_tunnel::agent`.
 
+mod commands;
 mod config;
+mod control;
+mod doctor;
 mod home;
+mod install;
+mod os;
 mod words;
 
 use std::ffi::OsString;
@@ -16,6 +21,7 @@ use tasuki_core::shutdown::Shutdown;
 use tasuki_tunnel::agent::{Agent, Final, Notice};
 
 use crate::config::Settings;
+use crate::control::Server;
 use crate::home::Home;
 use crate::words::Words;
 
@@ -25,6 +31,10 @@ const USAGE: u8 = 64;
 const REFUSED: u8 = 77;
 /// Something that must be set up first is missing (EX_CONFIG).
 const CONFIG: u8 = 78;
+/// Nothing that was asked for is there (EX_DATAERR).
+const NOTHING: u8 = 65;
+/// No agent is running, or it does not answer (EX_UNAVAILABLE).
+const UNAVAILABLE: u8 = 69;
 /// A file could not be read or written (EX_IOERR).
 const IO: u8 = 74;
 
@@ -40,8 +50,10 @@ const IO: u8 = 74;
   tasuki-agent run --minecraft 127.0.0.1:25565
       later: the key and the gateway are remembered
   tasuki-agent run --tcp 25570=127.0.0.1:8123 --minecraft survival.example.org=127.0.0.1:25565
+  tasuki-agent players
+      who is here; `kick`, `ban`, `unban` and `allow` take a player's name, an address or a network
 
-Exit codes: 64 arguments, 74 files, 77 the gateway refuses, 78 configuration"
+Exit codes: 64 arguments, 65 nobody there, 69 no agent runs, 74 files, 77 the gateway refuses, 78 configuration"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -52,9 +64,25 @@ struct Cli {
 enum Command {
     /// Connect to the gateway and serve until stopped
     Run(Run),
+    /// Show how the running agent stands
+    Status(commands::Listing),
+    /// List who is connected
+    Players(commands::Listing),
+    /// Cut somebody's connections; they may come back
+    Kick(commands::Someone),
+    /// Keep somebody out, now and later; without a name, list who is kept out
+    Ban(commands::SomeoneOrList),
+    /// Let somebody in again
+    Unban(commands::Someone),
+    /// Let only those on a list in; without a name, show the list
+    Allow(commands::Allow),
+    /// Look for what keeps visitors away, and say what helps
+    Doctor(Run),
+    /// Write a systemd unit that runs the agent
+    Install(install::Install),
 }
 
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 struct Run {
     /// The file with the agent's settings [default: agent.toml here, then /etc/tasuki/agent.toml, if there is one]
     #[arg(long, value_name = "FILE")]
@@ -115,8 +143,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
-    let Command::Run(arguments) = cli.command;
-    match serve(arguments, words) {
+    let outcome = match cli.command {
+        Command::Run(arguments) => serve(arguments, words),
+        Command::Status(listing) => commands::status(listing, words),
+        Command::Players(listing) => commands::players(listing, words),
+        Command::Kick(someone) => commands::kick(someone, words),
+        Command::Ban(someone) => commands::ban(someone, words),
+        Command::Unban(someone) => commands::unban(someone, words),
+        Command::Allow(allow) => commands::allow(allow, words),
+        Command::Doctor(arguments) => doctor::doctor(arguments, words),
+        Command::Install(arguments) => install::install(&arguments, words),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(fail) => {
             words.fail(&fail.text);
@@ -132,6 +170,7 @@ fn serve(arguments: Run, words: Words) -> Result<(), Fail> {
     let settings = Settings::gather(arguments)?;
     let home = Home::at(dir, settings.dir.clone())?;
     let key = home.key()?;
+    let rules = home.rules()?;
     let remembered = home.remembered()?;
     let known_pin = remembered.as_ref().map(|gateway| gateway.pin);
     let config = settings.agent_config(remembered)?;
@@ -146,11 +185,24 @@ fn serve(arguments: Run, words: Words) -> Result<(), Fail> {
         let shutdown = Shutdown::new(Duration::from_secs(5));
         let stop = shutdown.clone();
         tokio::spawn(async move {
-            stopped().await;
+            os::stopped().await;
             stop.begin();
         });
+        // Another agent from the same directory would take this one's place at the gateway, and be thrown out by it again.
+        let socket = home.socket();
+        let listener = os::bind_control(&socket).map_err(|error| {
+            let text = match error.kind() {
+                std::io::ErrorKind::AddrInUse => words.pick(
+                    "an agent runs from this directory already; stop it, or say --dir DIR for a second one".into(),
+                    "このディレクトリのエージェントは既に動いています。止めるか、--dir DIR で別の場所を指定してください".into(),
+                ),
+                _ => format!("{}: {error}", socket.display()),
+            };
+            Fail::new(IO, text)
+        })?;
         let gateway = config.gateway.clone();
         let pin = config.pin;
+        let home_of_commands = home.clone();
         let tell = move |notice: Notice| {
             words.say(&notice);
             // Only a gateway that let us in is worth remembering.
@@ -160,11 +212,16 @@ fn serve(arguments: Run, words: Words) -> Result<(), Fail> {
                 words.fail(&fail.text);
             }
         };
-        match Agent::new(config, key, code)
-            .met_before(met)
-            .run(shutdown, tell)
-            .await
-        {
+        let agent = Agent::new(config, key, code).met_before(met);
+        let control = agent.control();
+        control.set_rules(rules);
+        let server = Server::new(control, home_of_commands);
+        let ended = tokio::select! {
+            ended = agent.run(shutdown, tell) => ended,
+            () = server.serve(listener) => Ok(()),
+        };
+        let _ = std::fs::remove_file(&socket);
+        match ended {
             Ok(()) => {
                 words.stopped();
                 Ok(())
@@ -173,22 +230,4 @@ fn serve(arguments: Run, words: Words) -> Result<(), Fail> {
             Err(error) => Err(Fail::new(REFUSED, words.refused(&error))),
         }
     })
-}
-
-/// Ctrl-C, or SIGTERM from a service manager.
-async fn stopped() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-            let _ = tokio::signal::ctrl_c().await;
-            return;
-        };
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
-    }
-    #[cfg(not(unix))]
-    let _ = tokio::signal::ctrl_c().await;
 }

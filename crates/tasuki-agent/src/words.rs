@@ -29,6 +29,14 @@ impl Words {
         }
     }
 
+    /// One of two texts.
+    pub(crate) fn pick(self, english: String, japanese: String) -> String {
+        match self {
+            Self::English => english,
+            Self::Japanese => japanese,
+        }
+    }
+
     pub(crate) fn start(self, config: &AgentConfig, fingerprint: &str) {
         for endpoint in &config.endpoints {
             let (door, target) = (endpoint.door_in_words(), &endpoint.target);

@@ -89,6 +89,8 @@ pub struct Texts {
     pub too_many: String,
     /// The agent has as many connections as it may have.
     pub full: String,
+    /// The home host keeps the player or the address out.
+    pub denied: String,
     /// The gateway stops.
     pub closing: String,
 }
@@ -185,6 +187,7 @@ impl Default for Texts {
             server_silent: text(Page::ServerSilent),
             too_many: text(Page::TooMany),
             full: text(Page::Full),
+            denied: text(Page::Denied),
             closing: text(Page::Closing),
         }
     }
@@ -297,6 +300,7 @@ impl Texts {
             Page::ServerSilent => &self.server_silent,
             Page::TooMany => &self.too_many,
             Page::Full => &self.full,
+            Page::Denied => &self.denied,
             Page::Closing => &self.closing,
         }
     }

@@ -93,6 +93,13 @@ impl Handle {
         lines
     }
 
+    /// What visitors type: the gateway's public name, and the Minecraft port if it is open.
+    #[must_use]
+    pub fn doors(&self) -> (String, Option<u16>) {
+        let bound = self.inner.config().minecraft.listen.ip();
+        (self.inner.public_host(bound), self.inner.minecraft_port)
+    }
+
     /// Whether this agent is connected.
     #[must_use]
     pub fn is_connected(&self, agent: PrincipalId) -> bool {

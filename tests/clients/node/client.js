@@ -1,5 +1,7 @@
 // A Minecraft client in offline mode: joins, says a line, waits until the server repeats it, leaves.
 // node client.js --port P [--host H] [--name N] [--say TEXT] [--address NAME]; prints one JSON line with what happened.
+// With --stay it goes on: every line on standard input is said, all that is heard is printed as a JSON line of its own,
+// and the last line says how it ended.
 'use strict'
 const mc = require('minecraft-protocol')
 const { parseArgs } = require('node:util')
@@ -12,6 +14,7 @@ const { values: chosen } = parseArgs({
     name: { type: 'string', default: 'Player' },
     say: { type: 'string', default: 'hello' },
     version: { type: 'string', default: '1.20.4' },
+    stay: { type: 'boolean', default: false },
     deadline: { type: 'string', default: '30' }
   }
 })
@@ -36,18 +39,24 @@ const client = mc.createClient({
     client.emit('connect')
   }))
 })
-setTimeout(() => { happened.error ??= 'nothing more happened before the deadline'; finish() }, Number(chosen.deadline) * 1000)
+if (!chosen.stay) setTimeout(() => { happened.error ??= 'nothing more happened before the deadline'; finish() }, Number(chosen.deadline) * 1000)
 
 const textOf = (packet) => JSON.stringify(packet.reason ?? packet.content ?? packet.formattedMessage ?? packet)
 
+function say (message) {
+  client.write('chat_message', {
+    message, timestamp: BigInt(Date.now()), salt: 0n, offset: 0, acknowledged: Buffer.alloc(3)
+  })
+}
+
 client.on('login', () => {
   happened.joined = true
-  client.write('chat_message', {
-    message: chosen.say, timestamp: BigInt(Date.now()), salt: 0n, offset: 0, acknowledged: Buffer.alloc(3)
-  })
+  say(chosen.say)
+  if (chosen.stay) require('node:readline').createInterface({ input: process.stdin }).on('line', say)
 })
 client.on('system_chat', (packet) => {
   const text = textOf(packet)
+  if (chosen.stay) return process.stdout.write(JSON.stringify({ heard: text }) + '\n')
   if (text.includes(chosen.say)) { happened.heard = text; client.end('done'); finish() }
 })
 for (const kind of ['disconnect', 'kick_disconnect']) {

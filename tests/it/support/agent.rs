@@ -1,13 +1,17 @@
 //! The agent as a process, enrolled with a code that the gateway made.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
+
+use serde_json::Value;
 
 use super::gateway::Gateway;
 use super::process::{self, Running};
 
 pub(crate) struct Agent {
     name: String,
+    directory: PathBuf,
     running: Running,
 }
 
@@ -49,6 +53,7 @@ impl Agent {
         );
         Self {
             name: name.to_owned(),
+            directory,
             running,
         }
     }
@@ -58,6 +63,39 @@ impl Agent {
     pub(crate) fn gives_up(mut self) -> (i32, String) {
         let code = self.running.wait().code().unwrap_or(-1);
         (code, self.running.log())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = process::command("tasuki-agent");
+        command.args(arguments).arg("--dir").arg(&self.directory);
+        command
+    }
+
+    /// Runs a command of the home host against it; it must succeed.
+    #[track_caller]
+    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
+        process::succeed(&mut self.command(arguments))
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.cli(arguments)).unwrap()
+    }
+
+    /// Runs a command that must not succeed: its exit code and what it said.
+    #[track_caller]
+    pub(crate) fn fails(&self, arguments: &[&str]) -> (i32, String) {
+        let output = process::output(&mut self.command(arguments));
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(!output.status.success(), "{arguments:?} succeeded: {said}");
+        (output.status.code().unwrap_or(-1), said)
+    }
+
+    /// SIGTERM, and its end.
+    #[track_caller]
+    pub(crate) fn stop(&mut self) {
+        assert!(self.running.terminate().success(), "{}", self.running.log());
     }
 
     /// What it said so far.

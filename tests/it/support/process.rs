@@ -24,6 +24,11 @@ pub(crate) fn ours(name: &str) -> PathBuf {
     path
 }
 
+/// One of our own programs, to be given arguments.
+pub(crate) fn command(name: &str) -> Command {
+    Command::new(ours(name))
+}
+
 /// Where a third-party tool is; its absence fails the test by name.
 pub(crate) fn find(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -15,6 +15,8 @@ pub enum Page {
     TooMany,
     /// The server has all the players it may have through this gateway.
     Full,
+    /// The home host keeps this player or address out.
+    Denied,
     /// The gateway is about to stop.
     Closing,
 }
@@ -39,6 +41,7 @@ impl Page {
             Self::Full => {
                 "満員です。しばらくしてからお試しください。\nThis server is full. Please try again later."
             }
+            Self::Denied => "このサーバーには参加できません。\nYou may not join this server.",
             Self::Closing => {
                 "中継を再起動しています。すぐに再接続できます。\nThe relay is restarting. Please rejoin in a moment."
             }

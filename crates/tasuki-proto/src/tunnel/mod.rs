@@ -30,7 +30,9 @@ pub use control::{
 pub use datagram::{Datagram, FlowId};
 pub use path::{PathWatch, SUSPECT_AFTER};
 pub use queue::{DatagramQueue, QueueLimits};
-pub use stream::{EndpointId, HeaderError, MAX_STREAM_HEADER, OpenReply, StreamHeader, StreamKind};
+pub use stream::{
+    EndpointId, HeaderError, MAX_PLAYER, MAX_STREAM_HEADER, OpenReply, StreamHeader, StreamKind,
+};
 
 /// The ALPN of this protocol.
 pub const ALPN: &[u8] = b"tasuki/1";

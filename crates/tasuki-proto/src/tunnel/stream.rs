@@ -1,16 +1,19 @@
 //! The short binary header of a visitor's stream, and the one byte that answers it.
 //!
 //! ```text
-//! u8 version (1) | u8 length of the rest | u8 kind | u32 endpoint | address of the visitor | address of the door
+//! u8 version (1) | u8 length of the rest | u8 kind | u32 endpoint | address of the visitor | address of the door | player
 //! address: u8 family (4, 6) | 4 or 16 bytes | u16 port
+//! player: u8 length, 0 for none | the name that the player claims, UTF-8
 //! ```
-//! All numbers big-endian. A reader skips what stands behind the fields it knows, so later versions can add a flow's
-//! number and offsets without breaking older ones.
+//! All numbers big-endian. A reader skips what stands behind the fields it knows, and does without those that are
+//! missing, so that versions can be mixed.
 
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+/// The longest name of a player in bytes: 16 UTF-16 units.
+pub const MAX_PLAYER: usize = 48;
 /// The most bytes that a header can have.
 pub const MAX_STREAM_HEADER: usize = 2 + 255;
 const STREAM_VERSION: u8 = 1;
@@ -32,7 +35,7 @@ pub enum StreamKind {
 }
 
 /// What the gateway says before a visitor's bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamHeader {
     /// What follows.
     pub kind: StreamKind,
@@ -42,6 +45,8 @@ pub struct StreamHeader {
     pub visitor: SocketAddr,
     /// The gateway's address that the visitor came to.
     pub door: SocketAddr,
+    /// Who a Minecraft client says that it is, if it joins: a claim until the server has authenticated it.
+    pub player: Option<String>,
 }
 
 /// Why a header cannot be read.
@@ -71,6 +76,11 @@ impl StreamHeader {
         out.extend_from_slice(&self.endpoint.0.to_be_bytes());
         write_address(&mut out, self.visitor);
         write_address(&mut out, self.door);
+        // A longer name is none that a server takes, and one byte tells the length.
+        let player = self.player.as_deref().filter(|name| name.len() <= MAX_PLAYER);
+        let player = player.unwrap_or_default();
+        out.push(player.len() as u8);
+        out.extend_from_slice(player.as_bytes());
         out[1] = (out.len() - 2) as u8;
         out
     }
@@ -95,14 +105,25 @@ impl StreamHeader {
         };
         let (endpoint, rest) = rest.split_first_chunk::<4>().ok_or(HeaderError::Malformed)?;
         let (visitor, rest) = read_address(rest)?;
-        let (door, _) = read_address(rest)?;
+        let (door, rest) = read_address(rest)?;
+        let player = read_player(rest)?;
         Ok(Self {
             kind,
             endpoint: EndpointId(u32::from_be_bytes(*endpoint)),
             visitor,
             door,
+            player,
         })
     }
+}
+
+fn read_player(rest: &[u8]) -> Result<Option<String>, HeaderError> {
+    let Some((length, rest)) = rest.split_first() else {
+        return Ok(None);
+    };
+    let name = rest.get(..usize::from(*length)).ok_or(HeaderError::Malformed)?;
+    let name = std::str::from_utf8(name).map_err(|_| HeaderError::Malformed)?;
+    Ok((!name.is_empty()).then(|| name.to_owned()))
 }
 
 fn write_address(out: &mut Vec<u8>, address: SocketAddr) {
@@ -150,6 +171,8 @@ pub enum OpenReply {
     Busy,
     /// Another local fault.
     Failed,
+    /// The home host's own rules keep this visitor out.
+    Denied,
 }
 
 impl OpenReply {
@@ -166,6 +189,7 @@ impl OpenReply {
             2 => Self::Silent,
             3 => Self::NotDeclared,
             4 => Self::Busy,
+            6 => Self::Denied,
             _ => Self::Failed,
         }
     }

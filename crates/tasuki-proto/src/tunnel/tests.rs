@@ -108,6 +108,7 @@ fn stream_headers_keep_both_families_and_skip_what_is_new() {
         endpoint: EndpointId(70_000),
         visitor: "[2001:db8::1]:4711".parse().unwrap(),
         door: "[::ffff:192.0.2.1]:25565".parse().unwrap(),
+        player: Some("Hanako".into()),
     };
     let mut bytes = header.encode();
     assert!(bytes.len() <= MAX_STREAM_HEADER);
@@ -121,15 +122,28 @@ fn stream_headers_keep_both_families_and_skip_what_is_new() {
         read,
         StreamHeader {
             door: "192.0.2.1:25565".parse().unwrap(),
-            ..header
+            ..header.clone()
         }
     );
+    let without_player = bytes.len() - "later".len() - 1 - "Hanako".len();
     for cut in 2..bytes.len() - 5 {
-        assert_eq!(
-            StreamHeader::decode_rest(&bytes[2..cut]),
-            Err(HeaderError::Malformed)
-        );
+        let read = StreamHeader::decode_rest(&bytes[2..cut]);
+        if cut == without_player {
+            assert_eq!(
+                read.unwrap().player,
+                None,
+                "an older side says nothing of players"
+            );
+        } else {
+            assert_eq!(read, Err(HeaderError::Malformed), "{cut}");
+        }
     }
+    let nobody = StreamHeader {
+        player: Some("x".repeat(MAX_PLAYER + 1)),
+        ..header
+    };
+    let nobody = StreamHeader::decode_rest(&nobody.encode()[2..]).unwrap();
+    assert_eq!(nobody.player, None, "no server takes such a name");
     assert_eq!(StreamHeader::rest_length([9, 3]), Err(HeaderError::Version(9)));
 }
 
@@ -152,7 +166,7 @@ fn close_codes_and_open_replies_keep_their_numbers() {
     }
     assert_eq!(CloseCode::from_code(99), None);
     assert_eq!((CloseCode::BadCode.code(), CloseCode::Replaced.code()), (3, 6));
-    for byte in 0..6 {
+    for byte in 0..7 {
         assert_eq!(OpenReply::from_byte(byte).byte(), byte);
     }
     assert_eq!(OpenReply::from_byte(200), OpenReply::Failed);
@@ -164,6 +178,7 @@ fn udp_header() -> StreamHeader {
         endpoint: EndpointId(3),
         visitor: "192.0.2.7:19132".parse().unwrap(),
         door: "198.51.100.1:19132".parse().unwrap(),
+        player: None,
     }
 }
 

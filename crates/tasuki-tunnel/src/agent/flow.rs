@@ -11,8 +11,9 @@ use tasuki_proto::tunnel::{OpenReply, RESET_ABORTED, RESET_REFUSED, StreamHeader
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use super::visitors::Entered;
 use super::{Inner, LocalDoor, LocalEndpoint, Tell};
-use crate::splice::{Meter, Outgoing, Shared, prepare_socket, splice};
+use crate::splice::{End, Outgoing, Shared, prepare_socket, splice};
 
 /// How long the gateway may take to send a header that it has in hand.
 const HEADER: Duration = Duration::from_secs(10);
@@ -47,12 +48,12 @@ pub(super) async fn serve(inner: Arc<Inner>, tell: Tell, send: SendStream, mut i
         return;
     };
     let place = Place::take(&inner);
-    let socket = match &place {
+    let opened = match &place {
         Some(_) => open(&inner, &tell, &header).await,
         None => Err(OpenReply::Busy),
     };
-    let socket = match socket {
-        Ok(socket) => socket,
+    let (socket, visitor) = match opened {
+        Ok(opened) => opened,
         Err(reply) => {
             // The one byte tells the gateway what to show; nothing follows.
             if outgoing.write_all(&[reply.byte()]).await.is_ok() {
@@ -65,19 +66,21 @@ pub(super) async fn serve(inner: Arc<Inner>, tell: Tell, send: SendStream, mut i
     if outgoing.write_all(&[OpenReply::Connected.byte()]).await.is_err() {
         return;
     }
-    let meter = Meter::default();
     let shared = Shared {
         pool: &inner.pool,
         patience: &inner.patience,
-        meter: &meter,
+        meter: &visitor.meter,
         budget: None,
     };
-    let end = splice(socket, outgoing, incoming, async |_| Ok(()), shared).await;
+    let end = tokio::select! {
+        end = splice(socket, outgoing, incoming, async |_| Ok(()), shared) => end,
+        () = visitor.cut.cancelled() => End::Denied,
+    };
     tracing::debug!(
         endpoint = header.endpoint.0,
         result = ?end,
-        bytes_in = meter.to_tcp(),
-        bytes_out = meter.to_stream(),
+        bytes_in = visitor.meter.to_tcp(),
+        bytes_out = visitor.meter.to_stream(),
         "visitor left"
     );
 }
@@ -90,8 +93,12 @@ async fn read_header(incoming: &mut RecvStream) -> Option<StreamHeader> {
     StreamHeader::decode_rest(&rest).ok()
 }
 
-/// Dials the local server of a declared endpoint, and of no other.
-async fn open(inner: &Inner, tell: &Tell, header: &StreamHeader) -> Result<TcpStream, OpenReply> {
+/// Dials the local server of a declared endpoint, and of no other, for a visitor who may come.
+async fn open<'a>(
+    inner: &'a Inner,
+    tell: &Tell,
+    header: &StreamHeader,
+) -> Result<(TcpStream, Entered<'a>), OpenReply> {
     let served = inner
         .endpoints_by_id
         .get(&header.endpoint)
@@ -100,6 +107,10 @@ async fn open(inner: &Inner, tell: &Tell, header: &StreamHeader) -> Result<TcpSt
     if matches!(endpoint.door, LocalDoor::Udp(_)) {
         return Err(OpenReply::NotDeclared);
     }
+    let visitor = inner
+        .visitors
+        .enter(&endpoint.label, header.visitor, header.player.as_deref())
+        .ok_or(OpenReply::Denied)?;
     let limit = inner.config.connect_timeout;
     let dialling = async {
         let mut socket = TcpStream::connect(endpoint.target.as_str()).await?;
@@ -113,7 +124,7 @@ async fn open(inner: &Inner, tell: &Tell, header: &StreamHeader) -> Result<TcpSt
     match tokio::time::timeout(limit, dialling).await {
         Ok(Ok(socket)) => {
             served.note(Ok(()), tell);
-            Ok(socket)
+            Ok((socket, visitor))
         }
         Ok(Err(error)) => {
             served.note(Err(error.to_string()), tell);

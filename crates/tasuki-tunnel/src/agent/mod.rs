@@ -7,15 +7,19 @@
 //! **Invariant:** the agent dials only the targets in its own configuration. What a gateway asks for beyond that is
 //! refused on the stream, and nothing on the home network is touched.
 
+mod control;
 mod flow;
+mod probe;
+mod rules;
 mod session;
 #[cfg(test)]
 mod tests;
 mod udp;
+mod visitors;
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tasuki_core::shutdown::Shutdown;
@@ -28,6 +32,10 @@ use crate::pool::Pool;
 use crate::quic;
 use crate::splice::Patience;
 use crate::tls::{BadKey, Fingerprint, Identity};
+
+pub use control::{Control, ServedLine, Status, VisitorLine};
+pub use probe::{GatewayProbe, LocalProbe, gateway as probe_gateway, local as probe_local};
+pub use rules::{NotAnybody, Rules, Who};
 
 /// Waits between attempts; the last one repeats.
 const RETRY: [Duration; 7] = [
@@ -193,14 +201,19 @@ pub enum Final {
 /// An endpoint and how its local server stands.
 struct Served {
     endpoint: LocalEndpoint,
-    down: AtomicBool,
+    /// Why it takes no connections, if it takes none.
+    down: Mutex<Option<String>>,
 }
 
 impl Served {
     /// Notes that the local server took a connection, or why it did not; tells only what is new.
     fn note(&self, outcome: Result<(), String>, tell: &Tell) {
         let (label, target) = (self.endpoint.label.clone(), self.endpoint.target.clone());
-        if self.down.swap(outcome.is_err(), Ordering::Relaxed) == outcome.is_err() {
+        let was_down = {
+            let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *down, outcome.clone().err()).is_some()
+        };
+        if was_down == outcome.is_err() {
             return;
         }
         tell(match outcome {
@@ -212,6 +225,10 @@ impl Served {
             },
         });
     }
+
+    fn problem(&self) -> Option<String> {
+        self.down.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// What all parts of an agent share.
@@ -221,6 +238,8 @@ struct Inner {
     pool: Pool,
     patience: Patience,
     flows: AtomicU32,
+    visitors: visitors::Visitors,
+    standing: control::Standing,
     tasks: TaskTracker,
 }
 
@@ -271,7 +290,7 @@ impl Agent {
             .map(EndpointId)
             .zip(config.endpoints.iter().cloned())
             .map(|(id, endpoint)| {
-                let down = AtomicBool::new(false);
+                let down = Mutex::default();
                 (id, Served { endpoint, down })
             })
             .collect();
@@ -285,6 +304,8 @@ impl Agent {
             config,
             pool: Pool::default(),
             flows: AtomicU32::new(0),
+            visitors: visitors::Visitors::default(),
+            standing: control::Standing::default(),
             tasks: TaskTracker::new(),
         };
         Self {
@@ -302,6 +323,14 @@ impl Agent {
         self
     }
 
+    /// For the home host's own commands.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        Control {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+
     /// Serves until the shutdown begins (then `Ok`) or the gateway refuses for good.
     ///
     /// # Errors
@@ -311,7 +340,11 @@ impl Agent {
         shutdown: Shutdown,
         tell: impl Fn(Notice) + Send + Sync + 'static,
     ) -> Result<(), Final> {
-        let tell: Tell = Arc::new(tell);
+        let inner = Arc::clone(&self.inner);
+        let tell: Tell = Arc::new(move |notice| {
+            inner.standing.note(&notice);
+            tell(notice);
+        });
         let backoff = Backoff::try_new(RETRY, 20).expect("the table has delays above zero");
         let mut failures = 0_u32;
         loop {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportErrorCode, VarInt};
 use tasuki_core::shutdown::Shutdown;
 use tasuki_proto::tunnel::{
     CloseCode, Datagram, EnrolCode, FromAgent, FromGateway, Hello, PathWatch, SERVER_NAME, VERSION,
@@ -16,7 +16,7 @@ use tasuki_proto::tunnel::{
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Final, Inner, Notice, Tell, flow, udp};
+use super::{AgentConfig, Final, Inner, Notice, Tell, flow, udp};
 use crate::gateway::session::{read_frame, software};
 use crate::quic;
 use crate::tls::{self, Identity};
@@ -74,6 +74,7 @@ pub(super) async fn hold(
         Err(_) => return not_reached(Why::Lost("the gateway does not answer".into())),
     };
     let began = Instant::now();
+    inner.standing.session_began(&session.connection);
     let why = session.serve(inner, shutdown, tell).await;
     session.end().await;
     Ended {
@@ -95,7 +96,7 @@ struct Session {
     notice: Option<Notice>,
 }
 
-async fn resolve(gateway: &str) -> Result<Vec<SocketAddr>, Why> {
+pub(super) async fn resolve(gateway: &str) -> Result<Vec<SocketAddr>, Why> {
     match tokio::net::lookup_host(gateway).await {
         Ok(found) => Ok(found.collect()),
         Err(error) => Err(Why::Lost(format!("{gateway} cannot be looked up: {error}"))),
@@ -107,7 +108,7 @@ async fn greet(inner: &Arc<Inner>, identity: &Identity, code: Option<&str>) -> R
     let addresses = resolve(&inner.config.gateway).await?;
     let mut last = Why::Lost(format!("{} has no address", inner.config.gateway));
     for address in addresses.into_iter().take(MAX_ADDRESSES) {
-        match tokio::time::timeout(DIAL, dial(inner, identity, address)).await {
+        match tokio::time::timeout(DIAL, dial(&inner.config, identity, address)).await {
             Ok(Ok((endpoint, connection))) => return introduce(inner, endpoint, connection, code).await,
             // The one failure that is worth more words than the others.
             _ if matches!(last, Why::Final(Final::WrongKey)) => {}
@@ -126,24 +127,24 @@ fn any_port_towards(gateway: SocketAddr) -> SocketAddr {
     }
 }
 
-async fn dial(
-    inner: &Inner,
+pub(super) async fn dial(
+    config: &AgentConfig,
     identity: &Identity,
     address: SocketAddr,
 ) -> Result<(Endpoint, Connection), Why> {
     let own = any_port_towards(address);
     let tls_error = |error: String| Why::Final(Final::Tls(error));
-    let (socket, _) = quic::bind_udp(own, inner.config.socket_buffer)
+    let (socket, _) = quic::bind_udp(own, config.socket_buffer)
         .map_err(|error| Why::Lost(format!("no UDP socket: {error}")))?;
     let endpoint =
         quic::endpoint(socket, None).map_err(|error| Why::Lost(format!("no UDP socket: {error}")))?;
     let (client, mismatch) =
-        tls::client_config(identity, inner.config.pin).map_err(|error| tls_error(error.to_string()))?;
+        tls::client_config(identity, config.pin).map_err(|error| tls_error(error.to_string()))?;
     let crypto = QuicClientConfig::try_from(client).map_err(|error| tls_error(error.to_string()))?;
-    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(quic::agent_transport(inner.config.gso)));
+    let mut client = quinn::ClientConfig::new(Arc::new(crypto));
+    client.transport_config(Arc::new(quic::agent_transport(config.gso)));
     let connecting = endpoint
-        .connect_with(config, address, SERVER_NAME)
+        .connect_with(client, address, SERVER_NAME)
         .map_err(|error| Why::Lost(error.to_string()))?;
     match connecting.await {
         Ok(connection) => Ok((endpoint, connection)),
@@ -219,6 +220,15 @@ fn why_ended(error: &ConnectionError) -> Why {
                 .take(500)
                 .collect();
             refused(close.error_code.into_inner(), text)
+        }
+        ConnectionError::ConnectionClosed(close)
+            if close.error_code == TransportErrorCode::CONNECTION_REFUSED =>
+        {
+            Why::Lost(
+                "the gateway takes no session from this address: a ban or an access rule keeps it out, or the gateway \
+                 is full; its operator sees why with `tasuki acl explain ADDRESS`"
+                    .into(),
+            )
         }
         ConnectionError::TimedOut => Why::Lost("the gateway does not answer any more".into()),
         other => Why::Lost(other.to_string()),

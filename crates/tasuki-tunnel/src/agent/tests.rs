@@ -123,6 +123,7 @@ fn header(kind: StreamKind, endpoint: u32) -> StreamHeader {
         endpoint: EndpointId(endpoint),
         visitor: "192.0.2.1:1".parse().unwrap(),
         door: "192.0.2.2:2".parse().unwrap(),
+        player: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use quinn::Connection;
-use tasuki_proto::tunnel::{Datagram, EndpointId, FlowId};
+use tasuki_proto::tunnel::{Datagram, FlowId, StreamHeader};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -60,7 +60,7 @@ pub(super) async fn carry(inner: Arc<Inner>, tell: Tell, connection: Connection)
                     payload,
                 }) => {
                     if let Some(payloads) = ways.begin(flow, payload) {
-                        tasks.spawn(serve(Arc::clone(&ways), flow, header.endpoint, payloads));
+                        tasks.spawn(serve(Arc::clone(&ways), flow, header, payloads));
                     }
                 }
                 // A newer kind, or nonsense: as good as lost.
@@ -101,22 +101,26 @@ impl Ways {
 }
 
 /// Serves one visitor, then forgets the flow.
-async fn serve(ways: Arc<Ways>, flow: FlowId, endpoint: EndpointId, payloads: mpsc::Receiver<Bytes>) {
+async fn serve(ways: Arc<Ways>, flow: FlowId, header: StreamHeader, payloads: mpsc::Receiver<Bytes>) {
     if let Some(_place) = Place::take(&ways.inner) {
-        exchange(&ways, flow, endpoint, payloads).await;
+        exchange(&ways, flow, &header, payloads).await;
     }
     let mut flows = ways.flows.lock().unwrap_or_else(PoisonError::into_inner);
     flows.remove(&flow);
 }
 
 /// Carries datagrams between the flow and a declared UDP endpoint's local server; of no other.
-async fn exchange(ways: &Ways, flow: FlowId, endpoint: EndpointId, mut payloads: mpsc::Receiver<Bytes>) {
-    let Some(served) = ways.inner.endpoints_by_id.get(&endpoint) else {
+async fn exchange(ways: &Ways, flow: FlowId, header: &StreamHeader, mut payloads: mpsc::Receiver<Bytes>) {
+    let Some(served) = ways.inner.endpoints_by_id.get(&header.endpoint) else {
         return;
     };
     if !matches!(served.endpoint.door, LocalDoor::Udp(_)) {
         return;
     }
+    let visitors = &ways.inner.visitors;
+    let Some(visitor) = visitors.enter(&served.endpoint.label, header.visitor, None) else {
+        return;
+    };
     let limit = ways.inner.config.connect_timeout;
     let socket = match tokio::time::timeout(limit, connect(&served.endpoint.target)).await {
         Ok(Ok(socket)) => socket,
@@ -131,11 +135,13 @@ async fn exchange(ways: &Ways, flow: FlowId, endpoint: EndpointId, mut payloads:
                 let Some(payload) = payload else { return };
                 // An error here is of an earlier datagram, and told below.
                 let _ = socket.send(&payload).await;
+                visitor.meter.add_to_tcp(payload.len());
             }
             received = socket.recv(&mut buffer) => match received {
                 Ok(length) => {
                     served.note(Ok(()), &ways.tell);
                     if length < MAX_PAYLOAD {
+                        visitor.meter.add_to_stream(length);
                         let payload = Bytes::copy_from_slice(&buffer[..length]);
                         ways.datagrams.send(flow, &Datagram::Data { flow, payload });
                     }
@@ -143,6 +149,7 @@ async fn exchange(ways: &Ways, flow: FlowId, endpoint: EndpointId, mut payloads:
                 // Nobody listens there now; the visitor's next datagram may find somebody.
                 Err(error) => served.note(Err(error.to_string()), &ways.tell),
             },
+            () = visitor.cut.cancelled() => return,
             () = tokio::time::sleep_until(idle_at) => return,
         }
         idle_at = Instant::now() + IDLE;

@@ -46,6 +46,10 @@ const REFUSED: NotJoined = NotJoined {
     page: Page::ServerRefused,
     label: "server_refused",
 };
+const DENIED: NotJoined = NotJoined {
+    page: Page::Denied,
+    label: "denied_at_home",
+};
 
 /// Opens a stream and sends `header` and `first`. Waits no longer than `limit` for an agent that takes no streams.
 pub(crate) async fn open(
@@ -90,6 +94,7 @@ pub(crate) async fn read_reply(incoming: &mut RecvStream, limit: Duration) -> Re
         OpenReply::Connected => Ok(()),
         OpenReply::Refused | OpenReply::NotDeclared => Err(REFUSED),
         OpenReply::Busy => Err(FULL),
+        OpenReply::Denied => Err(DENIED),
         OpenReply::Silent | OpenReply::Failed => Err(SILENT),
     }
 }

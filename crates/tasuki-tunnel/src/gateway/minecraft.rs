@@ -178,6 +178,10 @@ async fn join(
         endpoint: target.endpoint,
         visitor: peer,
         door,
+        player: match &asked.wish {
+            Wish::Login { player } => Some(player.clone()),
+            Wish::Status | Wish::Legacy(_) => None,
+        },
     };
     let limit = inner.config.load().connect_timeout;
     let opening = async {

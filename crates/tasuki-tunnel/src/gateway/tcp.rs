@@ -63,6 +63,7 @@ async fn visit(inner: Arc<Inner>, target: Target, accepted: Accepted) {
         endpoint: target.endpoint,
         visitor: peer,
         door,
+        player: None,
     };
     match flow::open(&inner, &target, &header, &[], limit).await {
         Ok(opened) => {

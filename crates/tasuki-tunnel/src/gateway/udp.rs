@@ -225,6 +225,7 @@ impl Visitors {
                 endpoint: EndpointId(self.door.endpoint.load(Ordering::Acquire)),
                 visitor: from,
                 door: self.local,
+                player: None,
             };
             Datagram::Open {
                 flow: flow.id,

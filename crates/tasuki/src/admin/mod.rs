@@ -15,6 +15,7 @@ mod moderation;
 mod problem;
 mod recipients;
 mod secrets;
+mod show;
 mod smarthosts;
 mod system;
 #[cfg(test)]
@@ -164,7 +165,10 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/fediverse/purge", post(brake::purge))
         .route("/v1/fediverse/follow", get(brake::follow))
         .route("/v1/tunnel/agents", get(engines::agents).post(engines::enrol))
-        .route("/v1/tunnel/agents/{name}", delete(engines::revoke_agent))
+        .route(
+            "/v1/tunnel/agents/{name}",
+            get(show::agent).delete(engines::revoke_agent),
+        )
         .fallback(|| async {
             Problem::missing("there is no such resource; see `tasuki --help` for what can be asked")
         })

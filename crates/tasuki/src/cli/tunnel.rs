@@ -1,7 +1,7 @@
 //! `tasuki tunnel`: agents at home.
 
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Context, JsonFlag, confirmed, output, segment};
 use crate::exit::{self, Fail, Outcome};
@@ -40,6 +40,14 @@ For a name that exists the code replaces the agent's key at its next start.")]
         #[arg(long)]
         json: bool,
     },
+    /// Show what to tell friends and what to write where: addresses, DNS records, Bedrock, Geyser, voice chat
+    Show {
+        /// The agent's name
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove an agent: its key and its names are given up
     Revoke {
         /// Which
@@ -70,6 +78,10 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
                 flag.json,
                 "no agents yet: tasuki tunnel enroll NAME --default",
             )
+        }
+        Command::Show { name, json } => {
+            let shown = gateway.read(&format!("/v1/tunnel/agents/{}", segment(&name)))?;
+            if json { output::json(&shown) } else { show(&shown) }
         }
         Command::Enroll {
             name,
@@ -118,4 +130,32 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             Ok(())
         }
     }
+}
+
+/// The agent's endpoints, each with the lines to copy.
+fn show(shown: &Value) -> Outcome {
+    let endpoints = shown["endpoints"].as_array().map_or(&[][..], Vec::as_slice);
+    if endpoints.is_empty() {
+        output::line("it has exposed nothing yet: run `tasuki-agent run` at home first");
+    }
+    for endpoint in endpoints {
+        output::line(format!("{}:", output::cell(endpoint, "label")));
+        let lines = [
+            ("Java address", "java"),
+            ("DNS record", "dns"),
+            ("SRV record", "srv"),
+            ("Address", "address"),
+            ("Bedrock address", "bedrock/address"),
+            ("Bedrock port", "bedrock/port"),
+            ("Geyser, config.yml: broadcast-port", "geyser/broadcast-port"),
+            ("Simple Voice Chat: voice_host", "voice_host"),
+        ];
+        for (what, path) in lines {
+            let value = output::cell(endpoint, path);
+            if value != "-" {
+                output::line(format!("  {what}: {value}"));
+            }
+        }
+    }
+    Ok(())
 }

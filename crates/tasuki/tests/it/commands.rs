@@ -108,7 +108,7 @@ fn whatever_takes_json_prints_json_that_parses() {
             "service add" => &["office", "--send-as", "office.test"],
             "service password" => &["shop"],
             "token new" => &["admin"],
-            "tunnel enroll" => &["home"],
+            "tunnel enroll" | "tunnel show" => &["home"],
             "acl explain" => &["192.0.2.7"],
             "mail dkim add" | "mail dkim rotate" => &["shop.test"],
             "fedi why" => &["example.org"],

@@ -1,0 +1,106 @@
+//! Everything that differs between operating systems: private files, signals, the control socket.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// One end of the control socket.
+#[cfg(unix)]
+pub(crate) type ControlStream = tokio::net::UnixStream;
+/// The listening control socket.
+#[cfg(unix)]
+pub(crate) type ControlListener = tokio::net::UnixListener;
+
+/// Makes a directory, and those above it, for its owner alone.
+pub(crate) fn make_private(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+/// How a file that only its owner can read is written.
+pub(crate) fn private_file() -> fs::OpenOptions {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Binds the control socket for its owner alone. One that nobody listens on any more is replaced; one that is in use is
+/// an error of kind `AddrInUse`.
+#[cfg(unix)]
+pub(crate) fn bind_control(path: &Path) -> io::Result<ControlListener> {
+    use std::os::unix::fs::PermissionsExt as _;
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
+    // Bound under another name first: under its own name it is never open to others, not even for a moment.
+    let hidden = path.with_extension("sock.new");
+    match fs::remove_file(&hidden) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = ControlListener::bind(&hidden)?;
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&hidden, path)?;
+    Ok(listener)
+}
+
+/// Ctrl-C, or SIGTERM from a service manager.
+pub(crate) async fn stopped() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+            let _ = tokio::signal::ctrl_c().await;
+            return;
+        };
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+/// The control socket of other systems: there is none yet, and asking for it says so.
+#[cfg(not(unix))]
+mod without_sockets {
+    use std::io;
+    use std::path::Path;
+
+    pub(crate) type ControlStream = tokio::io::DuplexStream;
+
+    pub(crate) struct ControlListener;
+
+    impl ControlListener {
+        pub(crate) async fn accept(&self) -> io::Result<(ControlStream, ())> {
+            std::future::pending().await
+        }
+    }
+
+    pub(crate) fn bind_control(_: &Path) -> io::Result<ControlListener> {
+        Ok(ControlListener)
+    }
+}
+
+#[cfg(not(unix))]
+pub(crate) use without_sockets::{ControlListener, ControlStream, bind_control};
+
+/// Reaches the agent that listens at `path`.
+pub(crate) async fn connect_control(path: &Path) -> io::Result<ControlStream> {
+    #[cfg(unix)]
+    return ControlStream::connect(path).await;
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "a running agent cannot be asked on this system yet",
+        ))
+    }
+}
