@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod client_hello;
 pub mod minecraft;
 pub mod names;
+pub mod oauth;
 pub mod proxy_protocol;
 pub mod scram;
 pub mod smtp;
