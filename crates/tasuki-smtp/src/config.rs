@@ -30,8 +30,11 @@ pub use recipients::RecipientsConfig;
 pub(crate) use recipients::{Listed, Recipients};
 pub(crate) use rewrite::Rewrite;
 pub use rewrite::{AliasConfig, HeaderConfig, Pattern, RewriteConfig, SenderConfig};
-pub(crate) use smarthost::{Origin, Password, Smarthost, Via, Ways};
-pub use smarthost::{RouteConfig, SmarthostConfig, SmarthostGroupConfig, SmarthostProtocol, SmarthostTls};
+pub(crate) use smarthost::{Granting, OAuth, Origin, Password, Smarthost, Via, Ways};
+pub use smarthost::{
+    OAuthConfig, OAuthFlow, RouteConfig, SmarthostConfig, SmarthostGroupConfig, SmarthostProtocol,
+    SmarthostTls,
+};
 
 /// The mail engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -27,7 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Settings, daily::Daily, dkim::Dkim, dns::Resolver, lanes::Lanes, members::Members,
-    metrics::Metrics, orders::Pauses, port25::Port25, recipients::CallOuts, release::Releases,
+    metrics::Metrics, oauth::Tokens, orders::Pauses, port25::Port25, recipients::CallOuts, release::Releases,
     schedule::NextLook, settle::Report, trust::BrokenTls,
 };
 
@@ -49,6 +49,7 @@ pub(crate) struct Context {
     pub(crate) members: Members,
     pub(crate) port25: Port25,
     pub(crate) releases: Releases,
+    pub(crate) tokens: Tokens,
     pub(crate) lanes: Lanes,
     pub(crate) pauses: Pauses,
     pub(crate) reports: mpsc::Sender<Report>,

@@ -5,7 +5,8 @@
 //! before it expires.
 
 mod attempt;
-pub(crate) mod dialing;
+mod dialing;
+pub(crate) mod login;
 mod report;
 mod signing;
 

@@ -24,6 +24,7 @@ mod lanes;
 mod members;
 mod metrics;
 mod notice;
+mod oauth;
 mod orders;
 mod policy;
 mod port25;
@@ -38,11 +39,12 @@ mod trust;
 
 pub use config::{
     AliasConfig, DeliveryConfig, DeviceConfig, DevicesConfig, DnsConfig, HeaderConfig, LimitsConfig,
-    ListenerConfig, MailConfig, NetworkConfig, Pattern, RecipientsConfig, RelayConfig, RetryDelay,
-    RewriteConfig, RouteConfig, SenderConfig, SmarthostConfig, SmarthostGroupConfig, SmarthostProtocol,
-    SmarthostTls, Target,
+    ListenerConfig, MailConfig, NetworkConfig, OAuthConfig, OAuthFlow, Pattern, RecipientsConfig,
+    RelayConfig, RetryDelay, RewriteConfig, RouteConfig, SenderConfig, SmarthostConfig, SmarthostGroupConfig,
+    SmarthostProtocol, SmarthostTls, Target,
 };
 pub use dkim::{DkimError, DkimKey, KeyState};
 pub use dns::{Hickory, LookupError, MxAnswer, Resolver};
 pub use engine::{Addrs, Engine, Handle, Status};
 pub use lanes::LaneStatus;
+pub use oauth::{LoginAnswer, LoginError};

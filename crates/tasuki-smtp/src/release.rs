@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::digest::{SHA256, digest};
 use tasuki_core::store::{
     StoreError,
     audit::Actor,
@@ -25,7 +24,7 @@ use tokio::sync::Notify;
 use crate::{
     config::{MailConfig, Settings, Smarthost},
     context::Context,
-    deliver::dialing::secret,
+    deliver::login::secret,
     engine::Handle,
     orders::of_lane,
 };
@@ -58,12 +57,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn hash(secret: &str) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, secret.as_bytes()).as_ref());
-    hash
-}
-
 impl Releases {
     /// Releases what these changes concern, soon.
     pub(crate) fn want(&self, changed: Changed) {
@@ -85,8 +78,8 @@ impl Releases {
     }
 
     /// A connection with this secret failed.
-    pub(crate) fn failed_with(&self, smarthost: &Smarthost, secret: &str) {
-        lock(&self.failed_with).insert(Arc::clone(&smarthost.name), hash(secret));
+    pub(crate) fn failed_with(&self, smarthost: &Smarthost, secret: [u8; 32]) {
+        lock(&self.failed_with).insert(Arc::clone(&smarthost.name), secret);
     }
 }
 
@@ -155,7 +148,7 @@ async fn new_secrets(context: &Context, settings: &Settings) -> Vec<String> {
         let Ok(Some(now)) = secret(context, smarthost).await else {
             continue;
         };
-        let now = hash(&now);
+        let now = now.fingerprint();
         let before = lock(&context.releases.failed_with).insert(Arc::clone(&smarthost.name), now);
         if before != Some(now) {
             new.push(smarthost.name.to_string());

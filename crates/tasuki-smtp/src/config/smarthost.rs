@@ -16,10 +16,13 @@ use tasuki_proto::{
 
 use super::bad;
 
+mod oauth;
 mod presets;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use oauth::{Granting, OAuth};
+pub use oauth::{OAuthConfig, OAuthFlow};
 use presets::Preset;
 
 /// A way for some mail. What is given must all match; of the routes that match, one with a principal wins over one with
@@ -108,6 +111,9 @@ pub struct SmarthostConfig {
     /// The name of a sealed secret in the store; `tasuki mail smarthost password` puts it there.
     #[serde(default)]
     pub password_secret: Option<String>,
+    /// A login by access tokens (XOAUTH2); the password is the application's secret then.
+    #[serde(default)]
+    pub oauth: Option<OAuthConfig>,
     /// Most connections to it at a time; 20.
     #[serde(default)]
     pub connections: Option<usize>,
@@ -134,6 +140,8 @@ pub(crate) struct Smarthost {
     pub(crate) security: Security,
     pub(crate) username: Option<String>,
     pub(crate) password: Password,
+    /// Access tokens are used in place of the password, which is the application's secret.
+    pub(crate) oauth: Option<OAuth>,
     pub(crate) connections: usize,
     pub(crate) mails_per_connection: usize,
     /// Parts of replies by which it says that our account is used up, not that the mail is bad.
@@ -366,9 +374,23 @@ impl SmarthostConfig {
         given.extend(self.password.clone().map(Password::Given));
         given.extend(self.password_file.clone().map(Password::File));
         given.extend(self.password_secret.clone().map(Password::Sealed));
-        let password = match (given.len(), &username) {
-            (0, None) => Password::None,
-            (1, Some(_)) => given.remove(0),
+        let oauth = self.oauth.as_ref().map(|oauth| oauth.check(self, &preset));
+        let oauth = oauth.transpose().map_err(|(key, problem)| wrong(key, problem))?;
+        let flow = self.oauth.as_ref().map(|oauth| oauth.flow);
+        let password = match (given.len(), &username, flow) {
+            (0, _, Some(OAuthFlow::ServiceAccount | OAuthFlow::DeviceCode)) => Password::None,
+            (_, _, Some(OAuthFlow::ServiceAccount)) => {
+                let problem = "a service account has oauth.key_file in place of a password";
+                return Err(wrong("password", problem.to_owned()));
+            }
+            (1, _, Some(_)) => given.remove(0),
+            (_, _, Some(_)) => {
+                let problem =
+                    "the application's secret goes into one of password, password_file and password_secret";
+                return Err(wrong("password", problem.to_owned()));
+            }
+            (0, None, None) => Password::None,
+            (1, Some(_), None) => given.remove(0),
             _ => {
                 let problem = "username needs exactly one of password, password_file and password_secret";
                 return Err(wrong("username", problem.to_owned()));
@@ -412,6 +434,7 @@ impl SmarthostConfig {
             security,
             username,
             password,
+            oauth,
             connections,
             mails_per_connection,
             quota: preset.quota,

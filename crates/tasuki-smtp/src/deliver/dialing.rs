@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use tasuki_proto::smtp::{
-    client::{ClientConfig, ClientFailure, Login, Problem, Proof, Protocol, Security, Stage, Timeouts},
-    server::Password as Hidden,
+use tasuki_proto::smtp::client::{
+    ClientConfig, ClientFailure, Login, Problem, Protocol, Security, Stage, Timeouts,
 };
 
 use super::{
     attempt::{Attempt, MAX_RECIPIENTS},
+    login::{self, Secret},
     report::report_smarthost,
 };
 use crate::{
-    config::{Password, Smarthost},
+    config::Smarthost,
     connect::{Connection, Dialer},
-    context::{Context, Job},
+    context::Job,
     port25,
     route::{self, Candidate, NextHop, RouteError},
 };
@@ -60,7 +60,7 @@ impl Attempt<'_> {
         if candidates.is_empty() {
             return Err(NoConnection::Nobody);
         }
-        let dialer = self.dialer(None).await.map_err(NoConnection::unknown)?;
+        let dialer = self.dialer(None, None);
         let dialled = self.dial(&dialer, &candidates).await;
         match &dialled {
             Err(NoConnection::Failed(_, failure)) if failure.is_silence() => {
@@ -114,16 +114,40 @@ impl Attempt<'_> {
         let candidates = route::smarthost_addresses(self.context, smarthost)
             .await
             .map_err(NoConnection::Route)?;
-        let dialer = self
-            .dialer(Some(smarthost))
-            .await
-            .map_err(NoConnection::unknown)?;
-        let dialled = self.dial(&dialer, &candidates).await;
-        if let (Err(NoConnection::Failed(..)), Some(login)) = (&dialled, &dialer.client.login) {
-            let (Proof::Password(secret) | Proof::AccessToken(secret)) = &login.proof;
-            self.context.releases.failed_with(smarthost, secret.reveal());
+        let context = self.context;
+        let secret = login::secret(context, smarthost).await;
+        let dialled = match &secret {
+            Ok(secret) => self.log_in(smarthost, secret.as_ref(), &candidates).await,
+            Err(why) => Err(NoConnection::unknown(why.clone())),
+        };
+        if let (Err(_), Ok(Some(secret))) = (&dialled, &secret) {
+            context.releases.failed_with(smarthost, secret.fingerprint());
         }
         dialled
+    }
+
+    async fn log_in(
+        &self,
+        smarthost: &Arc<Smarthost>,
+        secret: Option<&Secret>,
+        candidates: &[Candidate],
+    ) -> Result<Connection, NoConnection> {
+        let context = self.context;
+        let fetched = login::login(context, smarthost, secret).await;
+        let (login, is_kept) = fetched.map_err(NoConnection::unknown)?;
+        let dialled = self
+            .dial(&self.dialer(Some(smarthost), login.clone()), candidates)
+            .await;
+        // A token may be taken back before its time, so one that was kept is replaced once.
+        let refused = matches!(&dialled, Err(NoConnection::Failed(_, failure))
+            if failure.stage == Stage::Auth && matches!(failure.problem, Problem::Refused(_)));
+        if !refused || !is_kept {
+            return dialled;
+        }
+        context.tokens.forget(smarthost, login.as_ref()).await;
+        let fetched = login::login(context, smarthost, secret).await;
+        let (login, _) = fetched.map_err(NoConnection::unknown)?;
+        self.dial(&self.dialer(Some(smarthost), login), candidates).await
     }
 
     /// One of several smarthosts does not work: it rests, and the others carry on.
@@ -172,7 +196,7 @@ impl Attempt<'_> {
         Err(NoConnection::Failed(host, failure))
     }
 
-    async fn dialer(&self, smarthost: Option<&Smarthost>) -> Result<Dialer, String> {
+    fn dialer(&self, smarthost: Option<&Smarthost>, login: Option<Login>) -> Dialer {
         let mut client = ClientConfig {
             protocol: Protocol::Smtp,
             helo: self.settings.host.as_str().to_owned(),
@@ -186,19 +210,19 @@ impl Attempt<'_> {
             client.protocol = smarthost.protocol;
             client.security = smarthost.security;
             verifies = matches!(smarthost.security, Security::Required | Security::Implicit);
-            client.login = login(self.context, smarthost).await?;
+            client.login = login;
         }
         let tls = if verifies {
             self.context.deps.tls.client()
         } else {
             Arc::clone(&self.context.any_tls)
         };
-        Ok(Dialer {
+        Dialer {
             client,
             tls,
             verifies,
             connect_timeout: self.settings.delivery.connect_timeout,
-        })
+        }
     }
 }
 
@@ -216,37 +240,4 @@ impl Dialer {
             vec![self.clone(), plain]
         }
     }
-}
-
-async fn login(context: &Context, smarthost: &Smarthost) -> Result<Option<Login>, String> {
-    let Some(username) = smarthost.username.clone() else {
-        return Ok(None);
-    };
-    let Some(text) = secret(context, smarthost).await? else {
-        return Ok(None);
-    };
-    Ok(Some(Login {
-        username,
-        proof: Proof::Password(Hidden::new(text)),
-    }))
-}
-
-/// A smarthost's password, as it is now.
-pub(crate) async fn secret(context: &Context, smarthost: &Smarthost) -> Result<Option<String>, String> {
-    Ok(Some(match &smarthost.password {
-        Password::None => return Ok(None),
-        Password::Given(secret) => secret.expose().to_owned(),
-        Password::File(path) => {
-            let text = tokio::fs::read_to_string(path)
-                .await
-                .map_err(|e| format!("{}: {e}", path.display()))?;
-            text.lines().next().unwrap_or_default().to_owned()
-        }
-        Password::Sealed(name) => {
-            let bytes = context.deps.secrets.load(name).await.map_err(|e| e.to_string())?;
-            let bytes = bytes.ok_or_else(|| format!("there is no sealed secret {name:?}"))?;
-            String::from_utf8(bytes.to_vec())
-                .map_err(|_| format!("the sealed secret {name:?} is not text"))?
-        }
-    }))
 }

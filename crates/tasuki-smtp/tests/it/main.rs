@@ -9,6 +9,7 @@ mod dkim;
 mod dns;
 mod faulty;
 mod groups;
+mod oauth;
 mod orders;
 mod proxied;
 mod recipients;

@@ -22,6 +22,8 @@ pub(crate) struct Provider {
     pub(crate) sink: Sink,
     pub(crate) trust: TlsConfig,
     pub(crate) keys: tempfile::TempDir,
+    /// What the certificate is from.
+    pub(crate) tls: Tls,
 }
 
 impl Provider {
@@ -41,6 +43,7 @@ impl Provider {
                 ..TlsConfig::default()
             },
             keys,
+            tls,
         }
     }
 

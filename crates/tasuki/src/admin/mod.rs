@@ -133,6 +133,11 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
             "/v1/mail/smarthosts/{name}/password",
             put(smarthosts::set_password),
         )
+        .route("/v1/mail/smarthosts/{name}/login", post(smarthosts::begin_login))
+        .route(
+            "/v1/mail/smarthosts/{name}/login/poll",
+            post(smarthosts::poll_login),
+        )
         .route("/v1/mail/dkim", get(dkim::list).post(dkim::add))
         .route("/v1/mail/dkim/{domain}", delete(dkim::remove))
         .route("/v1/mail/dkim/{domain}/rotate", post(dkim::rotate))

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tasuki_core::EngineKind;
 use tasuki_core::seal::{SealError, Secret};
 use tasuki_core::store::mail::LaneKey;
-use tasuki_smtp::SmarthostConfig;
+use tasuki_smtp::{LoginAnswer, LoginError, OAuthFlow, SmarthostConfig};
 
 use super::Admin;
 use super::auth::Caller;
@@ -39,6 +39,21 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>) -> Answer<Json<Value>>
 
 /// Where a smarthost's secret is; never the secret.
 async fn secret(admin: &Admin, smarthost: &SmarthostConfig) -> Answer<String> {
+    if let Some(oauth) = &smarthost.oauth {
+        if let Some(path) = &oauth.key_file {
+            return Ok(path.display().to_string());
+        }
+        if oauth.flow == OAuthFlow::DeviceCode {
+            let token = admin
+                .secrets
+                .load(&format!("mail.oauth.{}", smarthost.name))
+                .await?;
+            return Ok(match token {
+                Some(_) => "logged in".to_owned(),
+                None => format!("missing: tasuki mail smarthost login {}", smarthost.name),
+            });
+        }
+    }
     Ok(if let Some(path) = &smarthost.password_file {
         path.display().to_string()
     } else if let Some(name) = &smarthost.password_secret {
@@ -82,6 +97,33 @@ pub(super) async fn set_password(
     admin.secrets.replace(secret, password, audit).await?;
     mail.secrets_changed();
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn begin_login(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+    _caller: Caller,
+) -> Answer<Json<LoginAnswer>> {
+    Ok(Json(engine(&admin)?.begin_login(&name).await?))
+}
+
+pub(super) async fn poll_login(
+    State(admin): State<Arc<Admin>>,
+    Path(name): Path<String>,
+    Caller(actor): Caller,
+) -> Answer<Json<LoginAnswer>> {
+    Ok(Json(engine(&admin)?.poll_login(&name, &actor).await?))
+}
+
+impl From<LoginError> for Problem {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Unknown(_) => Self::missing(error.to_string()),
+            LoginError::NoOAuth(_) | LoginError::NotBegun => Self::conflict(error.to_string()),
+            LoginError::Failed(_) => Self::new(StatusCode::BAD_GATEWAY, error.to_string()),
+            LoginError::Seal(error) => error.into(),
+        }
+    }
 }
 
 fn named<'a>(all: &'a [SmarthostConfig], name: &str) -> Answer<&'a SmarthostConfig> {

@@ -130,7 +130,7 @@ fn refused(status: http::StatusCode, problem: &Value) -> Fail {
         400 | 413 | 415 | 422 => exit::USAGE,
         401 | 403 => exit::NO_PERMISSION,
         404 | 409 | 410 => exit::DATA,
-        429 | 503 | 504 => exit::UNAVAILABLE,
+        429 | 502 | 503 | 504 => exit::UNAVAILABLE,
         _ => exit::SOFTWARE,
     };
     Fail::new(code, message)

@@ -54,6 +54,9 @@ fn a_smarthosts_password_is_stored_sealed_by_command_and_never_shown() {
     }
     assert_eq!(set("provider", "\n").0, 64);
     assert_eq!(set("nobody", "x\n").0, 65);
+    let login = gateway.run(&["mail", "smarthost", "login", "office"]);
+    assert_eq!(login.code, 65, "{}", login.err);
+    assert!(login.err.contains("has a password"), "{}", login.err);
     let (code, said) = set("office", "x\n");
     assert_eq!(code, 65);
     assert!(said.contains("password_secret = \"office\""), "{said}");

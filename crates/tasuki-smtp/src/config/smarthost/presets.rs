@@ -1,5 +1,7 @@
 //! Known providers: where they are, what they allow, and how they say that an account is used up.
 
+use super::oauth::OAuthPreset;
+
 /// What a provider's entry need not say itself.
 pub(super) struct Preset {
     pub(super) host: Option<&'static str>,
@@ -9,6 +11,7 @@ pub(super) struct Preset {
     pub(super) connections: usize,
     pub(super) mails_per_connection: usize,
     pub(super) quota: &'static [&'static str],
+    pub(super) oauth: Option<OAuthPreset>,
 }
 
 const NO_PRESET: Preset = Preset {
@@ -19,6 +22,7 @@ const NO_PRESET: Preset = Preset {
     // It is ours to use; it says 421 when it has had enough.
     mails_per_connection: 10_000,
     quota: &[],
+    oauth: None,
 };
 
 const SENDGRID: Preset = Preset {
@@ -62,6 +66,13 @@ const MICROSOFT365: Preset = Preset {
         "submissionquotaexceeded",
         "recipientlimitexceeded",
     ],
+    oauth: Some(OAuthPreset {
+        token_url: "https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token",
+        device_url: Some("https://login.microsoftonline.com/{tenant}/oauth2/v2.0/devicecode"),
+        app_scope: "https://outlook.office365.com/.default",
+        user_scope: "https://outlook.office.com/SMTP.Send offline_access",
+        no_device: "",
+    }),
     ..NO_PRESET
 };
 
@@ -74,6 +85,14 @@ const GMAIL: Preset = Preset {
         "daily user sending quota exceeded",
         "daily smtp relay limit exceeded",
     ],
+    oauth: Some(OAuthPreset {
+        token_url: "https://oauth2.googleapis.com/token",
+        device_url: None,
+        app_scope: "https://mail.google.com/",
+        user_scope: "https://mail.google.com/",
+        no_device: "Google's device flow does not give tokens for mail: use flow = \"service_account\" (Workspace), \
+                    or an app password without oauth",
+    }),
     ..NO_PRESET
 };
 

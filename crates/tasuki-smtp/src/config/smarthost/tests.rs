@@ -159,3 +159,106 @@ fn a_preset_says_what_the_entry_does_not() {
     let ready = lmtp.check().unwrap();
     assert_eq!((ready.port, ready.security), (24, Security::Plain));
 }
+
+#[test]
+fn a_login_by_tokens_needs_what_its_flow_needs() {
+    let oauth = |flow| OAuthConfig {
+        flow,
+        tenant: Some("example.onmicrosoft.com".into()),
+        client_id: Some("id".into()),
+        token_url: None,
+        device_url: None,
+        scope: None,
+        key_file: None,
+    };
+    let config = |preset: &str, oauth: OAuthConfig| SmarthostConfig {
+        name: "out".into(),
+        preset: Some(preset.into()),
+        username: Some("relay@example.org".into()),
+        oauth: Some(oauth),
+        ..SmarthostConfig::default()
+    };
+    let device = config("microsoft365", oauth(OAuthFlow::DeviceCode))
+        .check()
+        .unwrap();
+    let ready = device.oauth.unwrap();
+    let Granting::Device {
+        token_url,
+        device_url,
+        ..
+    } = ready.grant
+    else {
+        panic!("{:?}", ready.grant)
+    };
+    let base = "https://login.microsoftonline.com/example.onmicrosoft.com/oauth2/v2.0";
+    assert_eq!(token_url, format!("{base}/token"));
+    assert_eq!(device_url, format!("{base}/devicecode"));
+    assert_eq!(ready.scope, "https://outlook.office.com/SMTP.Send offline_access");
+    let mut account = oauth(OAuthFlow::ServiceAccount);
+    account.key_file = Some("/etc/tasuki/account.json".into());
+    let ready = config("gmail", account.clone()).check().unwrap().oauth.unwrap();
+    assert_eq!(ready.scope, "https://mail.google.com/");
+    let key = |config: SmarthostConfig| match config.check() {
+        Err(BuildError::Config { key, .. }) => key,
+        other => panic!("{other:?}"),
+    };
+    let with = |preset: &str, flow, change: fn(&mut SmarthostConfig, &mut OAuthConfig)| {
+        let mut parts = oauth(flow);
+        let mut whole = config(preset, parts.clone());
+        change(&mut whole, &mut parts);
+        whole.oauth = Some(parts);
+        key(whole)
+    };
+    let (client, device, account) = (
+        OAuthFlow::ClientCredentials,
+        OAuthFlow::DeviceCode,
+        OAuthFlow::ServiceAccount,
+    );
+    for (found, named) in [
+        // The application's secret is missing.
+        (with("microsoft365", client, |_, _| {}), "password"),
+        (
+            with("microsoft365", device, |_, o| o.tenant = None),
+            "oauth.tenant",
+        ),
+        (
+            with("microsoft365", device, |_, o| o.tenant = Some("a/b".into())),
+            "oauth.tenant",
+        ),
+        (
+            with("microsoft365", device, |_, o| o.client_id = None),
+            "oauth.client_id",
+        ),
+        (with("microsoft365", device, |c, _| c.username = None), "username"),
+        (
+            with("microsoft365", device, |_, o| {
+                o.token_url = Some("http://x.example/token".into());
+            }),
+            "oauth.token_url",
+        ),
+        // Google gives no tokens for mail that way.
+        (with("gmail", device, |_, _| {}), "oauth.flow"),
+        (with("gmail", account, |_, _| {}), "oauth.key_file"),
+        (
+            with("gmail", account, |c, o| {
+                o.key_file = Some("k".into());
+                c.password = Some(Secret::new("p".to_owned()));
+            }),
+            "password",
+        ),
+        (
+            with("mailgun", client, |c, _| {
+                c.password = Some(Secret::new("p".to_owned()))
+            }),
+            "oauth.token_url",
+        ),
+        (
+            with("microsoft365", device, |c, _| {
+                c.tls = Some(SmarthostTls::Opportunistic);
+            }),
+            "tls",
+        ),
+    ] {
+        assert_eq!(found, format!("mail.smarthosts.{named}"));
+    }
+}
