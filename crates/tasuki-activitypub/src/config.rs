@@ -59,6 +59,12 @@ pub struct FediConfig {
     /// Waits after the first, second, ... failure of a host in a row; the last one repeats.
     #[serde(with = "durations")]
     pub retry: Vec<Duration>,
+    /// After this long without reaching a host it gets nothing new until it is heard again.
+    #[serde(with = "duration")]
+    pub suspend_after: Duration,
+    /// After this long without reaching a host it is removed, with a Reject.
+    #[serde(with = "duration")]
+    pub prune_after: Duration,
     /// Fetches and delivers to private addresses too, and over plain HTTP: for tests on one machine. Whoever can send a
     /// signed request could then make the gateway ask servers inside your network.
     pub danger_allow_private_addresses: bool,
@@ -95,6 +101,8 @@ impl Default for FediConfig {
             ]
             .map(Duration::from_secs)
             .to_vec(),
+            suspend_after: Duration::from_secs(7 * 24 * HOUR),
+            prune_after: Duration::from_secs(30 * 24 * HOUR),
             danger_allow_private_addresses: false,
         }
     }
@@ -143,6 +151,12 @@ impl FediConfig {
             return refuse(
                 "request_timeout",
                 "must not be shorter than fediverse.connect_timeout, which must not be zero",
+            );
+        }
+        if self.suspend_after.is_zero() || self.prune_after < self.suspend_after {
+            return refuse(
+                "prune_after",
+                "must not be shorter than fediverse.suspend_after, which must not be zero",
             );
         }
         match Backoff::try_new(self.retry.clone(), JITTER_PERCENT) {

@@ -21,8 +21,10 @@ use crate::guard::Guard;
 use crate::handle::Handle;
 use crate::keys::Keys;
 use crate::lanes::{Common, Fanout, Lanes, Log, Sender};
+use crate::life;
 use crate::metrics::Metrics;
 use crate::moderation::Moderation;
+use crate::outage::Outage;
 use crate::policy::Rules;
 use crate::routes::Web;
 use crate::scout::{self, Suspects};
@@ -67,6 +69,7 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pub(crate) trail: Arc<Trail>,
     pub(crate) log: Arc<Log>,
+    pub(crate) outage: Arc<Outage>,
     pub(crate) recent_news: Cache<String, ()>,
     pub(crate) replays: Cache<[u8; 32], ()>,
     pub(crate) lanes: Arc<Lanes>,
@@ -129,6 +132,7 @@ impl Engine {
         let suspects = Arc::new(Suspects::default());
         let log = Arc::new(Log::new(Arc::clone(&store)));
         let trail = Arc::new(Trail::default());
+        let outage = Arc::new(Outage::default());
         let common = Common {
             store: Arc::clone(&store),
             relay: relay.clone(),
@@ -136,6 +140,7 @@ impl Engine {
             subscribers: Arc::clone(&subscribers),
             log: Arc::clone(&log),
             trail: Arc::clone(&trail),
+            outage: Arc::clone(&outage),
             sender,
             metrics: metrics.clone(),
             events: deps.events.for_engine(EngineKind::Fediverse),
@@ -169,6 +174,7 @@ impl Engine {
             subscribers,
             metrics,
             trail,
+            outage,
             log,
             recent_news: Cache::builder()
                 .max_capacity(MAX_RECENT_NEWS)
@@ -212,7 +218,8 @@ impl Engine {
     pub async fn run(self, shutdown: Shutdown) -> Drained {
         let inner = Arc::clone(&self.inner);
         shutdown.spawn(follow_store(Arc::clone(&inner), shutdown.clone()));
-        shutdown.spawn(scout::run(inner, shutdown.clone()));
+        shutdown.spawn(scout::run(Arc::clone(&inner), shutdown.clone()));
+        shutdown.spawn(life::run(inner, shutdown.clone()));
         shutdown.spawn(self.fanout.run(shutdown.clone()));
         shutdown.begun().await;
         let late = shutdown.drained().await;

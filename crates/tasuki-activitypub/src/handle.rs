@@ -35,6 +35,9 @@ pub enum HandleError {
     /// There is no such rule.
     #[error("there is no rule about {0}; see `tasuki fedi rules`")]
     NoSuchRule(String),
+    /// Nobody is judged while the fault seems to be here.
+    #[error("nothing removed: {0}")]
+    OurFault(String),
     /// Without a public name there is no relay.
     #[error("the relay has no public name: set server.host")]
     NoHost,
@@ -64,6 +67,10 @@ pub struct SubscriberStatus {
     pub form_reason: String,
     /// Since when.
     pub since: Timestamp,
+    /// Since when nothing reaches it, if so.
+    pub failing_since: Option<Timestamp>,
+    /// Since when it gets nothing new because of that.
+    pub suspended_at: Option<Timestamp>,
     /// Where its deliveries stand; `None` if nothing was ever due here.
     pub deliveries: Option<LaneStatus>,
 }
@@ -141,6 +148,8 @@ impl Handle {
                 state: row.state,
                 software: row.software,
                 since: row.since,
+                failing_since: row.failing_since,
+                suspended_at: row.suspended_at,
             })
             .collect())
     }

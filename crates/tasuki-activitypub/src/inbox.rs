@@ -220,7 +220,7 @@ impl Inner {
         if self.replays.contains_key(&replay) {
             return Ok(Outcome::Duplicate);
         }
-        self.lanes.peer_is_alive(&bringer);
+        self.is_heard(&bringer).await;
         let outcome = if is_carried {
             self.take_carried(relay, activity, body, &bringer, from).await?
         } else {

@@ -27,6 +27,8 @@ use crate::subscribe::Asker;
 const FRESH: Duration = Duration::from_secs(24 * 3600);
 /// How soon a host is asked again whose software is not known: until then it is sent Announces only.
 const RETRY: Duration = Duration::from_secs(15 * 60);
+/// How often a suspended host is asked whether it is back.
+const SUSPENDED: Duration = Duration::from_secs(6 * 3600);
 /// How often it is seen whose facts are old.
 const ROUND: Duration = Duration::from_secs(60);
 /// Hosts asked in one round, and at once.
@@ -104,9 +106,14 @@ impl Inner {
             return Ok(());
         }
         let now = self.deps.clock.wall();
+        let suspend_after = self.config.load().suspend_after;
         let suspects = self.suspects.take();
         let is_due = |row: &fedi::Subscription| {
-            let fresh = if row.software.is_some() { FRESH } else { RETRY };
+            let fresh = match (row.suspended_at, &row.software) {
+                (Some(_), _) => SUSPENDED.min(suspend_after),
+                (None, Some(_)) => FRESH,
+                (None, None) => RETRY,
+            };
             suspects.contains(&row.host) || row.looked_at.is_none_or(|at| now.since(at) >= fresh)
         };
         let mut due: Vec<fedi::Subscription> = self
@@ -121,6 +128,12 @@ impl Inner {
         stream::iter(due)
             .for_each_concurrent(AT_ONCE, |row| async move {
                 let facts = self.look_at(&row, now).await;
+                if let (Some(_), Ok(host)) = (&facts.inbox, Authority::parse(&row.host)) {
+                    // A suspended host is sent nothing, so this is how it is found to be back.
+                    if row.suspended_at.is_some() {
+                        self.is_heard(&host).await;
+                    }
+                }
                 if let Err(error) = self.store.note_facts(&row.host, facts).await {
                     tracing::debug!(actor.host = %row.host, error = %error, "facts were not noted");
                 }

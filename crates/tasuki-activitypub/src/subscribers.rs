@@ -7,6 +7,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use roaring::RoaringBitmap;
 use sha2::{Digest as _, Sha256};
 use tasuki_core::acl::{Acl, Origin, RuleSpec};
+use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::HostNo;
 use tasuki_core::store::fedi::{self, DeliveryForm, Orders, SubscriptionState, SubscriptionStyle};
 use tasuki_core::store::{FediStore, StoreError};
@@ -31,6 +32,8 @@ pub(crate) struct Subscriber {
     chosen_form: Option<DeliveryForm>,
     delivery: Delivery,
     takes_deletes: bool,
+    pub(crate) failing_since: Option<Timestamp>,
+    pub(crate) suspended_at: Option<Timestamp>,
 }
 
 impl Subscriber {
@@ -42,6 +45,8 @@ impl Subscriber {
             host_no: row.host_no,
             software: row.software.clone(),
             chosen_form: row.chosen_form,
+            failing_since: row.failing_since,
+            suspended_at: row.suspended_at,
             takes_deletes: row.chosen_form.is_none()
                 && style == Style::Mastodon
                 && row
@@ -294,7 +299,9 @@ impl Subscribers {
             };
             let software = subscriber.software.as_deref();
             let verdict = decide(rules, &subscriber.authority, software, None, Wish::Subscribe);
-            if matches!(verdict, Verdict::No(_)) || subscriber.subscription.state != State::Active {
+            let is_served =
+                subscriber.subscription.state == State::Active && subscriber.suspended_at.is_none();
+            if matches!(verdict, Verdict::No(_)) || !is_served {
                 continue;
             }
             match subscriber.delivery() {

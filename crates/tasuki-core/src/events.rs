@@ -64,6 +64,13 @@ pub enum What {
     HostSubscribed { host: String },
     /// A host left the relay or was removed.
     HostUnsubscribed { host: String },
+    /// Nothing reached a host for a long time: it gets nothing new until it is heard again.
+    HostSuspended { host: String, failing_since: Timestamp },
+    /// Many hosts fail together, or our clock is wrong: the fault is taken for ours, nobody is suspended or removed, and
+    /// nothing that waits grows old.
+    OutageBegan { reason: String },
+    /// It is over.
+    OutageEnded { lasted_s: u64 },
     /// An activity was committed for `hosts` hosts.
     ActivityRelayed { id: String, hosts: u64 },
     /// A host took an activity, or refused it for good.

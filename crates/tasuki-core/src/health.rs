@@ -40,6 +40,8 @@ pub enum Code {
     Signing,
     /// An operator stopped the fediverse relay.
     Paused,
+    /// Many peers do not answer at once: the network here is the suspect.
+    Network,
 }
 
 impl Code {
@@ -56,6 +58,7 @@ impl Code {
             Self::Clock => "clock",
             Self::Signing => "signing",
             Self::Paused => "paused",
+            Self::Network => "network",
         }
     }
 }

@@ -33,6 +33,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     11 "0011_moderation",
     12 "0012_orders",
     13 "0013_brake",
+    14 "0014_lives",
 );
 
 const POSTGRES: &[Migration] = migrations!("postgres":
@@ -48,6 +49,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     11 "0011_moderation",
     12 "0012_orders",
     13 "0013_brake",
+    14 "0014_lives",
 );
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";

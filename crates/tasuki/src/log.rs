@@ -149,6 +149,11 @@ fn write(event: &Event) {
         }
         What::HostSubscribed { host } => tracing::info!(engine, actor.host = host, "instance subscribed"),
         What::HostUnsubscribed { host } => tracing::info!(engine, actor.host = host, "instance left"),
+        What::HostSuspended { host, failing_since } => {
+            tracing::info!(engine, actor.host = host, since = %failing_since, "instance suspended: nothing reaches it");
+        }
+        What::OutageBegan { reason } => tracing::warn!(engine, reason, "the fault seems to be here"),
+        What::OutageEnded { lasted_s } => tracing::info!(engine, lasted_s, "other instances answer again"),
         What::ActivityRelayed { id, hosts } => {
             tracing::debug!(engine, activity.id = id, hosts, "activity relayed")
         }

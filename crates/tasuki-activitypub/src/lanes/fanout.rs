@@ -363,7 +363,10 @@ impl Fanout {
         // What waits because we stopped does not grow old.
         let before = match &self.common.subscribers.orders().brake {
             Some(brake) => brake.at.minus(retention),
-            None => self.common.clock.wall().minus(retention),
+            None => {
+                let now = self.common.clock.wall();
+                self.common.outage.age_from(now, retention)
+            }
         };
         let report = self.store.cut(before, max_bytes).await?;
         for (number, entries) in &report.lost {

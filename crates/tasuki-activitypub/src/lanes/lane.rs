@@ -27,6 +27,7 @@ use super::log::{Log, Payload, Ready};
 use super::machine::{Due, End, Machine, Settled};
 use super::send::{Sender, Target, in_words};
 use crate::metrics::Metrics;
+use crate::outage::{Look, Outage};
 use crate::scout::Suspects;
 use crate::subscribers::Subscribers;
 use crate::trail::Trail;
@@ -53,6 +54,7 @@ pub(crate) struct Common {
     pub(crate) suspects: Arc<Suspects>,
     pub(crate) log: Arc<Log>,
     pub(crate) trail: Arc<Trail>,
+    pub(crate) outage: Arc<Outage>,
     pub(crate) sender: Sender,
     pub(crate) metrics: Metrics,
     pub(crate) events: EventBus,
@@ -81,6 +83,9 @@ struct View {
     failures: u32,
     next_try: Option<Timestamp>,
     last_error: Option<String>,
+    /// When it last answered anything, and by how many seconds its clock differed from ours.
+    answered_at: Option<Timestamp>,
+    skew_s: Option<i64>,
 }
 
 /// One host.
@@ -168,6 +173,23 @@ impl Lane {
         if self.lock().failures > 0 {
             self.alive.store(true, Ordering::Relaxed);
             self.wake.notify_one();
+        }
+    }
+
+    fn answered(&self, at: Timestamp, skew_s: Option<i64>) {
+        let mut view = self.lock();
+        view.answered_at = Some(at);
+        view.skew_s = skew_s;
+    }
+
+    /// How the host looks from here.
+    pub(crate) fn look(&self) -> Look {
+        let view = self.lock();
+        Look {
+            host: self.number,
+            is_failing: view.failures > 0,
+            answered_at: view.answered_at,
+            skew_s: view.skew_s,
         }
     }
 
@@ -265,14 +287,16 @@ impl Lane {
             self.sync(&common, &mut machine);
             let now = common.clock.wall();
             let letters_only = common.subscribers.orders().brake.is_some();
-            while let Some(due) = machine.poll_attempt(now, letters_only) {
+            // When the fault seems to be ours, a few of those that fail are tried, not all.
+            let rests = machine.failures() > 0 && !common.outage.lets_try(self.number);
+            while !rests && let Some(due) = machine.poll_attempt(now, letters_only) {
                 under_way.push(Box::pin(attempt(Arc::clone(&self), Arc::clone(&common), due)));
             }
             self.sync(&common, &mut machine);
             let timer = match (store_failed, machine.poll_timeout(now)) {
                 (true, _) => Some(STORE_PAUSE),
                 // Whoever releases the brake wakes the lanes.
-                (false, _) if letters_only => Some(HELD_PAUSE),
+                (false, _) if letters_only || rests => Some(HELD_PAUSE),
                 (false, Some(at)) => Some(at.since(now)),
                 (false, None) => None,
             };
@@ -527,7 +551,10 @@ async fn send(lane: &Lane, common: &Common, payload: Option<&Payload>) -> Result
     };
     // The semaphore is never closed.
     let _place = common.places.acquire().await.map_err(Failure::us)?;
-    let sent = common.sender.send(target, payload).await;
+    let (sent, skew_s) = common.sender.send(target, payload).await;
+    if sent.is_ok() || sent.as_ref().is_err_and(|failure| failure.reply.is_some()) {
+        lane.answered(common.clock.wall(), skew_s);
+    }
     if let Err(Failure {
         reply: Some(reply), ..
     }) = &sent

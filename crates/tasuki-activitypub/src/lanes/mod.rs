@@ -21,7 +21,10 @@ pub use lane::LaneStatus;
 pub(crate) use log::Log;
 pub(crate) use send::Sender;
 use tasuki_core::ids::HostNo;
+
 use tasuki_proto::activitypub::ids::Authority;
+
+use crate::outage::Look;
 
 /// The lanes that run here, by host.
 #[derive(Default)]
@@ -53,6 +56,16 @@ impl Lanes {
     /// All lanes look again at what is due.
     pub(crate) fn wake_all(&self) {
         self.all().iter().for_each(|lane| lane.wake());
+    }
+
+    /// How all hosts look that are served from here.
+    pub(crate) fn looks(&self) -> Vec<Look> {
+        self.all().iter().map(|lane| lane.look()).collect()
+    }
+
+    /// What failed is tried now.
+    pub(crate) fn try_all(&self) {
+        self.all().iter().for_each(|lane| lane.sign_of_life());
     }
 
     fn lane(&self, number: HostNo) -> Option<Arc<Lane>> {

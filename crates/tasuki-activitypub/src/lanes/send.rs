@@ -110,8 +110,23 @@ impl Sender {
         }
     }
 
-    /// Sends one body to one host.
-    pub(crate) async fn send(&self, target: &Target, payload: &Payload) -> Result<(), Failure> {
+    /// Sends one body to one host; also says by how many seconds its clock differs from ours, if it answered with a date.
+    pub(crate) async fn send(
+        &self,
+        target: &Target,
+        payload: &Payload,
+    ) -> (Result<(), Failure>, Option<i64>) {
+        let mut skew_s = None;
+        let sent = self.try_send(target, payload, &mut skew_s).await;
+        (sent, skew_s)
+    }
+
+    async fn try_send(
+        &self,
+        target: &Target,
+        payload: &Payload,
+        skew_s: &mut Option<i64>,
+    ) -> Result<(), Failure> {
         self.guard.check(&target.url).map_err(refused_by_guard)?;
         let signed = self
             .signer
@@ -134,7 +149,7 @@ impl Sender {
             .header(USER_AGENT, HeaderValue::from_static(crate::USER_AGENT))
             .body(Full::new(payload.body.clone()))
             .map_err(Failure::us)?;
-        match tokio::time::timeout(self.timeout, self.exchange(request)).await {
+        match tokio::time::timeout(self.timeout, self.exchange(request, skew_s)).await {
             Ok(Ok((status, retry_after, text))) => judge(status, retry_after, text),
             Ok(Err(error)) => Err(not_sent(error)),
             Err(_) => Err(Failure::route(format!("no answer within {:?}", self.timeout))),
@@ -144,6 +159,7 @@ impl Sender {
     async fn exchange(
         &self,
         request: Request<Full<Bytes>>,
+        skew_s: &mut Option<i64>,
     ) -> Result<(StatusCode, Option<Duration>, String), BoxError> {
         let response = match self.client.request(request.clone()).await {
             // The host closed a kept connection while the request was on its way: nobody's failure, and a host that did
@@ -152,6 +168,7 @@ impl Sender {
             other => other?,
         };
         let status = response.status();
+        *skew_s = self.skew_s(&response);
         let retry_after = self.retry_after(&response);
         // Reading to the end gives the connection back; an endless answer costs it.
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
@@ -162,6 +179,16 @@ impl Sender {
             _ => String::new(),
         };
         Ok((status, retry_after, text))
+    }
+
+    fn skew_s(&self, response: &Response<Incoming>) -> Option<i64> {
+        let theirs = date::parse_http_date(response.headers().get(DATE)?.to_str().ok()?)?;
+        let ours = system_time(self.clock.wall());
+        let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
+        Some(match theirs.duration_since(ours) {
+            Ok(ahead) => seconds(ahead),
+            Err(behind) => -seconds(behind.duration()),
+        })
     }
 
     /// RFC 9110 10.2.3: seconds or a date.

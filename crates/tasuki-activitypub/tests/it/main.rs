@@ -8,6 +8,7 @@ mod deliveries;
 mod documents;
 mod forms;
 mod idle;
+mod lives;
 mod memory;
 mod moderating;
 mod subscribing;

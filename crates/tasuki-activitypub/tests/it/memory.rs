@@ -14,8 +14,8 @@ use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{BanId, Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::store::bans::{Ban, NewBan};
 use tasuki_core::store::fedi::{
-    ActorKey, Appended, Brake, CutReport, DeliveryForm, Entry, EntryKind, HostFacts, HostProgress,
-    ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Progress, Subscription,
+    ActorKey, Appended, Brake, CutReport, DeliveryForm, Entry, EntryKind, HostFacts, HostLife, HostProgress,
+    ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Progress, Pruned, Subscription,
 };
 use tasuki_core::store::{AuditEntry, BanStore, FediStore, SecretStore, Sharing, StoreError, StoreResult};
 use tokio::sync::watch;
@@ -178,6 +178,8 @@ impl FediStore for Memory {
             chosen_form: None,
             refused_forward: None,
             looked_at: None,
+            failing_since: None,
+            suspended_at: None,
         };
         state.subscriptions.insert(new.host, subscription.clone());
         for mut answer in answers {
@@ -298,6 +300,28 @@ impl FediStore for Memory {
             }
         }
         Ok(places.len() as u64)
+    }
+
+    async fn note_lives(&self, lives: Vec<HostLife>) -> StoreResult<()> {
+        let mut state = self.open()?;
+        state.version += 1;
+        for life in lives {
+            let known = state
+                .subscriptions
+                .values_mut()
+                .find(|one| one.host_no == life.host);
+            if let Some(known) = known {
+                (known.failing_since, known.suspended_at) = (life.failing_since, life.suspended_at);
+            }
+        }
+        Ok(())
+    }
+
+    async fn note_pruned(&self, pruned: Pruned) -> StoreResult<()> {
+        let mut state = self.open()?;
+        state.version += 1;
+        state.orders.pruned = pruned;
+        Ok(())
     }
 
     async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo> {

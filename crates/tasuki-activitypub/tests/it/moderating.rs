@@ -163,7 +163,7 @@ async fn a_software_is_blocked_also_when_it_is_found_out_later() {
     instance
         .wait_for("the Reject", |got| got["type"] == "Reject")
         .await;
-    assert_eq!(relay.handle.status().active, 0);
+    until("it is removed", || relay.handle.status().active == 0).await;
     relay.stop().await;
 }
 

@@ -16,6 +16,7 @@ use tasuki_core::bans::Bans;
 use tasuki_core::budget::Budget;
 use tasuki_core::clock::Clock;
 use tasuki_core::events::EventBus;
+use tasuki_core::health::Health;
 use tasuki_core::ids::{Epoch, NodeId};
 use tasuki_core::limits::Limits;
 use tasuki_core::metrics::Metrics;
@@ -105,6 +106,7 @@ pub(crate) struct RelayUnderTest {
     pub(crate) handle: Handle,
     pub(crate) metrics: Metrics,
     pub(crate) budget: Budget,
+    pub(crate) health: Health,
     shutdown: Shutdown,
     engine: tokio::task::JoinHandle<Drained>,
     /// Its own, so that a test can take away all of it at once.
@@ -139,6 +141,7 @@ impl RelayUnderTest {
         let metrics = Metrics::new();
         let acl = Acl::new();
         let budget = Budget::new(setup.budget);
+        let health = Health::default();
         let tls = Tls::load(
             &TlsConfig::default(),
             ground.keys.path(),
@@ -167,7 +170,7 @@ impl RelayUnderTest {
             metrics: metrics.engine(EngineKind::Fediverse),
             secrets: Secrets::new(Arc::clone(&ground.secrets), [7; 32]),
             tls,
-            health: tasuki_core::health::Health::default(),
+            health: health.clone(),
             shared: Arc::new(Shared {
                 public_url: setup.public_url.unwrap_or_else(|| Some(format!("http://{addr}"))),
                 ..Shared::default()
@@ -205,6 +208,7 @@ impl RelayUnderTest {
             handle,
             metrics,
             budget,
+            health,
             engine: runtime.spawn(engine.run(shutdown.clone())),
             shutdown,
             runtime: Some(runtime),

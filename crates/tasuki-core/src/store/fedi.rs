@@ -128,6 +128,28 @@ pub struct Orders {
     pub brake: Option<Brake>,
     /// How often waiting entries were taken out: copies in memory from before are stale.
     pub purges: u64,
+    /// How many dead hosts were removed on which day.
+    pub pruned: Pruned,
+}
+
+/// Dead hosts removed on one day.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// The day, counted from 1970 (UTC).
+    pub day: i64,
+    /// How many.
+    pub hosts: u32,
+}
+
+/// Where a host stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostLife {
+    /// The host.
+    pub host: HostNo,
+    /// Since when nothing reaches it.
+    pub failing_since: Option<Timestamp>,
+    /// Since when it gets nothing new because of that.
+    pub suspended_at: Option<Timestamp>,
 }
 
 /// What was found out about a subscribed host.
@@ -169,6 +191,10 @@ pub struct Subscription {
     pub refused_forward: Option<String>,
     /// When its facts were last asked for.
     pub looked_at: Option<Timestamp>,
+    /// Since when nothing reaches it, if so.
+    pub failing_since: Option<Timestamp>,
+    /// Since when it gets nothing new because of that.
+    pub suspended_at: Option<Timestamp>,
 }
 
 /// A host that subscribes. Again from the same host replaces actor, inbox, style and follow id.
@@ -363,6 +389,10 @@ pub trait FediStore: Sharing {
     /// Empties the entries of these places that wait, as a Delete does: nobody gets them any more. Deletes and the relay's
     /// own documents stay. Says how many were emptied.
     async fn purge(&self, places: &[LogSeq], audit: Option<AuditEntry>) -> StoreResult<u64>;
+    /// Notes where hosts stand in their lives, in one transaction.
+    async fn note_lives(&self, lives: Vec<HostLife>) -> StoreResult<()>;
+    /// Notes how many dead hosts were removed on a day.
+    async fn note_pruned(&self, pruned: Pruned) -> StoreResult<()>;
     /// The number of a host, made if new, with its inbox for control entries (a host that is refused gets one too).
     async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo>;
     /// Authority and inbox of every numbered host, subscribed or not.

@@ -7,8 +7,8 @@ use sqlx::Row as _;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::store::fedi::{
-    ActorKey, Appended, Brake, CutReport, DeliveryForm, Entry, HostFacts, HostProgress, ModerationKind,
-    ModerationRule, NewEntry, NewSubscription, Orders, Progress, Subscription,
+    ActorKey, Appended, Brake, CutReport, DeliveryForm, Entry, HostFacts, HostLife, HostProgress,
+    ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Progress, Pruned, Subscription,
 };
 use tasuki_core::store::{AuditEntry, FediStore, StoreError, StoreResult};
 use tokio::sync::watch;
@@ -20,7 +20,7 @@ use crate::words::{from_word, word};
 /// What [`audit::bump`] raises with every change of subscriptions or hosts.
 pub(super) const VERSION: &str = "subscriptions";
 const SUBSCRIPTION_COLUMNS: &str = "host, host_no, actor, inbox, style, state, follow_id, software, since, \
-                                    chosen_form, refused_forward, looked_at";
+                                    chosen_form, refused_forward, looked_at, failing_since, suspended_at";
 
 fn host_no_of(no: i64) -> StoreResult<HostNo> {
     u32::try_from(no)
@@ -30,6 +30,10 @@ fn host_no_of(no: i64) -> StoreResult<HostNo> {
 
 fn subscription_of(row: &DbRow) -> StoreResult<Subscription> {
     let text = |column| row.try_get::<String, _>(column).map_err(store_error);
+    let time = |column| {
+        let at: Result<Option<i64>, _> = row.try_get(column);
+        at.map(|at| at.map(Timestamp)).map_err(store_error)
+    };
     Ok(Subscription {
         host: text("host")?,
         host_no: host_no_of(row.try_get("host_no").map_err(store_error)?)?,
@@ -46,10 +50,9 @@ fn subscription_of(row: &DbRow) -> StoreResult<Subscription> {
             .map(|text| from_word(&text))
             .transpose()?,
         refused_forward: row.try_get("refused_forward").map_err(store_error)?,
-        looked_at: row
-            .try_get::<Option<i64>, _>("looked_at")
-            .map_err(store_error)?
-            .map(Timestamp),
+        looked_at: time("looked_at")?,
+        failing_since: time("failing_since")?,
+        suspended_at: time("suspended_at")?,
     })
 }
 
@@ -73,7 +76,7 @@ async fn subscribe(conn: &mut Conn, new: &NewSubscription) -> StoreResult<Subscr
         "INSERT INTO subscriptions (host, host_no, actor, inbox, style, state, follow_id, software, since)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          ON CONFLICT (host) DO UPDATE SET actor = excluded.actor, inbox = excluded.inbox, style = excluded.style,
-             state = excluded.state, follow_id = excluded.follow_id,
+             state = excluded.state, follow_id = excluded.follow_id, failing_since = NULL, suspended_at = NULL,
              software = coalesce(excluded.software, subscriptions.software)
          RETURNING {SUBSCRIPTION_COLUMNS}"
     )))
@@ -359,6 +362,16 @@ impl FediStore for Db {
             })
         })
         .await
+    }
+
+    async fn note_lives(&self, lives: Vec<HostLife>) -> StoreResult<()> {
+        self.change(move |conn| Box::pin(async move { moderation::note_lives(conn, &lives).await }))
+            .await
+    }
+
+    async fn note_pruned(&self, pruned: Pruned) -> StoreResult<()> {
+        self.change(move |conn| Box::pin(async move { moderation::note_pruned(conn, pruned).await }))
+            .await
     }
 
     async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo> {

@@ -2,7 +2,7 @@
 
 use sqlx::Row as _;
 use tasuki_core::clock::Timestamp;
-use tasuki_core::store::fedi::{Brake, ModerationKind, ModerationRule, Orders};
+use tasuki_core::store::fedi::{Brake, HostLife, ModerationKind, ModerationRule, Orders, Pruned};
 use tasuki_core::store::{StoreError, StoreResult};
 
 use super::fedi::VERSION;
@@ -12,6 +12,7 @@ use crate::words::{from_json, from_word, json, word};
 
 const BRAKE: &str = "brake";
 const PURGES: &str = "purges";
+const PRUNED: &str = "pruned";
 
 pub(super) fn rule_of(row: &DbRow) -> StoreResult<ModerationRule> {
     let text = |column| row.try_get::<String, _>(column).map_err(store_error);
@@ -85,6 +86,10 @@ pub(super) async fn orders(conn: &mut Conn) -> StoreResult<Orders> {
             .map(|text| from_json::<Brake>(text.as_bytes()))
             .transpose()?,
         purges: purges(conn).await?,
+        pruned: match order(conn, PRUNED).await? {
+            Some(text) => from_json(text.as_bytes())?,
+            None => Pruned::default(),
+        },
     })
 }
 
@@ -100,4 +105,21 @@ async fn purges(conn: &mut Conn) -> StoreResult<u64> {
 pub(super) async fn note_purge(conn: &mut Conn) -> StoreResult<()> {
     let next = purges(conn).await?.wrapping_add(1);
     set_order(conn, PURGES, Some(next.to_string())).await
+}
+
+pub(super) async fn note_pruned(conn: &mut Conn, pruned: Pruned) -> StoreResult<()> {
+    set_order(conn, PRUNED, Some(json(&pruned)?)).await
+}
+
+pub(super) async fn note_lives(conn: &mut Conn, lives: &[HostLife]) -> StoreResult<()> {
+    for life in lives {
+        sqlx::query("UPDATE subscriptions SET failing_since = $2, suspended_at = $3 WHERE host_no = $1")
+            .bind(i64::from(life.host.0))
+            .bind(life.failing_since.map(|at| at.0))
+            .bind(life.suspended_at.map(|at| at.0))
+            .execute(&mut *conn)
+            .await
+            .map_err(store_error)?;
+    }
+    audit::bump(conn, VERSION).await
 }

@@ -7,9 +7,9 @@ use roaring::RoaringBitmap;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{HostNo, LogSeq};
 use tasuki_core::store::fedi::{
-    Appended, Brake, BrakeMode, DeliveryForm, EntryKind, HostFacts, HostProgress, ModerationEffect,
-    ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Subscription, SubscriptionState,
-    SubscriptionStyle,
+    Appended, Brake, BrakeMode, DeliveryForm, EntryKind, HostFacts, HostLife, HostProgress, ModerationEffect,
+    ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Pruned, Subscription,
+    SubscriptionState, SubscriptionStyle,
 };
 use tasuki_core::store::{Store, StoreError};
 
@@ -122,6 +122,46 @@ async fn the_brake_is_kept_and_what_is_taken_out_is_emptied_but_for_deletes() {
         );
         store.set_brake(None, None).await.unwrap();
         assert_eq!(store.orders().await.unwrap().brake, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lives_of_hosts_are_noted_and_a_new_follow_begins_a_new_one() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let new = || NewSubscription {
+            host: "a.example".into(),
+            actor: "https://a.example/actor".into(),
+            inbox: "https://a.example/inbox".into(),
+            style: SubscriptionStyle::Mastodon,
+            state: SubscriptionState::Active,
+            follow_id: "https://a.example/follow".into(),
+            software: None,
+            at: Timestamp(1),
+        };
+        let made = store.subscribe(new(), Vec::new(), None).await.unwrap();
+        assert_eq!((made.failing_since, made.suspended_at), (None, None));
+        let life = HostLife {
+            host: made.host_no,
+            failing_since: Some(Timestamp(5)),
+            suspended_at: Some(Timestamp(6)),
+        };
+        let version = store.subscriptions_version().await.unwrap();
+        store.note_lives(vec![life]).await.unwrap();
+        assert!(store.subscriptions_version().await.unwrap() > version);
+        let known = store.subscriptions().await.unwrap().remove(0);
+        assert_eq!(
+            (known.failing_since, known.suspended_at),
+            (life.failing_since, life.suspended_at)
+        );
+        let again = store.subscribe(new(), Vec::new(), None).await.unwrap();
+        assert_eq!((again.failing_since, again.suspended_at), (None, None));
+        let pruned = Pruned {
+            day: 20_000,
+            hosts: 3,
+        };
+        store.note_pruned(pruned).await.unwrap();
+        assert_eq!(store.orders().await.unwrap().pruned, pruned);
     }
 }
 

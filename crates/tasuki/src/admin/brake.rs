@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tasuki_activitypub::{Line, Purge};
+use tasuki_activitypub::{Line, PruneReport, Purge};
 use tasuki_core::store::fedi::{Brake, BrakeMode};
 
 use super::Admin;
@@ -77,6 +77,45 @@ pub(super) async fn purge(
         "deliveries": report.deliveries,
         "objects": report.objects,
     })))
+}
+
+fn shown_prune(report: &PruneReport, dry_run: bool) -> Json<Value> {
+    let dead = report.dead.iter().map(|one| {
+        json!({
+            "host": one.host,
+            "failing_since": one.failing_since.to_string(),
+            "last_error": one.last_error,
+            "removed": report.removed.contains(&one.host),
+        })
+    });
+    Json(json!({
+        "dry_run": dry_run,
+        "dead": dead.collect::<Vec<Value>>(),
+        "removed": report.removed,
+        "allowance": report.allowance,
+    }))
+}
+
+pub(super) async fn dead_hosts(State(admin): State<Arc<Admin>>) -> Answer<Json<Value>> {
+    Ok(shown_prune(&fediverse(&admin)?.dead_hosts(), true))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pruning {
+    #[serde(default)]
+    confirm: bool,
+}
+
+pub(super) async fn prune(
+    State(admin): State<Arc<Admin>>,
+    Caller(actor): Caller,
+    Input(order): Input<Pruning>,
+) -> Answer<Json<Value>> {
+    let report = fediverse(&admin)?
+        .prune(order.confirm, (&actor.who, &actor.from))
+        .await?;
+    Ok(shown_prune(&report, false))
 }
 
 #[derive(Deserialize)]

@@ -39,6 +39,8 @@ pub(super) fn shown_subscriber(subscriber: SubscriberStatus) -> Value {
         "form": subscriber.form,
         "form_reason": subscriber.form_reason,
         "since": subscriber.since.to_string(),
+        "failing_since": subscriber.failing_since.map(|at| at.to_string()),
+        "suspended_at": subscriber.suspended_at.map(|at| at.to_string()),
         "waiting": lane.map_or(0, |l| l.waiting),
         "parked": lane.map_or(0, |l| l.parked),
         "failures": lane.map_or(0, |l| l.failures),
@@ -97,7 +99,9 @@ impl From<HandleError> for Problem {
         match error {
             HandleError::NotAHost(_) | HandleError::NotARule(_) => Self::bad(error.to_string()),
             HandleError::NotSubscribed(_) | HandleError::NoSuchRule(_) => Self::missing(error.to_string()),
-            HandleError::AlreadyActive(_) | HandleError::NoHost => Self::conflict(error.to_string()),
+            HandleError::AlreadyActive(_) | HandleError::NoHost | HandleError::OurFault(_) => {
+                Self::conflict(error.to_string())
+            }
             HandleError::Store(error) => error.into(),
         }
     }

@@ -169,6 +169,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/fediverse/resume", post(brake::resume))
         .route("/v1/fediverse/purge", post(brake::purge))
         .route("/v1/fediverse/follow", get(brake::follow))
+        .route("/v1/fediverse/prune", get(brake::dead_hosts).post(brake::prune))
         .route("/v1/tunnel/agents", get(engines::agents).post(engines::enrol))
         .route(
             "/v1/tunnel/agents/{name}",

@@ -48,6 +48,23 @@ without their words: --matching sees their id and their author. `fedi block` doe
         #[command(flatten)]
         json: JsonFlag,
     },
+    /// Remove instances that nothing has reached for fediverse.prune_after, each with a Reject
+    #[command(after_help = "Examples:
+  tasuki fedi prune --dry-run
+  tasuki fedi prune --confirm
+
+The gateway does this by itself, at most 2% of all instances in a day (at least one); --confirm removes all of them now. While
+many instances fail together, or the clock here is wrong, nobody is removed.")]
+    Prune {
+        /// Only list them
+        #[arg(long, conflicts_with = "confirm")]
+        dry_run: bool,
+        /// Remove all of them, not only as many as a day allows
+        #[arg(long)]
+        confirm: bool,
+        #[command(flatten)]
+        json: JsonFlag,
+    },
     /// Watch what an instance sends and is sent, until Ctrl-C
     #[command(after_help = "Example:
   tasuki fedi follow example.org
@@ -139,6 +156,25 @@ pub(super) fn run(command: Command, gateway: &Gateway) -> Outcome {
                 answer["activities"], answer["deliveries"]
             ));
             Ok(())
+        }
+        Command::Prune {
+            dry_run,
+            confirm,
+            json: flag,
+        } => {
+            let answer = if dry_run {
+                gateway.read("/v1/fediverse/prune")?
+            } else {
+                let order = json!({"confirm": confirm});
+                gateway.call(Method::POST, "/v1/fediverse/prune", Some(order))?
+            };
+            let columns = [
+                ("HOST", "host"),
+                ("FAILING SINCE", "failing_since"),
+                ("REMOVED", "removed"),
+                ("LAST ERROR", "last_error"),
+            ];
+            output::listing(&answer, "dead", &columns, flag.json, "no instance is dead")
         }
         Command::Follow {
             host,
