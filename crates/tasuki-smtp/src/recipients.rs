@@ -8,13 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tasuki_proto::{names::Mailbox, smtp::Reply};
+use tasuki_proto::{
+    names::{Domain, Mailbox},
+    smtp::Reply,
+};
 use tokio::sync::Semaphore;
 
 use crate::{
     callout::{self, Word},
     config::{Listed, Settings},
     context::Context,
+    dns::MxAnswer,
 };
 
 /// How long the next hop's yes and no are remembered.
@@ -25,12 +29,21 @@ const CAPACITY: usize = 16_384;
 /// Questions to next hops at a time, and how long one waits for its turn.
 const AT_ONCE: usize = 32;
 const TURN: Duration = Duration::from_secs(20);
+/// How long a client waits at most for what DNS says of a null MX; delivery looks again.
+const NULL_MX_WAIT: Duration = Duration::from_secs(5);
 
 pub(crate) const UNKNOWN: Reply = Reply::new(550, (5, 1, 1), "there is no such address here");
 pub(crate) const UNCLEAR: Reply = Reply::new(
     450,
     (4, 1, 1),
     "the address cannot be checked now, try again later",
+);
+
+/// RFC 7505 4.2: the sender could never be told of a failure.
+pub(crate) const SENDER_TAKES_NONE: Reply = Reply::new(
+    550,
+    (5, 7, 27),
+    "the sender's domain takes no mail (null MX), so nothing can be answered to it",
 );
 
 /// Whether an address is there.
@@ -40,6 +53,53 @@ pub(crate) enum Existence {
     Unknown,
     /// It cannot be told now.
     Unclear,
+    /// Its domain has a null MX.
+    TakesNoMail,
+    /// The sender's domain has a null MX.
+    SenderTakesNoMail,
+}
+
+/// What must be asked before a recipient is taken.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Questions {
+    /// The recipient's domain, if its own mail servers are the next hop.
+    pub(crate) direct: Option<Domain>,
+    /// The domain of a sender whom nobody here vouches for.
+    pub(crate) sender: Option<Domain>,
+    /// Whether the table or the next hop knows the address; `None` if the configuration has said that it exists.
+    pub(crate) whom: Option<(bool, bool)>,
+}
+
+impl Questions {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.direct.is_none() && self.sender.is_none() && self.whom.is_none()
+    }
+}
+
+/// Asks DNS for null MX records, then the table, then the next hop.
+pub(crate) async fn ask(
+    context: Arc<Context>,
+    settings: Arc<Settings>,
+    mailbox: Mailbox,
+    questions: Questions,
+) -> Existence {
+    if has_null_mx(&context, questions.sender.as_ref()).await {
+        return Existence::SenderTakesNoMail;
+    }
+    if has_null_mx(&context, questions.direct.as_ref()).await {
+        return Existence::TakesNoMail;
+    }
+    match questions.whom {
+        Some(whom) => look_up(&context, &settings, mailbox, whom).await,
+        None => Existence::Known,
+    }
+}
+
+/// Only a clear answer counts: a failing or slow DNS never refuses.
+async fn has_null_mx(context: &Context, domain: Option<&Domain>) -> bool {
+    let Some(domain) = domain else { return false };
+    let answer = tokio::time::timeout(NULL_MX_WAIT, context.resolver.mx(domain.as_str())).await;
+    matches!(answer, Ok(Ok(MxAnswer::Null)))
 }
 
 /// What next hops said lately.
@@ -91,9 +151,9 @@ pub(crate) fn listed(settings: &Settings, mailbox: &Mailbox) -> Result<Existence
 }
 
 /// Asks the table, then the next hop.
-pub(crate) async fn ask(
-    context: Arc<Context>,
-    settings: Arc<Settings>,
+async fn look_up(
+    context: &Context,
+    settings: &Settings,
     mailbox: Mailbox,
     (table, call_out): (bool, bool),
 ) -> Existence {
@@ -117,7 +177,7 @@ pub(crate) async fn ask(
     let Ok(Ok(_turn)) = tokio::time::timeout(TURN, context.call_outs.permits.acquire()).await else {
         return Existence::Unclear;
     };
-    match callout::ask(&context, &settings, &mailbox).await {
+    match callout::ask(context, settings, &mailbox).await {
         Word::Unclear(reason) => {
             tracing::debug!(reason, "the next hop does not say whether an address exists");
             Existence::Unclear

@@ -216,7 +216,7 @@ async fn mx_addresses(
     }
 }
 
-const NULL_MX: Reply = Reply::new(556, (5, 1, 10), "the domain takes no mail (null MX)");
+pub(crate) const NULL_MX: Reply = Reply::new(556, (5, 1, 10), "the domain takes no mail (null MX)");
 const NO_DOMAIN: Reply = Reply::new(550, (5, 1, 2), "the domain does not exist");
 const NO_ADDRESS: Reply = Reply::new(550, (5, 4, 4), "the domain has no mail server and no address");
 const LOOP: Reply = Reply::new(

@@ -404,7 +404,7 @@ impl Shell {
             }
             Question::ScramProved(which) => self.scram_proved(which),
             Question::ScramRefused => self.scram_refused(),
-            Question::Recipient(mailbox) => return Ok(self.check_recipient(ticket, mailbox).await),
+            Question::Recipient(mailbox) => return Ok(self.check_recipient(session, ticket, mailbox).await),
             Question::Data => self.begin_data(session),
         }))
     }

@@ -9,7 +9,7 @@ use tasuki_core::{
     limits::{Rate, Who},
 };
 use tasuki_proto::{
-    names::{Mailbox, ReversePath},
+    names::{Domain, Mailbox, ReversePath},
     smtp::{
         Envelope, Reply,
         server::{Session, Ticket},
@@ -18,11 +18,12 @@ use tasuki_proto::{
 
 use super::Shell;
 use crate::{
-    config::Settings,
+    config::{Origin, Settings, Via},
     daily::{self, Reserved},
     policy,
     receive::{BUSY, FULL, Incoming, Trace},
-    recipients::{self, Existence},
+    recipients::{self, Existence, Questions},
+    route,
 };
 
 const SENDER_OK: Reply = Reply::new(250, (2, 1, 0), "sender ok");
@@ -61,7 +62,12 @@ impl Shell {
         }
     }
 
-    pub(super) async fn check_recipient(&mut self, ticket: Ticket, mailbox: Mailbox) -> Option<Reply> {
+    pub(super) async fn check_recipient(
+        &mut self,
+        session: &Session,
+        ticket: Ticket,
+        mailbox: Mailbox,
+    ) -> Option<Reply> {
         let client = self.client();
         if let Err(reply) = policy::may_relay_to(&client, &mailbox, &self.settings, &self.context.deps.acl) {
             self.context.metrics.refuse("relay");
@@ -74,16 +80,48 @@ impl Shell {
             }
             return Some(reply);
         }
-        match recipients::listed(&self.settings, &mailbox) {
-            Ok(existence) => Some(self.known(existence).await),
-            Err(whom) => {
-                let (context, settings) = (Arc::clone(&self.context), Arc::clone(&self.settings));
-                let question =
-                    async move { (ticket, recipients::ask(context, settings, mailbox, whom).await) };
-                self.asking.push(question.boxed());
-                None
-            }
+        let whom = match recipients::listed(&self.settings, &mailbox) {
+            Ok(Existence::Known) => None,
+            Ok(existence) => return Some(self.known(existence).await),
+            Err(whom) => Some(whom),
+        };
+        let sender = session.envelope().and_then(|envelope| match &envelope.from {
+            ReversePath::Mailbox(sender) => Some(sender),
+            ReversePath::Null => None,
+        });
+        let questions = Questions {
+            direct: self.direct(sender, &mailbox),
+            sender: self.stranger().and(sender).and_then(Mailbox::domain).cloned(),
+            whom,
+        };
+        if questions.is_empty() {
+            return Some(self.known(Existence::Known).await);
         }
+        let (context, settings) = (Arc::clone(&self.context), Arc::clone(&self.settings));
+        let question = async move {
+            (
+                ticket,
+                recipients::ask(context, settings, mailbox, questions).await,
+            )
+        };
+        self.asking.push(question.boxed());
+        None
+    }
+
+    /// The recipient's domain, if mail to it goes to its own mail servers.
+    fn direct(&self, sender: Option<&Mailbox>, mailbox: &Mailbox) -> Option<Domain> {
+        let origin = Origin {
+            principal: self.principal().map(|principal| principal.name.as_str()),
+            sender,
+        };
+        let is_direct = self.settings.rewrite.alias(mailbox).is_none()
+            && *self.settings.ways.choose(origin, mailbox) == Via::Direct;
+        is_direct.then(|| mailbox.domain().cloned()).flatten()
+    }
+
+    /// Something, if nobody here vouches for the client.
+    fn stranger(&self) -> Option<()> {
+        (self.principal().is_none() && self.device.is_none()).then_some(())
     }
 
     /// The reply to a recipient that is allowed, once it is known whether it exists.
@@ -95,6 +133,14 @@ impl Shell {
                 recipients::UNKNOWN
             }
             Existence::Unclear => recipients::UNCLEAR,
+            Existence::TakesNoMail => {
+                self.context.metrics.refuse("recipient");
+                route::NULL_MX
+            }
+            Existence::SenderTakesNoMail => {
+                self.context.metrics.refuse("sender");
+                recipients::SENDER_TAKES_NONE
+            }
         }
     }
 

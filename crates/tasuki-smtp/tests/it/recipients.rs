@@ -6,9 +6,12 @@ use tasuki_core::{
     clock::Timestamp,
     store::{MailStore as _, audit::Actor},
 };
-use tasuki_smtp::{MailConfig, RecipientsConfig};
+use tasuki_smtp::{MailConfig, MxAnswer, RecipientsConfig};
 
-use crate::{sink::Sink, support::House};
+use crate::{
+    sink::Sink,
+    support::{House, Names},
+};
 
 fn known(config: &mut MailConfig, list: &[&str], table: bool, call_out: bool) {
     config.relay_domains = vec!["ours.example".parse().unwrap()];
@@ -145,4 +148,42 @@ async fn a_next_hop_that_is_away_leaves_the_question_open() {
     client.expect("MAIL FROM:<a@bank.org>", "250").await;
     client.expect("RCPT TO:<bob@ours.example>", "450 4.1.1").await;
     client.expect("RCPT TO:<anna@ours.example>", "250").await;
+}
+
+/// RFC 7505: nobody is there, and nobody there could be answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn domains_with_a_null_mx_neither_get_mail_nor_send_as_strangers() {
+    let sink = Sink::start().await;
+    let names = Names(
+        vec![
+            ("null.example", MxAnswer::Null),
+            ("bank.org", MxAnswer::Implicit),
+            ("ours.example", MxAnswer::Implicit),
+        ],
+        vec![("ours.example", "127.0.0.1".parse().unwrap())],
+        Default::default(),
+    );
+    let house = House::start(names, |c| {
+        known(c, &["anna"], false, false);
+        c.delivery.mx_port = sink.addr.port();
+        c.delivery.danger_private_addresses = true;
+    })
+    .await;
+    let mut stranger = house.relay().await;
+    stranger.expect("EHLO c", "250").await;
+    stranger.expect("MAIL FROM:<a@null.example>", "250").await;
+    stranger.expect("RCPT TO:<anna@ours.example>", "550 5.7.27").await;
+    stranger.expect("RSET", "250").await;
+    // What DNS does not tell now refuses nobody.
+    for sender in ["", "a@bank.org", "a@servfail.example"] {
+        stranger.expect(&format!("MAIL FROM:<{sender}>"), "250").await;
+        stranger.expect("RCPT TO:<anna@ours.example>", "250").await;
+        stranger.expect("RSET", "250").await;
+    }
+    house.allow_loopback();
+    let mut ours = house.relay().await;
+    ours.expect("EHLO c", "250").await;
+    ours.expect("MAIL FROM:<a@bank.org>", "250").await;
+    ours.expect("RCPT TO:<b@null.example>", "556 5.1.10").await;
+    ours.expect("RCPT TO:<b@servfail.example>", "250").await;
 }
