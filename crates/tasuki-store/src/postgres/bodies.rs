@@ -9,7 +9,8 @@ use sqlx::postgres::PgPool;
 use tasuki_core::store::mail::{BodyPlace, BodySink, BodySource, StoredBody};
 use tasuki_core::store::{StoreError, StoreResult};
 
-use super::{Conn, store_now, transact};
+use super::conn::{ask, transact, without_sync};
+use super::{Conn, store_now};
 use crate::bodies::{INLINE, PIECE};
 use crate::error::store_error;
 
@@ -45,7 +46,7 @@ impl Sink {
         // These rows need no sync of their own: the mail's commit comes after them in the same log.
         let body = transact(&self.pool, move |conn| {
             Box::pin(async move {
-                super::without_sync(conn).await?;
+                without_sync(conn).await?;
                 append(conn, known, n, &bytes).await
             })
         })
@@ -133,12 +134,16 @@ impl BodySource for Source {
         if self.left == 0 {
             return Ok(None);
         }
-        let data: Option<Vec<u8>> = sqlx::query_scalar("SELECT data FROM chunks WHERE body = $1 AND n = $2")
-            .bind(self.body)
-            .bind(self.n)
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(store_error)?;
+        let (body, n) = (self.body, self.n);
+        let data: Option<Vec<u8>> = ask(&self.pool, async |conn| {
+            sqlx::query_scalar("SELECT data FROM chunks WHERE body = $1 AND n = $2")
+                .bind(body)
+                .bind(n)
+                .fetch_optional(conn)
+                .await
+                .map_err(store_error)
+        })
+        .await?;
         let data = data.ok_or_else(|| StoreError::NotFound(format!("a part of body {}", self.body)))?;
         self.n += 1;
         self.left = self.left.saturating_sub(data.len() as u64);

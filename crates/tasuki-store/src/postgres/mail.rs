@@ -324,8 +324,8 @@ impl MailStore for Db {
         n: usize,
         in_flight: &[(MailId, DeliverySeq)],
     ) -> StoreResult<Vec<Held>> {
-        let mut conn = self.read().await?;
-        queue::due(&mut conn, (lane, epoch), now, n, in_flight).await
+        self.read(async |conn| queue::due(conn, (lane, epoch), now, n, in_flight).await)
+            .await
     }
 
     async fn settle(&self, node: NodeId, mut outcomes: Vec<Outcome>) -> StoreResult<Vec<Settled>> {
@@ -340,17 +340,16 @@ impl MailStore for Db {
     }
 
     async fn next_due(&self, node: NodeId) -> StoreResult<Option<Timestamp>> {
-        let mut conn = self.read().await?;
-        queue::next_due(&mut conn, node).await
+        self.read(async |conn| queue::next_due(conn, node).await).await
     }
 
     async fn queue(&self, filter: &QueueFilter, limit: usize) -> StoreResult<Vec<QueueRow>> {
-        let mut conn = self.read().await?;
-        queue::list(&mut conn, filter, limit).await
+        self.read(async |conn| queue::list(conn, filter, limit).await)
+            .await
     }
 
     async fn is_recipient(&self, mailbox: &Mailbox) -> StoreResult<bool> {
-        recipients::has(&mut *self.read().await?, mailbox).await
+        self.read(async |conn| recipients::has(conn, mailbox).await).await
     }
 
     async fn change_recipients(
@@ -366,7 +365,8 @@ impl MailStore for Db {
     }
 
     async fn recipients(&self, domain: &Domain, after: &str, limit: usize) -> StoreResult<Vec<String>> {
-        recipients::list(&mut *self.read().await?, domain, after, limit).await
+        self.read(async |conn| recipients::list(conn, domain, after, limit).await)
+            .await
     }
 
     async fn add_sent(&self, day: i64, sent: Vec<(PrincipalId, u64)>) -> StoreResult<Vec<u64>> {
@@ -375,17 +375,19 @@ impl MailStore for Db {
     }
 
     async fn queue_counts(&self) -> StoreResult<QueueCounts> {
-        let mut conn = self.read().await?;
-        let (mails, deferred) = totals::sum(&mut conn).await?;
-        Ok(QueueCounts {
-            mails: u64::try_from(mails).unwrap_or(0),
-            deferred: u64::try_from(deferred).unwrap_or(0),
-            oldest: queue::oldest(&mut conn).await?,
+        self.read(async |conn| {
+            let (mails, deferred) = totals::sum(conn).await?;
+            Ok(QueueCounts {
+                mails: u64::try_from(mails).unwrap_or(0),
+                deferred: u64::try_from(deferred).unwrap_or(0),
+                oldest: queue::oldest(conn).await?,
+            })
         })
+        .await
     }
 
     async fn queue_match(&self, filter: &QueueFilter) -> StoreResult<QueueMatch> {
-        orders::count(&mut *self.read().await?, filter).await
+        self.read(async |conn| orders::count(conn, filter).await).await
     }
 
     async fn order(
@@ -425,6 +427,6 @@ impl MailStore for Db {
     }
 
     async fn paused_lanes(&self) -> StoreResult<Vec<Paused>> {
-        orders::paused(&mut *self.read().await?).await
+        self.read(async |conn| orders::paused(conn).await).await
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! Each change is one short transaction; none is open while the network is slow. What comes often shares transactions,
 //! see [`writer`]. A transaction that met another gateway's is tried again; one that the server does not answer is given
-//! up after [`DEADLINE`]. When the server is away every verb says `Unavailable` until it is back. Holds end by the
+//! up, see [`conn`]. When the server is away every verb says `Unavailable` until it is back. Holds end by the
 //! database's clock. Bodies above 16 KiB are chunk rows, see [`bodies`].
 
 mod bodies;
+mod conn;
 mod mail;
 mod writer;
 
@@ -114,18 +115,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgRow};
-use sqlx::{ConnectOptions as _, Connection as _, Postgres, Row as _};
+use sqlx::{ConnectOptions as _, Row as _};
 use tasuki_core::ids::{Epoch, LaneId, NodeId};
 use tasuki_core::store::fedi::{Appended, NewEntry};
 use tasuki_core::store::mail::{BodyPlace, Lane, StoredBody};
-use tasuki_core::store::{NodeStore, Sharing, Store, StoreError, StoreResult, StoreStats};
+use tasuki_core::store::{NodeStore, Sharing, Store, StoreResult, StoreStats};
 use tokio::task::JoinHandle;
 
+use self::conn::{ask, transact, without_sync};
 use self::writer::Writer;
 use crate::OpenError;
-use crate::error::{is_collision, store_error};
+use crate::error::store_error;
 use crate::migrate;
 use crate::news::News;
 
@@ -145,10 +146,6 @@ const FREED_COLUMNS: &str = "chunks";
 const CONNECTIONS: u32 = 15;
 /// How long a verb waits for one of them.
 const ACQUIRE: Duration = Duration::from_secs(10);
-/// How long a transaction may take.
-const DEADLINE: Duration = Duration::from_secs(30);
-/// How often a transaction that met another one is tried again.
-const RETRIES: u32 = 8;
 /// How often abandoned bodies are looked for.
 const SWEEP: Duration = Duration::from_secs(300);
 /// The lock that makes places in the log grow in the order of their commits.
@@ -223,10 +220,13 @@ impl Db {
         Ok(appended)
     }
 
-    /// A connection for reading.
-    async fn read(&self) -> StoreResult<PoolConnection<Postgres>> {
+    /// Reads with a connection, as long as [`conn::ANSWER`] at the most.
+    async fn read<T, F>(&self, f: F) -> StoreResult<T>
+    where
+        F: AsyncFnOnce(&mut Conn) -> StoreResult<T>,
+    {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        self.pool.acquire().await.map_err(store_error)
+        ask(&self.pool, f).await
     }
 
     /// Runs `f` in a transaction of its own; if the caller goes away before the commit, nothing of it happened.
@@ -270,63 +270,6 @@ impl Db {
     }
 }
 
-/// Runs `f` in a transaction; again, if it met another one.
-async fn transact<T, F>(pool: &PgPool, f: F) -> StoreResult<T>
-where
-    T: Send + 'static,
-    F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, StoreResult<T>> + Clone + Send + 'static,
-{
-    let mut tries = 0;
-    loop {
-        match transact_once(pool, f.clone()).await {
-            Err(error) if is_collision(&error) && tries < RETRIES => {
-                tries += 1;
-                tokio::time::sleep(retry_pause(tries)).await;
-            }
-            result => return result,
-        }
-    }
-}
-
-async fn transact_once<T, F>(pool: &PgPool, f: F) -> StoreResult<T>
-where
-    T: Send + 'static,
-    F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, StoreResult<T>> + Send + 'static,
-{
-    let mut conn = pool.acquire().await.map_err(store_error)?;
-    let tried = tokio::time::timeout(DEADLINE, async {
-        let mut transaction = conn.begin().await.map_err(store_error)?;
-        // Dropped unfinished, a transaction rolls back.
-        let done = f(&mut transaction).await?;
-        transaction.commit().await.map_err(store_error)?;
-        Ok(done)
-    })
-    .await;
-    tried.unwrap_or_else(|_| {
-        // It may answer later what nobody asks any more.
-        drop(conn.detach());
-        Err(StoreError::Unavailable(
-            "the database did not answer in time".into(),
-        ))
-    })
-}
-
-/// How long to wait before try `tries`, so that those who met do not meet again.
-fn retry_pause(tries: u32) -> Duration {
-    // Two gateways that wait equally long would meet again; their process numbers differ.
-    let own = u64::from(std::process::id() % 7);
-    Duration::from_millis(u64::from(tries) * (3 + own))
-}
-
-/// Lets this transaction's commit return before it is on the disk; its order among the others stays.
-async fn without_sync(conn: &mut Conn) -> StoreResult<()> {
-    sqlx::query("SET LOCAL synchronous_commit = off")
-        .execute(conn)
-        .await
-        .map_err(store_error)?;
-    Ok(())
-}
-
 /// Removes bodies that no mail made live, and takes the database's size; until it is aborted.
 async fn sweep(pool: PgPool, size_bytes: Arc<AtomicU64>) {
     loop {
@@ -338,10 +281,13 @@ async fn sweep(pool: PgPool, size_bytes: Arc<AtomicU64>) {
 }
 
 async fn sweep_once(pool: &PgPool, size_bytes: &AtomicU64) -> StoreResult<()> {
-    let size: i64 = sqlx::query_scalar("SELECT pg_database_size(current_database())")
-        .fetch_one(pool)
-        .await
-        .map_err(store_error)?;
+    let size: i64 = ask(pool, async |conn| {
+        sqlx::query_scalar("SELECT pg_database_size(current_database())")
+            .fetch_one(conn)
+            .await
+            .map_err(store_error)
+    })
+    .await?;
     size_bytes.store(u64::try_from(size).unwrap_or(0), Ordering::Relaxed);
     transact(pool, |conn| Box::pin(bodies::remove_abandoned(conn))).await
 }
@@ -448,11 +394,11 @@ impl NodeStore for Db {
     }
 
     async fn ping(&self) -> StoreResult<()> {
-        sqlx::query("SELECT 1")
-            .execute(&mut *self.read().await?)
-            .await
-            .map_err(store_error)?;
-        Ok(())
+        self.read(async |conn| {
+            sqlx::query("SELECT 1").execute(conn).await.map_err(store_error)?;
+            Ok(())
+        })
+        .await
     }
 
     fn stats(&self) -> StoreStats {

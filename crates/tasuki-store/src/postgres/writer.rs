@@ -27,8 +27,9 @@ use tasuki_core::store::{StoreError, StoreResult};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
+use super::conn::{DEADLINE, RETRIES, retry_pause, silent};
 use super::mail::{self, MailRow};
-use super::{Conn, DEADLINE, RETRIES, log, retry_pause, totals};
+use super::{Conn, log, totals};
 use crate::error::{is_collision, is_own_fault, share, store_error};
 
 /// Requests that may wait in the channel.
@@ -370,9 +371,7 @@ impl Task {
                 }
                 Err(error)
             }
-            Err(_) => Err(StoreError::Unavailable(
-                "the database did not answer in time".into(),
-            )),
+            Err(_) => Err(silent()),
         }
     }
 

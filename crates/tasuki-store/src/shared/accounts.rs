@@ -201,30 +201,37 @@ impl AccountStore for Db {
     }
 
     async fn principals(&self) -> StoreResult<Vec<Principal>> {
-        let rows = sqlx::query(
-            "SELECT id, name, kind, role, grants, disabled, created_at FROM principals ORDER BY name",
-        )
-        .fetch_all(&mut *self.read().await?)
-        .await
-        .map_err(store_error)?;
+        let rows = self
+            .read(async |conn| {
+                sqlx::query(
+                    "SELECT id, name, kind, role, grants, disabled, created_at FROM principals ORDER BY name",
+                )
+                .fetch_all(conn)
+                .await
+                .map_err(store_error)
+            })
+            .await?;
         rows.iter().map(principal_of).collect()
     }
 
     async fn principal_by_name(&self, name: &str) -> StoreResult<Option<Principal>> {
-        sqlx::query(
-            "SELECT id, name, kind, role, grants, disabled, created_at FROM principals WHERE name = $1",
-        )
-        .bind(name)
-        .fetch_optional(&mut *self.read().await?)
-        .await
-        .map_err(store_error)?
+        self.read(async |conn| {
+            sqlx::query(
+                "SELECT id, name, kind, role, grants, disabled, created_at FROM principals WHERE name = $1",
+            )
+            .bind(name)
+            .fetch_optional(conn)
+            .await
+            .map_err(store_error)
+        })
+        .await?
         .as_ref()
         .map(principal_of)
         .transpose()
     }
 
     async fn principal(&self, id: PrincipalId) -> StoreResult<Option<Principal>> {
-        principal_by_id(&mut *self.read().await?, id).await
+        self.read(async |conn| principal_by_id(conn, id).await).await
     }
 
     async fn update_principal(&self, principal: Principal, entry: AuditEntry) -> StoreResult<()> {
@@ -268,14 +275,18 @@ impl AccountStore for Db {
     }
 
     async fn credentials(&self, of: PrincipalId) -> StoreResult<Vec<Credential>> {
-        let rows = sqlx::query(
-            "SELECT id, principal, kind, hash, label, scope, created_at, expires_at FROM credentials
+        let rows = self
+            .read(async |conn| {
+                sqlx::query(
+                    "SELECT id, principal, kind, hash, label, scope, created_at, expires_at FROM credentials
              WHERE principal = $1 ORDER BY id",
-        )
-        .bind(of.0)
-        .fetch_all(&mut *self.read().await?)
-        .await
-        .map_err(store_error)?;
+                )
+                .bind(of.0)
+                .fetch_all(conn)
+                .await
+                .map_err(store_error)
+            })
+            .await?;
         rows.iter().map(credential_of).collect()
     }
 
@@ -312,20 +323,22 @@ impl AccountStore for Db {
         kind: CredentialKind,
         hash: &str,
     ) -> StoreResult<Option<(Credential, Principal)>> {
-        let mut conn = self.read().await?;
-        let row = sqlx::query(
-            "SELECT id, principal, kind, hash, label, scope, created_at, expires_at FROM credentials
-             WHERE kind = $1 AND hash = $2 ORDER BY id LIMIT 1",
-        )
-        .bind(word(&kind))
-        .bind(hash)
-        .fetch_optional(&mut *conn)
+        self.read(async |conn| {
+            let row = sqlx::query(
+                "SELECT id, principal, kind, hash, label, scope, created_at, expires_at FROM credentials
+                 WHERE kind = $1 AND hash = $2 ORDER BY id LIMIT 1",
+            )
+            .bind(word(&kind))
+            .bind(hash)
+            .fetch_optional(&mut *conn)
+            .await
+            .map_err(store_error)?;
+            let Some(row) = row else { return Ok(None) };
+            let credential = credential_of(&row)?;
+            let principal = principal_by_id(conn, credential.principal).await?;
+            Ok(principal.map(|p| (credential, p)))
+        })
         .await
-        .map_err(store_error)?;
-        let Some(row) = row else { return Ok(None) };
-        let credential = credential_of(&row)?;
-        let principal = principal_by_id(&mut conn, credential.principal).await?;
-        Ok(principal.map(|p| (credential, p)))
     }
 
     async fn redeem_code(
@@ -352,10 +365,14 @@ impl AccountStore for Db {
     }
 
     async fn rules(&self) -> StoreResult<Vec<StoredRule>> {
-        let rows: Vec<(i64, String)> = sqlx::query_as("SELECT id, rule FROM rules ORDER BY id")
-            .fetch_all(&mut *self.read().await?)
-            .await
-            .map_err(store_error)?;
+        let rows: Vec<(i64, String)> = self
+            .read(async |conn| {
+                sqlx::query_as("SELECT id, rule FROM rules ORDER BY id")
+                    .fetch_all(conn)
+                    .await
+                    .map_err(store_error)
+            })
+            .await?;
         rows.into_iter()
             .map(|(id, rule)| {
                 Ok(StoredRule {

@@ -37,11 +37,14 @@ pub(super) async fn bump(conn: &mut Conn, name: &'static str) -> StoreResult<()>
 
 /// The number that [`bump`] raises.
 pub(super) async fn version(db: &Db, name: &'static str) -> StoreResult<i64> {
-    sqlx::query_scalar("SELECT value FROM versions WHERE name = $1")
-        .bind(name)
-        .fetch_one(&mut *db.read().await?)
-        .await
-        .map_err(store_error)
+    db.read(async |conn| {
+        sqlx::query_scalar("SELECT value FROM versions WHERE name = $1")
+            .bind(name)
+            .fetch_one(conn)
+            .await
+            .map_err(store_error)
+    })
+    .await
 }
 
 fn entry_of(row: &DbRow) -> Result<AuditEntry, sqlx::Error> {
@@ -58,15 +61,19 @@ fn entry_of(row: &DbRow) -> Result<AuditEntry, sqlx::Error> {
 #[async_trait]
 impl AuditStore for Db {
     async fn audit(&self, before: Option<Timestamp>, limit: usize) -> StoreResult<Vec<AuditEntry>> {
-        let rows = sqlx::query(
-            "SELECT at, who, origin, action, object, detail FROM audit WHERE at < $1
+        let rows = self
+            .read(async |conn| {
+                sqlx::query(
+                    "SELECT at, who, origin, action, object, detail FROM audit WHERE at < $1
              ORDER BY at DESC, id DESC LIMIT $2",
-        )
-        .bind(before.map_or(i64::MAX, |t| t.0))
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(&mut *self.read().await?)
-        .await
-        .map_err(store_error)?;
+                )
+                .bind(before.map_or(i64::MAX, |t| t.0))
+                .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+                .fetch_all(conn)
+                .await
+                .map_err(store_error)
+            })
+            .await?;
         rows.iter()
             .map(|row| entry_of(row).map_err(store_error))
             .collect()

@@ -117,14 +117,18 @@ async fn note(conn: &mut Conn, addresses: &[(IpAddr, Timestamp)]) -> StoreResult
 #[async_trait]
 impl BanStore for Db {
     async fn bans(&self, now: Timestamp) -> StoreResult<Vec<Ban>> {
-        let rows = sqlx::query(
-            "SELECT id, net, engine, reason, made_by, since, until, repeats FROM bans
+        let rows = self
+            .read(async |conn| {
+                sqlx::query(
+                    "SELECT id, net, engine, reason, made_by, since, until, repeats FROM bans
              WHERE until IS NULL OR until > $1 ORDER BY id",
-        )
-        .bind(now.0)
-        .fetch_all(&mut *self.read().await?)
-        .await
-        .map_err(store_error)?;
+                )
+                .bind(now.0)
+                .fetch_all(conn)
+                .await
+                .map_err(store_error)
+            })
+            .await?;
         rows.iter().map(ban_of).collect()
     }
 
@@ -159,7 +163,7 @@ impl BanStore for Db {
     }
 
     async fn ban_repeats(&self, net: IpNet, now: Timestamp) -> StoreResult<u32> {
-        count_repeats(&mut *self.read().await?, net, now).await
+        self.read(async |conn| count_repeats(conn, net, now).await).await
     }
 
     async fn note_proved(&self, addresses: &[(IpAddr, Timestamp)]) -> StoreResult<()> {
@@ -172,11 +176,15 @@ impl BanStore for Db {
     }
 
     async fn proved(&self, since: Timestamp) -> StoreResult<Vec<IpAddr>> {
-        let rows: Vec<String> = sqlx::query_scalar("SELECT address FROM proved WHERE at >= $1")
-            .bind(since.0)
-            .fetch_all(&mut *self.read().await?)
-            .await
-            .map_err(store_error)?;
+        let rows: Vec<String> = self
+            .read(async |conn| {
+                sqlx::query_scalar("SELECT address FROM proved WHERE at >= $1")
+                    .bind(since.0)
+                    .fetch_all(conn)
+                    .await
+                    .map_err(store_error)
+            })
+            .await?;
         rows.iter().map(|a| a.parse().map_err(|_| damaged(a))).collect()
     }
 }

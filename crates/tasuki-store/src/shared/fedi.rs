@@ -248,12 +248,15 @@ impl FediStore for Db {
     }
 
     async fn subscriptions(&self) -> StoreResult<Vec<Subscription>> {
-        sqlx::query(sqlx::AssertSqlSafe(format!(
-            "SELECT {SUBSCRIPTION_COLUMNS} FROM subscriptions ORDER BY host"
-        )))
-        .fetch_all(&mut *self.read().await?)
-        .await
-        .map_err(store_error)?
+        self.read(async |conn| {
+            sqlx::query(sqlx::AssertSqlSafe(format!(
+                "SELECT {SUBSCRIPTION_COLUMNS} FROM subscriptions ORDER BY host"
+            )))
+            .fetch_all(conn)
+            .await
+            .map_err(store_error)
+        })
+        .await?
         .iter()
         .map(subscription_of)
         .collect()
@@ -291,13 +294,16 @@ impl FediStore for Db {
     }
 
     async fn moderation(&self) -> StoreResult<Vec<ModerationRule>> {
-        sqlx::query("SELECT kind, subject, effect, reason, at FROM fedi_rules ORDER BY kind, subject")
-            .fetch_all(&mut *self.read().await?)
-            .await
-            .map_err(store_error)?
-            .iter()
-            .map(moderation::rule_of)
-            .collect()
+        self.read(async |conn| {
+            sqlx::query("SELECT kind, subject, effect, reason, at FROM fedi_rules ORDER BY kind, subject")
+                .fetch_all(conn)
+                .await
+                .map_err(store_error)
+        })
+        .await?
+        .iter()
+        .map(moderation::rule_of)
+        .collect()
     }
 
     async fn moderate(&self, rules: Vec<ModerationRule>, entry: Option<AuditEntry>) -> StoreResult<()> {
@@ -333,7 +339,7 @@ impl FediStore for Db {
     }
 
     async fn orders(&self) -> StoreResult<Orders> {
-        moderation::orders(&mut *self.read().await?).await
+        self.read(async |conn| moderation::orders(conn).await).await
     }
 
     async fn set_brake(&self, brake: Option<Brake>, entry: Option<AuditEntry>) -> StoreResult<()> {
@@ -375,11 +381,15 @@ impl FediStore for Db {
     }
 
     async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo> {
-        let known: Option<(i64, String)> = sqlx::query_as("SELECT no, inbox FROM hosts WHERE host = $1")
-            .bind(host)
-            .fetch_optional(&mut *self.read().await?)
-            .await
-            .map_err(store_error)?;
+        let known: Option<(i64, String)> = self
+            .read(async |conn| {
+                sqlx::query_as("SELECT no, inbox FROM hosts WHERE host = $1")
+                    .bind(host)
+                    .fetch_optional(conn)
+                    .await
+                    .map_err(store_error)
+            })
+            .await?;
         if let Some((no, known)) = known
             && known == inbox
         {
@@ -397,11 +407,14 @@ impl FediStore for Db {
     }
 
     async fn hosts(&self) -> StoreResult<Vec<(HostNo, String, String)>> {
-        let rows: Vec<(i64, String, String)> =
-            sqlx::query_as("SELECT no, host, inbox FROM hosts ORDER BY no")
-                .fetch_all(&mut *self.read().await?)
-                .await
-                .map_err(store_error)?;
+        let rows: Vec<(i64, String, String)> = self
+            .read(async |conn| {
+                sqlx::query_as("SELECT no, host, inbox FROM hosts ORDER BY no")
+                    .fetch_all(conn)
+                    .await
+                    .map_err(store_error)
+            })
+            .await?;
         rows.into_iter()
             .map(|(no, host, inbox)| Ok((host_no_of(no)?, host, inbox)))
             .collect()
@@ -424,18 +437,16 @@ impl FediStore for Db {
     }
 
     async fn entries(&self, after: Option<LogSeq>, n: usize, max_bytes: u64) -> StoreResult<Vec<Entry>> {
-        let mut conn = self.read().await?;
-        log::entries(&mut conn, after, n, max_bytes).await
+        self.read(async |conn| log::entries(conn, after, n, max_bytes).await)
+            .await
     }
 
     async fn entries_at(&self, places: &[LogSeq]) -> StoreResult<Vec<Entry>> {
-        let mut conn = self.read().await?;
-        log::entries_at(&mut conn, places).await
+        self.read(async |conn| log::entries_at(conn, places).await).await
     }
 
     async fn progress(&self) -> StoreResult<Progress> {
-        let mut conn = self.read().await?;
-        progress::load(&mut conn).await
+        self.read(async |conn| progress::load(conn).await).await
     }
 
     async fn checkpoint(
@@ -477,14 +488,17 @@ impl FediStore for Db {
     }
 
     async fn key(&self, key_id: &str) -> StoreResult<Option<ActorKey>> {
-        sqlx::query("SELECT key_id, owner, pem, inbox, fetched_at FROM actor_keys WHERE key_id = $1")
-            .bind(key_id)
-            .fetch_optional(&mut *self.read().await?)
-            .await
-            .map_err(store_error)?
-            .as_ref()
-            .map(key_of)
-            .transpose()
-            .map_err(store_error)
+        self.read(async |conn| {
+            sqlx::query("SELECT key_id, owner, pem, inbox, fetched_at FROM actor_keys WHERE key_id = $1")
+                .bind(key_id)
+                .fetch_optional(conn)
+                .await
+                .map_err(store_error)
+        })
+        .await?
+        .as_ref()
+        .map(key_of)
+        .transpose()
+        .map_err(store_error)
     }
 }

@@ -9,11 +9,14 @@ use crate::error::store_error;
 #[async_trait]
 impl SecretStore for Db {
     async fn secret(&self, name: &str) -> StoreResult<Option<Vec<u8>>> {
-        sqlx::query_scalar("SELECT sealed FROM secrets WHERE name = $1")
-            .bind(name)
-            .fetch_optional(&mut *self.read().await?)
-            .await
-            .map_err(store_error)
+        self.read(async |conn| {
+            sqlx::query_scalar("SELECT sealed FROM secrets WHERE name = $1")
+                .bind(name)
+                .fetch_optional(conn)
+                .await
+                .map_err(store_error)
+        })
+        .await
     }
 
     async fn put_secret_if_absent(&self, name: &str, sealed: Vec<u8>) -> StoreResult<Vec<u8>> {
@@ -58,11 +61,14 @@ impl SecretStore for Db {
     }
 
     async fn fact(&self, name: &str) -> StoreResult<Option<String>> {
-        sqlx::query_scalar("SELECT value FROM facts WHERE name = $1")
-            .bind(name)
-            .fetch_optional(&mut *self.read().await?)
-            .await
-            .map_err(store_error)
+        self.read(async |conn| {
+            sqlx::query_scalar("SELECT value FROM facts WHERE name = $1")
+                .bind(name)
+                .fetch_optional(conn)
+                .await
+                .map_err(store_error)
+        })
+        .await
     }
 
     async fn put_fact(&self, name: &str, value: &str) -> StoreResult<()> {

@@ -183,10 +183,14 @@ async fn claim(conn: &mut Conn, wanted: &Claim) -> StoreResult<Endpoint> {
 #[async_trait]
 impl TunnelStore for Db {
     async fn endpoints(&self) -> StoreResult<Vec<Endpoint>> {
-        let rows = sqlx::query("SELECT id, agent, label, kind, since FROM endpoints ORDER BY agent, label")
-            .fetch_all(&mut *self.read().await?)
-            .await
-            .map_err(store_error)?;
+        let rows = self
+            .read(async |conn| {
+                sqlx::query("SELECT id, agent, label, kind, since FROM endpoints ORDER BY agent, label")
+                    .fetch_all(conn)
+                    .await
+                    .map_err(store_error)
+            })
+            .await?;
         rows.iter().map(endpoint_of).collect()
     }
 

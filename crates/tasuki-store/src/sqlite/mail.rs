@@ -383,7 +383,8 @@ impl MailStore for Db {
         in_flight: &[(MailId, DeliverySeq)],
     ) -> StoreResult<Vec<Held>> {
         self.writer.land().await?;
-        queue::due(&mut *self.read().await?, (lane, epoch), now, n, in_flight).await
+        self.read(async |conn| queue::due(conn, (lane, epoch), now, n, in_flight).await)
+            .await
     }
 
     async fn settle(&self, node: NodeId, mut outcomes: Vec<Outcome>) -> StoreResult<Vec<Settled>> {
@@ -410,17 +411,18 @@ impl MailStore for Db {
 
     async fn next_due(&self, node: NodeId) -> StoreResult<Option<Timestamp>> {
         self.writer.land().await?;
-        queue::next_due(&mut *self.read().await?, node).await
+        self.read(async |conn| queue::next_due(conn, node).await).await
     }
 
     async fn queue(&self, filter: &QueueFilter, limit: usize) -> StoreResult<Vec<QueueRow>> {
         // People may look while nothing can be written; what is listed is what is stored.
         let _ = self.writer.land().await;
-        queue::list(&mut *self.read().await?, filter, limit).await
+        self.read(async |conn| queue::list(conn, filter, limit).await)
+            .await
     }
 
     async fn is_recipient(&self, mailbox: &Mailbox) -> StoreResult<bool> {
-        recipients::has(&mut *self.read().await?, mailbox).await
+        self.read(async |conn| recipients::has(conn, mailbox).await).await
     }
 
     async fn change_recipients(
@@ -436,7 +438,8 @@ impl MailStore for Db {
     }
 
     async fn recipients(&self, domain: &Domain, after: &str, limit: usize) -> StoreResult<Vec<String>> {
-        recipients::list(&mut *self.read().await?, domain, after, limit).await
+        self.read(async |conn| recipients::list(conn, domain, after, limit).await)
+            .await
     }
 
     async fn add_sent(&self, day: i64, sent: Vec<(PrincipalId, u64)>) -> StoreResult<Vec<u64>> {
@@ -448,13 +451,13 @@ impl MailStore for Db {
         Ok(QueueCounts {
             mails: self.counters.mails(),
             deferred: self.counters.deferred(),
-            oldest: queue::oldest(&mut *self.read().await?).await?,
+            oldest: self.read(async |conn| queue::oldest(conn).await).await?,
         })
     }
 
     async fn queue_match(&self, filter: &QueueFilter) -> StoreResult<QueueMatch> {
         self.writer.land().await?;
-        orders::count(&mut *self.read().await?, filter).await
+        self.read(async |conn| orders::count(conn, filter).await).await
     }
 
     async fn order(
@@ -495,6 +498,6 @@ impl MailStore for Db {
     }
 
     async fn paused_lanes(&self) -> StoreResult<Vec<Paused>> {
-        orders::paused(&mut *self.read().await?).await
+        self.read(async |conn| orders::paused(conn).await).await
     }
 }

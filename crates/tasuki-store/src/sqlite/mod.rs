@@ -117,11 +117,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions as _, Connection as _, Row as _, Sqlite, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 use tasuki_core::clock::Clock;
 use tasuki_core::ids::{Epoch, LaneId, NodeId};
 use tasuki_core::store::fedi::{Appended, NewEntry};
@@ -246,10 +245,14 @@ impl Db {
             .await
     }
 
-    /// A connection for reading.
-    async fn read(&self) -> StoreResult<PoolConnection<Sqlite>> {
+    /// Reads with a connection.
+    async fn read<T, F>(&self, f: F) -> StoreResult<T>
+    where
+        F: AsyncFnOnce(&mut Conn) -> StoreResult<T>,
+    {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        self.pool.acquire().await.map_err(store_error)
+        let mut conn = self.pool.acquire().await.map_err(store_error)?;
+        f(&mut conn).await
     }
 
     /// Runs `f` in the writer's next transaction, apart from the others in it; returns after the commit.
@@ -412,10 +415,8 @@ impl NodeStore for Db {
     }
 
     async fn ping(&self) -> StoreResult<()> {
-        sqlx::query("SELECT 1")
-            .execute(&mut *self.read().await?)
-            .await
-            .map_err(store_error)?;
+        self.read(async |conn| sqlx::query("SELECT 1").execute(conn).await.map_err(store_error))
+            .await?;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ mod full_disk;
 mod gateway;
 mod kill;
 mod mail;
+mod network;
 mod orders;
 mod outage;
 mod plans;

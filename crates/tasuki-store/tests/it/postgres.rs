@@ -172,6 +172,11 @@ impl Server {
         format!("postgres://postgres:secret-word@localhost/{name}?host={dir}")
     }
 
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join(".s.PGSQL.5432")
+    }
+
     /// The URL of a new, empty database whose tables are in `dir`.
     pub(crate) fn new_database_in(&self, dir: &Path) -> String {
         std::fs::create_dir(dir).unwrap();
