@@ -283,14 +283,14 @@ impl FediStore for Memory {
     }
 
     async fn set_brake(&self, brake: Option<Brake>, _audit: Option<AuditEntry>) -> StoreResult<()> {
-        let mut state = self.open()?;
+        let mut state = self.change()?;
         state.version += 1;
         state.orders.brake = brake;
         Ok(())
     }
 
     async fn purge(&self, places: &[LogSeq], _audit: Option<AuditEntry>) -> StoreResult<u64> {
-        let mut state = self.open()?;
+        let mut state = self.change()?;
         state.version += 1;
         state.orders.purges += 1;
         for place in places {

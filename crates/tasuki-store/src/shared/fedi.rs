@@ -343,7 +343,7 @@ impl FediStore for Db {
     }
 
     async fn set_brake(&self, brake: Option<Brake>, entry: Option<AuditEntry>) -> StoreResult<()> {
-        self.change(move |conn| {
+        self.change_fedi(move |conn| {
             Box::pin(async move {
                 moderation::set_brake(conn, brake.as_ref()).await?;
                 match &entry {
@@ -357,7 +357,7 @@ impl FediStore for Db {
 
     async fn purge(&self, places: &[LogSeq], entry: Option<AuditEntry>) -> StoreResult<u64> {
         let places = places.to_vec();
-        self.change(move |conn| {
+        self.change_fedi(move |conn| {
             Box::pin(async move {
                 let emptied = log::purge(conn, &places).await?;
                 moderation::note_purge(conn).await?;
