@@ -23,6 +23,7 @@ mod devices;
 mod recipients;
 mod rewrite;
 mod smarthost;
+mod tls_policy;
 
 pub(crate) use devices::{Device, device_at};
 pub use devices::{DeviceConfig, DevicesConfig, Target};
@@ -35,6 +36,8 @@ pub use smarthost::{
     OAuthConfig, OAuthFlow, RouteConfig, SmarthostConfig, SmarthostGroupConfig, SmarthostProtocol,
     SmarthostTls,
 };
+pub(crate) use tls_policy::TlsPolicies;
+pub use tls_policy::{TlsLevel, TlsPolicyConfig};
 
 /// The mail engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,6 +79,8 @@ pub struct MailConfig {
     pub smarthosts: Vec<SmarthostConfig>,
     /// Smarthosts that stand in for each other.
     pub smarthost_groups: Vec<SmarthostGroupConfig>,
+    /// What TLS to some domains' mail servers must be.
+    pub tls_policy: Vec<TlsPolicyConfig>,
     /// Trying, and trying again.
     pub delivery: DeliveryConfig,
     /// What sessions may do to us.
@@ -220,6 +225,7 @@ impl Default for MailConfig {
             routes: Vec::new(),
             smarthosts: Vec::new(),
             smarthost_groups: Vec::new(),
+            tls_policy: Vec::new(),
             delivery: DeliveryConfig::default(),
             limits: LimitsConfig::default(),
             dns: DnsConfig::default(),
@@ -331,6 +337,7 @@ pub(crate) struct Settings {
     pub(crate) networks: Vec<NetworkConfig>,
     pub(crate) postmaster: Option<Mailbox>,
     pub(crate) ways: Ways,
+    pub(crate) tls_policies: TlsPolicies,
     pub(crate) delivery: DeliveryConfig,
     pub(crate) retry: Backoff,
     pub(crate) connections_per_address: usize,
@@ -400,6 +407,7 @@ impl Settings {
             networks: config.mynetworks.clone(),
             postmaster: config.postmaster.clone(),
             ways,
+            tls_policies: TlsPolicies::check(&config.tls_policy)?,
             delivery: config.delivery.clone(),
             retry,
             connections_per_address: config.limits.connections_per_address,

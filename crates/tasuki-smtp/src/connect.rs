@@ -28,6 +28,7 @@ use crate::{
     config::Smarthost,
     context::{Context, Job},
     route::Candidate,
+    tls_policy::Demand,
 };
 
 /// Writes below this size are gathered into one.
@@ -84,6 +85,8 @@ pub(crate) struct Dialer {
     pub(crate) tls: Arc<rustls::ClientConfig>,
     /// Whether `tls` verifies certificates.
     pub(crate) verifies: bool,
+    /// What that keeps to.
+    pub(crate) demand: Arc<Demand>,
     pub(crate) connect_timeout: Duration,
 }
 
@@ -96,6 +99,7 @@ pub(crate) struct Connection {
     dialer: Dialer,
     /// The server's name, for people and TLS.
     pub(crate) host: String,
+    to: Candidate,
     /// Mails that went over it.
     pub(crate) mails: usize,
     /// The smarthost it is to, with the place that it takes there.
@@ -159,6 +163,7 @@ impl Dialer {
             pending: BytesMut::new(),
             dialer: self.clone(),
             host: to.host.clone(),
+            to: to.clone(),
             mails: 0,
             member: None,
             _permit: permit,
@@ -166,7 +171,7 @@ impl Dialer {
         };
         match connection.next(clock).await {
             Event::Ready => Ok(connection),
-            Event::Closed(Some(failure)) => Err(failure),
+            Event::Closed(Some(failure)) => Err(self.demand.judge(&to.host, failure)),
             _ => Err(ClientFailure::new(Stage::Banner, Problem::Closed)),
         }
     }
@@ -190,6 +195,21 @@ impl Dialer {
 }
 
 impl Connection {
+    /// The server it is to.
+    pub(crate) fn candidate(&self) -> &Candidate {
+        &self.to
+    }
+
+    /// What it was made to keep to.
+    pub(crate) fn demand(&self) -> &Demand {
+        &self.dialer.demand
+    }
+
+    /// Whether TLS is on.
+    pub(crate) fn is_protected(&self) -> bool {
+        self.client.tls().is_some()
+    }
+
     /// Whether the next hop sends success notices of its own.
     pub(crate) fn offers_dsn(&self) -> bool {
         self.client.capabilities().dsn

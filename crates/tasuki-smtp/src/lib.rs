@@ -35,13 +35,14 @@ mod route;
 mod schedule;
 mod session;
 mod settle;
+mod tls_policy;
 mod trust;
 
 pub use config::{
     AliasConfig, DeliveryConfig, DeviceConfig, DevicesConfig, DnsConfig, HeaderConfig, LimitsConfig,
     ListenerConfig, MailConfig, NetworkConfig, OAuthConfig, OAuthFlow, Pattern, RecipientsConfig,
     RelayConfig, RetryDelay, RewriteConfig, RouteConfig, SenderConfig, SmarthostConfig, SmarthostGroupConfig,
-    SmarthostProtocol, SmarthostTls, Target,
+    SmarthostProtocol, SmarthostTls, Target, TlsLevel, TlsPolicyConfig,
 };
 pub use dkim::{DkimError, DkimKey, KeyState};
 pub use dns::{Hickory, LookupError, MxAnswer, Resolver};

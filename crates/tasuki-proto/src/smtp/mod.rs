@@ -11,6 +11,7 @@ pub mod dkim;
 pub mod dsn;
 mod envelope;
 pub mod header;
+pub mod mta_sts;
 mod params;
 mod reply;
 pub mod server;

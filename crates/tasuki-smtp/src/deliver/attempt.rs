@@ -21,6 +21,7 @@ use crate::{
     lanes::Lane,
     route::{NextHop, RouteError},
     settle::Attempted,
+    tls_policy,
 };
 
 /// Most recipients in one transaction (RFC 5321 4.5.3.1.8).
@@ -82,7 +83,9 @@ impl Attempt<'_> {
                 }
                 Err(NoConnection::Failed(host, failure)) => {
                     attempted.host = Some(host);
-                    attempted.route_failure = Some(failure.to_string());
+                    if !tls_policy::is_unmet(&failure) {
+                        attempted.route_failure = Some(failure.to_string());
+                    }
                     let all = group.into_iter().chain(open.drain(..));
                     attempted
                         .results
@@ -116,7 +119,12 @@ impl Attempt<'_> {
         let mut fresh = self.connection.is_none();
         loop {
             let connection = match self.connection.take() {
-                Some(open) => open,
+                Some(open) if tls_policy::may_reuse(self.settings, self.hop, &open).await => open,
+                Some(open) => {
+                    open.quit(&self.context.deps.clock).await;
+                    fresh = true;
+                    self.connect(job).await?
+                }
                 None => self.connect(job).await?,
             };
             let (host, sends_notices) = (connection.host.clone(), connection.offers_dsn());

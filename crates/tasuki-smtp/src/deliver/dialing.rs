@@ -17,6 +17,7 @@ use crate::{
     context::Job,
     port25,
     route::{self, Candidate, NextHop, RouteError},
+    tls_policy::{self, Demand},
 };
 
 pub(super) enum NoConnection {
@@ -61,10 +62,18 @@ impl Attempt<'_> {
             return Err(NoConnection::Nobody);
         }
         let dialer = self.dialer(None, None);
-        let dialled = self.dial(&dialer, &candidates).await;
+        let first = candidates.first().cloned();
+        let demands = tls_policy::demands(self.settings, self.hop, candidates)
+            .await
+            .map_err(|failure| NoConnection::Failed(String::new(), failure))?;
+        let servers: Vec<_> = demands
+            .into_iter()
+            .map(|(to, demand)| (to, dialer.under(self.context, demand)))
+            .collect();
+        let dialled = self.dial_each(&servers).await;
         match &dialled {
             Err(NoConnection::Failed(_, failure)) if failure.is_silence() => {
-                if let Some(first) = candidates.first() {
+                if let Some(first) = first {
                     port25::note_silence(self.context, &self.lane.key.0, first.addr).await;
                 }
             }
@@ -162,10 +171,16 @@ impl Attempt<'_> {
     }
 
     async fn dial(&self, dialer: &Dialer, candidates: &[Candidate]) -> Result<Connection, NoConnection> {
+        let servers: Vec<_> = candidates.iter().map(|to| (to.clone(), dialer.clone())).collect();
+        self.dial_each(&servers).await
+    }
+
+    /// Tries servers in turn, each as it must be.
+    async fn dial_each(&self, servers: &[(Candidate, Dialer)]) -> Result<Connection, NoConnection> {
         let connections = &self.context.lanes.connections;
-        let mut last = None;
+        let mut last: Option<(String, ClientFailure)> = None;
         let broken_tls = &self.context.broken_tls;
-        for candidate in candidates {
+        for (candidate, dialer) in servers {
             let known_broken = broken_tls.is_broken(&candidate.host, self.context.deps.clock.now());
             let mut tls_broke = false;
             for dialer in dialer.with_fallback(known_broken) {
@@ -183,7 +198,10 @@ impl Attempt<'_> {
                         tracing::debug!(lane = %self.lane.key.0, host = %candidate.host, error = %failure, "next hop refused the connection");
                         self.lane.note_error(&failure.to_string());
                         tls_broke = failure.stage == Stage::StartTls;
-                        last = Some((candidate.host.clone(), failure));
+                        // That a server is not safe enough is worth more than that another one is away.
+                        if !last.as_ref().is_some_and(|(_, last)| tls_policy::is_unmet(last)) {
+                            last = Some((candidate.host.clone(), failure));
+                        }
                         if !tls_broke {
                             break;
                         }
@@ -221,6 +239,7 @@ impl Attempt<'_> {
             client,
             tls,
             verifies,
+            demand: Arc::new(Demand::NOTHING),
             connect_timeout: self.settings.delivery.connect_timeout,
         }
     }

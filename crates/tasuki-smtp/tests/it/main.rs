@@ -19,4 +19,5 @@ mod scram;
 mod session;
 mod sink;
 mod support;
+mod tls_policy;
 mod wire;

@@ -22,6 +22,8 @@ pub(crate) struct Received {
     pub(crate) connection: usize,
     pub(crate) tls: bool,
     pub(crate) login: bool,
+    /// In which TLS agreed on keys.
+    pub(crate) group: Option<rustls::NamedGroup>,
 }
 
 /// What to answer instead of the usual: the command line (or `banner`, `end`), and the reply if it is another one.
@@ -143,6 +145,7 @@ struct Talk {
     to: Vec<String>,
     tls: bool,
     login: bool,
+    group: Option<rustls::NamedGroup>,
     number: usize,
 }
 
@@ -160,6 +163,11 @@ impl Inner {
                 return;
             };
             talk.tls = true;
+            talk.group = tls
+                .get_ref()
+                .1
+                .negotiated_key_exchange_group()
+                .map(|group| group.name());
             self.talk(&mut BufReader::new(tls), &mut talk, false).await;
         }
     }
@@ -296,6 +304,7 @@ impl Inner {
                 connection: talk.number,
                 tls: talk.tls,
                 login: talk.login,
+                group: talk.group,
             };
             self.received.lock().unwrap().push(received);
         }

@@ -152,6 +152,11 @@ impl House {
         Self::build(tempfile::tempdir().unwrap(), names, TlsConfig::default(), change).await
     }
 
+    /// An engine with these names that believes further CAs.
+    pub(crate) async fn with(names: Names, tls: TlsConfig, change: impl FnOnce(&mut MailConfig)) -> Self {
+        Self::build(tempfile::tempdir().unwrap(), names, tls, change).await
+    }
+
     /// An engine that believes further CAs.
     pub(crate) async fn trusting(tls: TlsConfig, change: impl FnOnce(&mut MailConfig)) -> Self {
         Self::build(tempfile::tempdir().unwrap(), Names::default(), tls, change).await
@@ -446,6 +451,12 @@ impl Talk<TcpStream> {
 }
 
 impl Talk<tokio_rustls::client::TlsStream<TcpStream>> {
+    /// The group in which the keys were agreed on.
+    pub(crate) fn group(&self) -> Option<rustls::NamedGroup> {
+        let group = self.stream.get_ref().1.negotiated_key_exchange_group();
+        group.map(|group| group.name())
+    }
+
     /// The banner, if one is due, is left to be read.
     pub(crate) async fn over_tls(stream: TcpStream, tls: &Tls) -> Self {
         let name = rustls_pki_types::ServerName::try_from("relay.example").unwrap();

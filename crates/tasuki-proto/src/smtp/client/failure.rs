@@ -58,6 +58,9 @@ pub enum Problem {
     /// Neither PLAIN nor LOGIN is offered.
     #[error("the server offers no login mechanism that we have")]
     NoMechanism,
+    /// The connection is not as safe as it must be for this mail; never by the machine, for shells that ask for more.
+    #[error("{0}")]
+    TlsPolicy(Reply),
     /// The message cannot go to this server as it is: (what our notice says).
     #[error("{0}")]
     Unfit(Reply),
@@ -85,7 +88,7 @@ impl ClientFailure {
     /// The reply, where there was one, or the one we would give.
     pub fn reply(&self) -> Option<&Reply> {
         match &self.problem {
-            Problem::Refused(reply) | Problem::Unfit(reply) => Some(reply),
+            Problem::Refused(reply) | Problem::Unfit(reply) | Problem::TlsPolicy(reply) => Some(reply),
             _ => None,
         }
     }

@@ -1,0 +1,185 @@
+//! What TLS a mail's next hop must have, and the connections that keep to it.
+//!
+//! For each server of a domain there is one [`Demand`]: what the operator asks (`mail.tls_policy`), else what the domain
+//! publishes, else opportunistic TLS. **Invariant:** a demand is never lowered by what a server does. A server that does
+//! not meet it gets no mail, in the clear least of all; the mail waits, and its sender is told why when it expires.
+
+use std::sync::Arc;
+
+use tasuki_proto::{
+    names::{Domain, MailHost},
+    smtp::{
+        Reply,
+        client::{ClientFailure, Problem, Security, Stage},
+    },
+};
+
+use crate::{
+    config::{Settings, TlsLevel},
+    connect::{Connection, Dialer},
+    context::Context,
+    route::{Candidate, NextHop},
+};
+
+/// How well a connection must be protected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// In the clear.
+    Plain,
+    /// TLS where it works (RFC 7435).
+    May,
+    /// TLS with any certificate.
+    Encrypt,
+    /// TLS with a certificate that a CA gave for the server's name.
+    Verify,
+}
+
+/// Where a demand comes from; for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Basis {
+    /// Nobody asks anything.
+    Nothing,
+    /// `mail.tls_policy`.
+    Configured(TlsLevel),
+}
+
+/// What TLS to one server must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Demand {
+    pub(crate) level: Level,
+    pub(crate) basis: Basis,
+    /// Of the recipients; absent for an address literal.
+    domain: Option<Domain>,
+}
+
+impl Demand {
+    /// Opportunistic TLS.
+    pub(crate) const NOTHING: Self = Self {
+        level: Level::May,
+        basis: Basis::Nothing,
+        domain: None,
+    };
+
+    /// A failure to protect a connection, in the words of the policy that did not allow for it.
+    pub(crate) fn judge(&self, host: &str, failure: ClientFailure) -> ClientFailure {
+        let about_tls = match failure.stage {
+            Stage::StartTls => true,
+            // It does not know EHLO, so it cannot know STARTTLS.
+            Stage::Ehlo => failure.reply().is_some_and(Reply::is_permanent),
+            _ => false,
+        };
+        if matches!(self.level, Level::Plain | Level::May) || !about_tls {
+            return failure;
+        }
+        unmet(&format!("{} is not met by {host}: {failure}", self.name()))
+    }
+
+    fn name(&self) -> String {
+        let domain = self.domain.as_ref().map_or("this destination", Domain::as_str);
+        match self.basis {
+            Basis::Nothing => format!("the TLS policy for {domain}"),
+            Basis::Configured(level) => {
+                format!("the TLS policy for {domain} (mail.tls_policy: {})", level.word())
+            }
+        }
+    }
+
+    /// Whether a connection made for another mail is good enough.
+    fn accepts(&self, open: &Connection) -> bool {
+        let made_for = &open.demand().level;
+        match &self.level {
+            Level::Plain | Level::May => true,
+            Level::Encrypt => open.is_protected(),
+            Level::Verify => *made_for == Level::Verify,
+        }
+    }
+}
+
+/// No server of the domain may be given this mail now. It waits: what is wrong can be put right by the domain's
+/// operator, or by ours.
+fn unmet(why: &str) -> ClientFailure {
+    // RFC 5248, X.7.10: encryption needed.
+    let reply = Reply::with_text(450, (4, 7, 10), why.to_owned());
+    ClientFailure::new(Stage::StartTls, Problem::TlsPolicy(reply))
+}
+
+/// Whether a failure is a demand that was not met. It holds for mail to one domain, and says nothing about other mail to
+/// the same servers.
+pub(crate) fn is_unmet(failure: &ClientFailure) -> bool {
+    matches!(failure.problem, Problem::TlsPolicy(_))
+}
+
+/// The servers that mail to a next hop may be given to, each with what TLS to it must be.
+pub(crate) async fn demands(
+    settings: &Settings,
+    hop: &NextHop,
+    candidates: Vec<Candidate>,
+) -> Result<Vec<(Candidate, Demand)>, ClientFailure> {
+    let NextHop::Mx(MailHost::Domain(domain)) = hop else {
+        return Ok(candidates.into_iter().map(|to| (to, Demand::NOTHING)).collect());
+    };
+    if let Some(rule) = settings.tls_policies.rule_for(domain) {
+        let demand = Demand {
+            level: match rule.level {
+                TlsLevel::None => Level::Plain,
+                TlsLevel::May => Level::May,
+                TlsLevel::Encrypt => Level::Encrypt,
+                TlsLevel::Verify => Level::Verify,
+            },
+            basis: Basis::Configured(rule.level),
+            domain: Some(domain.clone()),
+        };
+        let is_listed = |host: &str| {
+            let host = Domain::parse(host);
+            rule.mx.is_empty() || host.is_ok_and(|host| rule.mx.iter().any(|mx| mx.matches(&host)))
+        };
+        let (listed, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|to| is_listed(&to.host));
+        if listed.is_empty() {
+            return Err(unmet(&format!(
+                "{} names other mail servers than the domain's MX records do ({})",
+                demand.name(),
+                hosts(&others)
+            )));
+        }
+        return Ok(listed.into_iter().map(|to| (to, demand.clone())).collect());
+    }
+    Ok(candidates.into_iter().map(|to| (to, Demand::NOTHING)).collect())
+}
+
+fn hosts(candidates: &[Candidate]) -> String {
+    let mut names: Vec<&str> = candidates.iter().map(|to| to.host.as_str()).collect();
+    names.dedup();
+    names.join(", ")
+}
+
+/// Whether a connection made for another mail may be used for this one.
+pub(crate) async fn may_reuse(settings: &Settings, hop: &NextHop, open: &Connection) -> bool {
+    let NextHop::Mx(_) = hop else {
+        // To a smarthost all connections are alike.
+        return true;
+    };
+    let again = vec![open.candidate().clone()];
+    match demands(settings, hop, again).await {
+        Ok(demands) => demands.iter().all(|(_, demand)| demand.accepts(open)),
+        Err(_) => false,
+    }
+}
+
+impl Dialer {
+    /// The same, keeping to a demand.
+    pub(crate) fn under(&self, context: &Context, demand: Demand) -> Self {
+        let mut dialer = self.clone();
+        match &demand.level {
+            Level::Plain => dialer.client.security = Security::Plain,
+            Level::May => {}
+            Level::Encrypt => dialer.client.security = Security::Required,
+            Level::Verify => {
+                dialer.client.security = Security::Required;
+                dialer.tls = context.deps.tls.client();
+                dialer.verifies = true;
+            }
+        }
+        dialer.demand = Arc::new(demand);
+        dialer
+    }
+}
