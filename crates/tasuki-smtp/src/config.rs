@@ -20,6 +20,7 @@ use tasuki_proto::{
 };
 
 mod devices;
+mod providers;
 mod recipients;
 mod rewrite;
 mod smarthost;
@@ -27,6 +28,8 @@ mod tls_policy;
 
 pub(crate) use devices::{Device, device_at};
 pub use devices::{DeviceConfig, DevicesConfig, Target};
+pub use providers::ProviderConfig;
+pub(crate) use providers::{Providers, is_slow_down, pace_limits};
 pub use recipients::RecipientsConfig;
 pub(crate) use recipients::{Listed, Recipients};
 pub(crate) use rewrite::Rewrite;
@@ -81,6 +84,8 @@ pub struct MailConfig {
     pub smarthost_groups: Vec<SmarthostGroupConfig>,
     /// What TLS to some domains' mail servers must be.
     pub tls_policy: Vec<TlsPolicyConfig>,
+    /// Rules for large receivers, beside and in place of those shipped with the program.
+    pub providers: Vec<ProviderConfig>,
     /// Trying, and trying again.
     pub delivery: DeliveryConfig,
     /// What sessions may do to us.
@@ -226,6 +231,7 @@ impl Default for MailConfig {
             smarthosts: Vec::new(),
             smarthost_groups: Vec::new(),
             tls_policy: Vec::new(),
+            providers: Vec::new(),
             delivery: DeliveryConfig::default(),
             limits: LimitsConfig::default(),
             dns: DnsConfig::default(),
@@ -338,6 +344,7 @@ pub(crate) struct Settings {
     pub(crate) postmaster: Option<Mailbox>,
     pub(crate) ways: Ways,
     pub(crate) tls_policies: TlsPolicies,
+    pub(crate) providers: Providers,
     pub(crate) delivery: DeliveryConfig,
     pub(crate) retry: Backoff,
     pub(crate) connections_per_address: usize,
@@ -408,6 +415,7 @@ impl Settings {
             postmaster: config.postmaster.clone(),
             ways,
             tls_policies: TlsPolicies::check(&config.tls_policy)?,
+            providers: Providers::check(&config.providers)?,
             delivery: config.delivery.clone(),
             retry,
             connections_per_address: config.limits.connections_per_address,

@@ -49,8 +49,8 @@ pub(crate) async fn dispatch(context: &Arc<Context>, job: Job) {
     }
     let now = context.deps.clock.now();
     let road = context.lanes.road(&job.held.lane, now);
-    let limit = route::concurrency(&settings, &road);
-    match context.lanes.push(job, &road, limit, now) {
+    let limits = route::pace(&settings, &road);
+    match context.lanes.push(job, &road, limits, now) {
         Pushed::Queued => {}
         Pushed::StartWorker(lane) => start_worker(context, lane),
         Pushed::Full(job) => {
@@ -113,10 +113,31 @@ async fn work(context: &Arc<Context>, lane: &Arc<Lane>) {
         if lane.wants_more() {
             context.wake.notify_one();
         }
+        if !is_turn(context, lane).await {
+            // It goes on in the next life.
+            let now = context.deps.clock.wall();
+            context.put_off(job, now, "the gateway stopped").await;
+            continue;
+        }
         connection = deliver(context, lane, connection, job).await;
+        if lane.leave_if_too_many() {
+            break;
+        }
     }
     if let Some(open) = connection {
         open.quit(&context.deps.clock).await;
+    }
+}
+
+/// Waits for the next mail's turn; `false` if the engine closes before it.
+async fn is_turn(context: &Context, lane: &Lane) -> bool {
+    let wait = lane.turn(context.deps.clock.now());
+    if wait.is_zero() {
+        return true;
+    }
+    tokio::select! {
+        () = tokio::time::sleep(wait) => true,
+        () = context.closing.cancelled() => false,
     }
 }
 
@@ -197,17 +218,19 @@ async fn deliver(
         connection,
         unfit: Vec::new(),
         passed_over: Vec::new(),
+        too_fast: false,
     };
     let began = context.releases.count();
     let attempted = attempt.run(&job).await;
     let route_failure = attempted.route_failure.clone();
-    let connection = attempt.connection.take();
+    let (connection, too_fast) = (attempt.connection.take(), attempt.too_fast);
+    let took_mail = attempted.results.iter().any(|(_, result)| result.is_ok());
     match &route_failure {
         // What was wrong may be changed already: that is tried first.
         Some(why) if attempted.is_nobodys() && context.releases.count() != began => {
             let now = context.deps.clock.wall();
             context.put_off(job, now, why).await;
-            return keep_or_quit(context, &settings, connection).await;
+            return keep_or_quit(context, &settings, lane, connection).await;
         }
         // Nothing goes anywhere; that must not use up the mail's attempts.
         Some(why) if matches!(hop, NextHop::Mx(_)) && waits_for_port25(context, &job) => {
@@ -216,6 +239,11 @@ async fn deliver(
             context.put_off(job, due, why).await;
         }
         _ => context.conclude(&settings, job, attempted).await,
+    }
+    if too_fast {
+        slow_down(context, lane, route_failure.as_deref());
+    } else if took_mail && lane.took_mail() {
+        start_worker(context, Arc::clone(lane));
     }
     match route_failure {
         Some(why) => block(context, &settings, lane, &why).await,
@@ -228,7 +256,20 @@ async fn deliver(
             }
         }
     }
-    keep_or_quit(context, &settings, connection).await
+    match connection {
+        Some(open) if too_fast => {
+            open.quit(&context.deps.clock).await;
+            None
+        }
+        connection => keep_or_quit(context, &settings, lane, connection).await,
+    }
+}
+
+/// The receiver said that mail comes too fast.
+fn slow_down(context: &Context, lane: &Lane, why: Option<&str>) {
+    if lane.slowed(context.deps.clock.now()) {
+        tracing::info!(lane = %lane.key.0, error = why.unwrap_or_default(), "the receiver wants mail to come slower");
+    }
 }
 
 fn waits_for_port25(context: &Context, job: &Job) -> bool {
@@ -243,6 +284,7 @@ fn waits_for_port25(context: &Context, job: &Job) -> bool {
 async fn keep_or_quit(
     context: &Context,
     settings: &Settings,
+    lane: &Lane,
     connection: Option<Connection>,
 ) -> Option<Connection> {
     let open = connection?;
@@ -250,7 +292,9 @@ async fn keep_or_quit(
         // Its settings were changed while it was open.
         Some((smarthost, _)) if !settings.ways.smarthosts().any(|now| Arc::ptr_eq(now, smarthost)) => 0,
         Some((smarthost, _)) => smarthost.mails_per_connection,
-        None => settings.delivery.mails_per_connection,
+        None => route::provider(settings, &lane.key)
+            .and_then(|rule| rule.mails_per_connection)
+            .unwrap_or(settings.delivery.mails_per_connection),
     };
     if open.mails >= most {
         open.quit(&context.deps.clock).await;

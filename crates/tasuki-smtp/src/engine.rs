@@ -384,7 +384,7 @@ impl Handle {
             sessions: self.context.metrics.sessions_open.get(),
             connections_out: self.context.metrics.connections_open.get(),
             queued: self.context.lanes.queued(),
-            lanes: self.context.lanes.status(self.context.deps.clock.now()),
+            lanes: self.with_rules(self.context.lanes.status(self.context.deps.clock.now())),
         }
     }
 }

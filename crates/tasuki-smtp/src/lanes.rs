@@ -21,6 +21,7 @@ use tasuki_core::{
     ids::{DeliverySeq, Epoch, LaneId, MailId},
     store::mail::{Hold, LaneKey},
 };
+use tasuki_proto::smtp::pace::{Pace, PaceLimits};
 use tokio::sync::{AcquireError, Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::{
@@ -105,6 +106,7 @@ struct State {
     fed_by_store: bool,
     workers: usize,
     idle: usize,
+    pace: Pace,
     /// Failures of the next hop in a row, until it works again.
     failures: u32,
     blocked_until: Option<Instant>,
@@ -141,6 +143,14 @@ pub struct LaneStatus {
     pub last_error: Option<String>,
     /// Seconds until it is tried again after a failure.
     pub rests_s: Option<u64>,
+    /// Connections that it may have now.
+    pub allowed: usize,
+    /// Milliseconds between two mails, when there is a rate.
+    pub pause_ms: Option<u64>,
+    /// The receiver said not long ago that mail came too fast.
+    pub slowed: bool,
+    /// The rule for the receiver.
+    pub provider: Option<String>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -189,10 +199,11 @@ impl Lanes {
         sites.insert(key.clone(), (site, now + SITE_FOR));
     }
 
-    /// Queues a job in lane `road`, which may have `limit` workers.
-    pub(crate) fn push(&self, job: Job, road: &LaneKey, limit: usize, now: Instant) -> Pushed {
+    /// Queues a job in lane `road`, which may go as fast as `limits` say.
+    pub(crate) fn push(&self, job: Job, road: &LaneKey, limits: PaceLimits, now: Instant) -> Pushed {
         let lane = self.lane(road);
         let mut state = lock(&lane.state);
+        state.pace.set_limits(limits);
         if let Some(until) = state.blocked_until.filter(|until| *until > now) {
             let why = state.last_error.clone().unwrap_or_default();
             return Pushed::Blocked(job, until, why);
@@ -207,7 +218,7 @@ impl Lanes {
             lane.wake.notify_one();
         }
         // Idle workers will take one job each; what is left over deserves another connection.
-        if state.queue.len() <= state.idle || state.workers >= limit {
+        if state.queue.len() <= state.idle || state.workers >= state.pace.connections() {
             return Pushed::Queued;
         }
         state.workers += 1;
@@ -252,7 +263,9 @@ impl Lanes {
             let used = Arc::strong_count(lane) > 1 || state.workers > 0 || state.owned.is_some();
             // What `status` says of a smarthost must be taken back when it works again.
             let told = state.failures > 0 && lane.key.0.starts_with("via:");
-            used || blocked || told || !state.queue.is_empty()
+            // A receiver that wants it slower is not asked to say so again.
+            let slowed = state.pace.is_slowed(now);
+            used || blocked || told || slowed || !state.queue.is_empty()
         });
     }
 
@@ -345,6 +358,33 @@ impl Lane {
     /// Ends a worker whatever is queued (shutdown).
     pub(crate) fn quit(&self) {
         lock(&self.state).workers -= 1;
+    }
+
+    /// When the next mail's turn is.
+    pub(crate) fn turn(&self, now: Instant) -> Duration {
+        lock(&self.state).pace.turn(now)
+    }
+
+    /// The receiver took a mail; whether one more worker is wanted, and counted already.
+    pub(crate) fn took_mail(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.pace.succeeded();
+        let wanted = state.queue.len() > state.idle && state.workers < state.pace.connections();
+        state.workers += usize::from(wanted);
+        wanted
+    }
+
+    /// The receiver said that this is too fast; whether that was news.
+    pub(crate) fn slowed(&self, now: Instant) -> bool {
+        lock(&self.state).pace.slowed(now)
+    }
+
+    /// Ends a worker that the pace has no place for any more.
+    pub(crate) fn leave_if_too_many(&self) -> bool {
+        let mut state = lock(&self.state);
+        let too_many = state.workers > state.pace.connections();
+        state.workers -= usize::from(too_many);
+        too_many
     }
 
     /// Marks this worker idle; `false` if there is a job after all.
@@ -447,6 +487,12 @@ impl Lane {
                 .blocked_until
                 .and_then(|until| until.checked_duration_since(now))
                 .map(|rest| rest.as_secs() + 1),
+            allowed: state.pace.connections(),
+            pause_ms: Some(state.pace.gap())
+                .filter(|gap| !gap.is_zero())
+                .map(|gap| u64::try_from(gap.as_millis()).unwrap_or(u64::MAX)),
+            slowed: state.pace.is_slowed(now),
+            provider: None,
         }
     }
 }

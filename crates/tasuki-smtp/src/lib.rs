@@ -40,9 +40,9 @@ mod trust;
 
 pub use config::{
     AliasConfig, DeliveryConfig, DeviceConfig, DevicesConfig, DnsConfig, HeaderConfig, LimitsConfig,
-    ListenerConfig, MailConfig, NetworkConfig, OAuthConfig, OAuthFlow, Pattern, RecipientsConfig,
-    RelayConfig, RetryDelay, RewriteConfig, RouteConfig, SenderConfig, SmarthostConfig, SmarthostGroupConfig,
-    SmarthostProtocol, SmarthostTls, Target, TlsLevel, TlsPolicyConfig,
+    ListenerConfig, MailConfig, NetworkConfig, OAuthConfig, OAuthFlow, Pattern, ProviderConfig,
+    RecipientsConfig, RelayConfig, RetryDelay, RewriteConfig, RouteConfig, SenderConfig, SmarthostConfig,
+    SmarthostGroupConfig, SmarthostProtocol, SmarthostTls, Target, TlsLevel, TlsPolicyConfig,
 };
 pub use dkim::{DkimError, DkimKey, KeyState};
 pub use dns::{Hickory, LookupError, MxAnswer, Resolver};

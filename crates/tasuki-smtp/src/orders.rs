@@ -217,10 +217,21 @@ impl Handle {
         Some(crate::route::lane_of(&self.context.settings.load(), &mailbox))
     }
 
+    /// Names the rule that each lane follows.
+    pub(crate) fn with_rules(&self, mut lanes: Vec<LaneStatus>) -> Vec<LaneStatus> {
+        let settings = self.context.settings.load();
+        for lane in &mut lanes {
+            let rule = crate::route::provider(&settings, &LaneKey(lane.lane.clone()));
+            lane.provider = rule.map(|rule| rule.name.clone());
+        }
+        lanes
+    }
+
     /// The lane of this key as it is in memory, and the one of its site; none if nothing is there.
     #[must_use]
     pub fn lanes_of(&self, key: &LaneKey) -> Vec<LaneStatus> {
-        self.context.lanes.status_of(key, self.context.deps.clock.now())
+        let lanes = self.context.lanes.status_of(key, self.context.deps.clock.now());
+        self.with_rules(lanes)
     }
 }
 

@@ -3,16 +3,17 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use tasuki_core::{net::is_special, store::mail::LaneKey};
 use tasuki_proto::{
     names::{Domain, MailHost, Mailbox},
-    smtp::Reply,
+    smtp::{Reply, pace::PaceLimits},
 };
 
 use crate::{
-    config::{Origin, Settings, Smarthost, Via},
+    config::{Origin, ProviderConfig, Settings, Smarthost, Via, pace_limits},
     context::Context,
     dns::MxAnswer,
 };
@@ -83,14 +84,26 @@ pub(crate) fn next_hop(settings: &Settings, key: &LaneKey) -> Result<NextHop, Ro
         .ok_or_else(|| RouteError::Unknown(format!("lane {:?} names no next hop", key.0)))
 }
 
-/// How many connections a lane may have.
-pub(crate) fn concurrency(settings: &Settings, key: &LaneKey) -> usize {
+/// The rule for the receiver that a site's lane is to.
+pub(crate) fn provider<'a>(settings: &'a Settings, key: &LaneKey) -> Option<&'a ProviderConfig> {
+    let site = key.0.strip_prefix("site:")?;
+    let host = site.split('~').next().unwrap_or(site);
+    settings.providers.of_host(host)
+}
+
+/// How fast mail of a lane may go.
+pub(crate) fn pace(settings: &Settings, key: &LaneKey) -> PaceLimits {
+    let fixed = |connections| PaceLimits {
+        connections,
+        start: connections,
+        gap: Duration::ZERO,
+    };
     match next_hop(settings, key) {
-        Ok(NextHop::Smarthost(smarthost)) => smarthost.connections,
-        Ok(NextHop::Group(group)) => group.iter().map(|smarthost| smarthost.connections).sum(),
+        Ok(NextHop::Smarthost(smarthost)) => fixed(smarthost.connections),
+        Ok(NextHop::Group(group)) => fixed(group.iter().map(|smarthost| smarthost.connections).sum()),
         // It only finds out its site.
-        Ok(NextHop::Mx(MailHost::Domain(_))) => 1,
-        _ => settings.delivery.connections_per_site,
+        Ok(NextHop::Mx(MailHost::Domain(_))) => fixed(1),
+        _ => pace_limits(provider(settings, key), settings.delivery.connections_per_site),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod dsn;
 mod envelope;
 pub mod header;
 pub mod mta_sts;
+pub mod pace;
 mod params;
 mod reply;
 pub mod server;

@@ -14,12 +14,12 @@ use tasuki_proto::smtp::{
 
 use super::dialing::NoConnection;
 use crate::{
-    config::{Settings, Smarthost},
+    config::{Settings, Smarthost, is_slow_down},
     connect::Connection,
     context::{Context, Job},
     convert,
     lanes::Lane,
-    route::{NextHop, RouteError},
+    route::{self, NextHop, RouteError},
     settle::Attempted,
     tls_policy,
 };
@@ -40,6 +40,8 @@ pub(super) struct Attempt<'a> {
     pub(super) unfit: Vec<(String, ClientFailure)>,
     /// Smarthosts of the group that refused us, not the mail.
     pub(super) passed_over: Vec<Arc<str>>,
+    /// The receiver said that mail comes too fast.
+    pub(super) too_fast: bool,
 }
 
 impl Attempt<'_> {
@@ -82,6 +84,7 @@ impl Attempt<'_> {
                     group.iter().map(|_| Err(failure.clone())).collect()
                 }
                 Err(NoConnection::Failed(host, failure)) => {
+                    let failure = self.without_haste(failure, true);
                     attempted.host = Some(host);
                     if !tls_policy::is_unmet(&failure) {
                         attempted.route_failure = Some(failure.to_string());
@@ -145,6 +148,10 @@ impl Attempt<'_> {
                     .map(|r| r.map_err(|f| without_quota(f, smarthost)))
                     .collect();
             }
+            results = results
+                .into_iter()
+                .map(|r| r.map_err(|f| self.without_haste(f, fresh)))
+                .collect();
             // RFC 6531 3.6: what one server lacks another one may have.
             if matches!(self.hop, NextHop::Mx(_)) && results.iter().all(|r| r.as_ref().is_err_and(is_unfit)) {
                 if let Some(open) = self.connection.take() {
@@ -175,7 +182,7 @@ impl Attempt<'_> {
                 continue;
             }
             let died = self.connection.is_none() && results.iter().all(|r| r.as_ref().is_err_and(is_stale));
-            if died && !fresh {
+            if died && !fresh && !self.too_fast {
                 fresh = true;
                 continue;
             }
@@ -187,6 +194,25 @@ impl Attempt<'_> {
                 results,
             });
         }
+    }
+}
+
+impl Attempt<'_> {
+    /// A receiver's "too fast" judges our pace, not the mail.
+    fn without_haste(&mut self, failure: ClientFailure, is_fresh: bool) -> ClientFailure {
+        let Problem::Refused(reply) = &failure.problem else {
+            return failure;
+        };
+        let is_command = !matches!(failure.stage, Stage::Idle | Stage::Quit | Stage::Rset);
+        let rule = route::provider(self.settings, &self.lane.key);
+        // A recipient too many is answered for the rest of this mail alone.
+        let is_ours = matches!(self.hop, NextHop::Mx(_)) && is_command && !is_too_many(&failure);
+        if !is_ours || !is_slow_down(rule, reply, is_fresh) {
+            return failure;
+        }
+        self.too_fast = true;
+        // As if it had been said to the connection, where such a thing belongs.
+        ClientFailure::new(Stage::Auth, failure.problem)
     }
 }
 

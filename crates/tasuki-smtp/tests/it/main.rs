@@ -11,6 +11,7 @@ mod faulty;
 mod groups;
 mod oauth;
 mod orders;
+mod pace;
 mod proxied;
 mod recipients;
 mod release;

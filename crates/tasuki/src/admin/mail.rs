@@ -342,6 +342,7 @@ fn reasons(paused: Option<&Paused>, memory: &[LaneStatus]) -> Vec<String> {
         ));
     }
     for lane in memory {
+        text.extend(pace(lane));
         if let Some(rest) = lane.rests_s {
             let error = lane.last_error.as_deref().unwrap_or("nothing was said");
             text.push(format!(
@@ -356,6 +357,27 @@ fn reasons(paused: Option<&Paused>, memory: &[LaneStatus]) -> Vec<String> {
         }
     }
     text
+}
+
+/// How fast mail may go there, where that is not the usual.
+fn pace(lane: &LaneStatus) -> Option<String> {
+    let rule = lane.provider.as_ref();
+    if rule.is_none() && !lane.slowed {
+        return None;
+    }
+    let rule = rule.map_or_else(String::new, |name| format!(" (rule {name})"));
+    let why = if lane.slowed {
+        ", because the receiver said that mail came too fast"
+    } else {
+        ""
+    };
+    let pause = lane
+        .pause_ms
+        .map_or_else(String::new, |pause| format!(", one mail every {pause} ms"));
+    Some(format!(
+        "{}{rule} may have {} connections{pause}{why}",
+        lane.lane, lane.allowed
+    ))
 }
 
 fn waiting_words(waiting: &QueueMatch, rows: &[QueueRow]) -> Vec<String> {
