@@ -155,6 +155,10 @@ pub struct DeliveryConfig {
     pub connect_timeout: Duration,
     /// The port of other domains' mail servers.
     pub mx_port: u16,
+    /// Keep to the TLS policies that domains publish by MTA-STS (RFC 8461).
+    pub mta_sts: bool,
+    /// The port of the web servers that have those policies.
+    pub mta_sts_port: u16,
     /// Ports that are tried at servers whose mail port is silent, to tell whether our provider blocks just that one.
     pub probe_ports: Vec<u16>,
     /// Deliver to private, loopback and other special addresses that a domain's MX names.
@@ -272,6 +276,8 @@ impl Default for DeliveryConfig {
             idle: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(30),
             mx_port: 25,
+            mta_sts: true,
+            mta_sts_port: 443,
             probe_ports: vec![443, 587],
             danger_private_addresses: false,
         }

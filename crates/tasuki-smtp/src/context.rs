@@ -28,7 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::Settings, daily::Daily, dkim::Dkim, dns::Resolver, lanes::Lanes, members::Members,
     metrics::Metrics, oauth::Tokens, orders::Pauses, port25::Port25, recipients::CallOuts, release::Releases,
-    schedule::NextLook, settle::Report, trust::BrokenTls,
+    schedule::NextLook, settle::Report, tls_policy::Sts, trust::BrokenTls,
 };
 
 /// Bodies to this size are kept in the store's row.
@@ -45,6 +45,7 @@ pub(crate) struct Context {
     /// Accepts any certificate: for opportunistic TLS, which protects against listeners only (RFC 7435).
     pub(crate) any_tls: Arc<rustls::ClientConfig>,
     pub(crate) broken_tls: BrokenTls,
+    pub(crate) sts: Sts,
     pub(crate) dkim: Dkim,
     pub(crate) members: Members,
     pub(crate) port25: Port25,

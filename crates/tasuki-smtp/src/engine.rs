@@ -36,6 +36,7 @@ use crate::{
     release::{self, Releases},
     schedule::{self, NextLook},
     session, settle,
+    tls_policy::Sts,
     trust::{BrokenTls, any_certificate},
 };
 
@@ -173,6 +174,7 @@ impl Engine {
             server_tls: deps.tls.server(&[]),
             any_tls: any_certificate(),
             broken_tls: BrokenTls::default(),
+            sts: Sts::default(),
             dkim: Dkim::new(deps.secrets.clone(), deps.pool.clone()),
             lanes: Lanes::new(settings.delivery.max_connections),
             pauses: Pauses::default(),

@@ -11,8 +11,14 @@ use tasuki_proto::{
     smtp::{
         Reply,
         client::{ClientFailure, Problem, Security, Stage},
+        mta_sts::Mode,
     },
 };
+
+mod fetch;
+mod sts;
+
+pub(crate) use sts::Sts;
 
 use crate::{
     config::{Settings, TlsLevel},
@@ -41,6 +47,8 @@ pub(crate) enum Basis {
     Nothing,
     /// `mail.tls_policy`.
     Configured(TlsLevel),
+    /// The domain's MTA-STS policy.
+    Sts,
 }
 
 /// What TLS to one server must be.
@@ -78,6 +86,7 @@ impl Demand {
         let domain = self.domain.as_ref().map_or("this destination", Domain::as_str);
         match self.basis {
             Basis::Nothing => format!("the TLS policy for {domain}"),
+            Basis::Sts => format!("the MTA-STS policy of {domain}"),
             Basis::Configured(level) => {
                 format!("the TLS policy for {domain} (mail.tls_policy: {})", level.word())
             }
@@ -111,6 +120,7 @@ pub(crate) fn is_unmet(failure: &ClientFailure) -> bool {
 
 /// The servers that mail to a next hop may be given to, each with what TLS to it must be.
 pub(crate) async fn demands(
+    context: &Context,
     settings: &Settings,
     hop: &NextHop,
     candidates: Vec<Candidate>,
@@ -129,21 +139,39 @@ pub(crate) async fn demands(
             basis: Basis::Configured(rule.level),
             domain: Some(domain.clone()),
         };
-        let is_listed = |host: &str| {
-            let host = Domain::parse(host);
-            rule.mx.is_empty() || host.is_ok_and(|host| rule.mx.iter().any(|mx| mx.matches(&host)))
+        let listed = |host: &Domain| rule.mx.is_empty() || rule.mx.iter().any(|mx| mx.matches(host));
+        return only(candidates, &demand, listed);
+    }
+    if settings.delivery.mta_sts
+        && let Some(found) = Sts::find(context, settings, domain).await
+        && found.policy.mode == Mode::Enforce
+    {
+        let demand = Demand {
+            level: Level::Verify,
+            basis: Basis::Sts,
+            domain: Some(domain.clone()),
         };
-        let (listed, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|to| is_listed(&to.host));
-        if listed.is_empty() {
-            return Err(unmet(&format!(
-                "{} names other mail servers than the domain's MX records do ({})",
-                demand.name(),
-                hosts(&others)
-            )));
-        }
-        return Ok(listed.into_iter().map(|to| (to, demand.clone())).collect());
+        return only(candidates, &demand, |host| found.policy.allows(host));
     }
     Ok(candidates.into_iter().map(|to| (to, Demand::NOTHING)).collect())
+}
+
+/// Those of the servers that a policy lists.
+fn only(
+    candidates: Vec<Candidate>,
+    demand: &Demand,
+    listed: impl Fn(&Domain) -> bool,
+) -> Result<Vec<(Candidate, Demand)>, ClientFailure> {
+    let is_listed = |to: &Candidate| Domain::parse(&to.host).is_ok_and(|host| listed(&host));
+    let (listed, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_listed);
+    if listed.is_empty() {
+        return Err(unmet(&format!(
+            "{} names other mail servers than the domain's MX records do ({})",
+            demand.name(),
+            hosts(&others)
+        )));
+    }
+    Ok(listed.into_iter().map(|to| (to, demand.clone())).collect())
 }
 
 fn hosts(candidates: &[Candidate]) -> String {
@@ -153,13 +181,18 @@ fn hosts(candidates: &[Candidate]) -> String {
 }
 
 /// Whether a connection made for another mail may be used for this one.
-pub(crate) async fn may_reuse(settings: &Settings, hop: &NextHop, open: &Connection) -> bool {
+pub(crate) async fn may_reuse(
+    context: &Context,
+    settings: &Settings,
+    hop: &NextHop,
+    open: &Connection,
+) -> bool {
     let NextHop::Mx(_) = hop else {
         // To a smarthost all connections are alike.
         return true;
     };
     let again = vec![open.candidate().clone()];
-    match demands(settings, hop, again).await {
+    match demands(context, settings, hop, again).await {
         Ok(demands) => demands.iter().all(|(_, demand)| demand.accepts(open)),
         Err(_) => false,
     }

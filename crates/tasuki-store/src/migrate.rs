@@ -34,6 +34,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     12 "0012_orders",
     13 "0013_brake",
     14 "0014_lives",
+    15 "0015_tls",
 );
 
 const POSTGRES: &[Migration] = migrations!("postgres":
@@ -50,6 +51,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     12 "0012_orders",
     13 "0013_brake",
     14 "0014_lives",
+    15 "0015_tls",
 );
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tasuki_proto::names::{Domain, Mailbox, ReversePath};
 
-use super::{AuditEntry, StoreResult};
+use super::{AuditEntry, StoreResult, TlsStore};
 use crate::clock::Timestamp;
 use crate::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId};
 
@@ -330,7 +330,7 @@ pub struct QueueCounts {
 
 /// Verbs for mail.
 #[async_trait]
-pub trait MailStore: Send + Sync {
+pub trait MailStore: TlsStore {
     /// Begins a body. `size_hint` is the client's SIZE, if it named one.
     async fn open_body(&self, size_hint: Option<u64>) -> StoreResult<Box<dyn BodySink>>;
     /// Stores mails held by `node`; returns after the commit and the body's sync. A bad one fails the call it came

@@ -12,6 +12,7 @@ pub mod fedi;
 pub mod mail;
 pub mod nodes;
 pub mod queue;
+pub mod tls;
 pub mod tunnel;
 
 pub use accounts::{AccountStore, SecretStore};
@@ -20,6 +21,7 @@ pub use bans::BanStore;
 pub use fedi::FediStore;
 pub use mail::MailStore;
 pub use nodes::NodeStore;
+pub use tls::TlsStore;
 pub use tunnel::TunnelStore;
 
 use crate::failure::BoxError;

@@ -122,7 +122,9 @@ impl Attempt<'_> {
         let mut fresh = self.connection.is_none();
         loop {
             let connection = match self.connection.take() {
-                Some(open) if tls_policy::may_reuse(self.settings, self.hop, &open).await => open,
+                Some(open) if tls_policy::may_reuse(self.context, self.settings, self.hop, &open).await => {
+                    open
+                }
                 Some(open) => {
                     open.quit(&self.context.deps.clock).await;
                     fresh = true;

@@ -13,11 +13,12 @@ use tasuki_core::{
     clock::Timestamp,
     ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId},
     store::{
-        AuditEntry, MailStore, Store, StoreError, StoreResult,
+        AuditEntry, MailStore, Store, StoreError, StoreResult, TlsStore,
         mail::{
             BodySink, BodySource, Changed, Held, Lane, LaneKey, NewMail, Order, Outcome, Paused, QueueCounts,
             QueueFilter, QueueMatch, QueueRow, Settled, StoredBody,
         },
+        tls::StsPolicy,
     },
 };
 use tasuki_proto::names::{Domain, Mailbox};
@@ -45,6 +46,16 @@ impl Faulty {
             return Err(StoreError::Unavailable("told to fail".into()));
         }
         Ok(&*self.inner)
+    }
+}
+
+#[async_trait]
+impl TlsStore for Faulty {
+    async fn sts_policy(&self, domain: &Domain) -> StoreResult<Option<StsPolicy>> {
+        self.works()?.sts_policy(domain).await
+    }
+    async fn keep_sts_policy(&self, domain: &Domain, policy: StsPolicy, now: Timestamp) -> StoreResult<()> {
+        self.works()?.keep_sts_policy(domain, policy, now).await
     }
 }
 

@@ -9,6 +9,7 @@ mod dkim;
 mod dns;
 mod faulty;
 mod groups;
+mod mta_sts;
 mod oauth;
 mod orders;
 mod pace;

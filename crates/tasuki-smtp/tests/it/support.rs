@@ -157,6 +157,16 @@ impl House {
         Self::build(tempfile::tempdir().unwrap(), names, tls, change).await
     }
 
+    /// The same on a data directory of an earlier life.
+    pub(crate) async fn on_with(
+        dir: tempfile::TempDir,
+        names: Names,
+        tls: TlsConfig,
+        change: impl FnOnce(&mut MailConfig),
+    ) -> Self {
+        Self::build(dir, names, tls, change).await
+    }
+
     /// An engine that believes further CAs.
     pub(crate) async fn trusting(tls: TlsConfig, change: impl FnOnce(&mut MailConfig)) -> Self {
         Self::build(tempfile::tempdir().unwrap(), Names::default(), tls, change).await

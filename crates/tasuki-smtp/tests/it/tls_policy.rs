@@ -72,7 +72,7 @@ fn policy(level: TlsLevel, mx: &[&str]) -> TlsPolicyConfig {
     }
 }
 
-async fn send(house: &House, to: &str) {
+pub(crate) async fn send(house: &House, to: &str) {
     house.allow_loopback();
     let mut client = house.relay().await;
     client.expect("EHLO c", "250").await;

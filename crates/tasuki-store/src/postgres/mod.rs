@@ -98,6 +98,12 @@ mod settle;
     clippy::duplicate_mod,
     reason = "one text for both databases, compiled against each"
 )]
+#[path = "../shared/tls.rs"]
+mod tls;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
 #[path = "../shared/totals.rs"]
 mod totals;
 #[expect(

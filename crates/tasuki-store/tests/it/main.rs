@@ -14,3 +14,4 @@ mod outage;
 mod plans;
 mod postgres;
 mod support;
+mod tls;
