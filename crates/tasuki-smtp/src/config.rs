@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -201,11 +202,25 @@ pub struct LimitsConfig {
 }
 
 /// Name lookups.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DnsConfig {
     /// The resolver to ask, with port; absent means what the system says.
     pub server: Option<SocketAddr>,
+    /// Check DNSSEC, for DANE; the resolver must pass signatures on.
+    pub dnssec: bool,
+    /// A file with the root's DNSKEY records, instead of the built-in ones.
+    pub trust_anchor: Option<PathBuf>,
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        Self {
+            server: None,
+            dnssec: true,
+            trust_anchor: None,
+        }
+    }
 }
 
 impl Default for MailConfig {

@@ -1,17 +1,19 @@
 //! Name lookups for delivery, behind a trait so that tests bring their own answers.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+mod secure;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use hickory_resolver::{
-    TokioResolver,
+    ResolverBuilder, TokioResolver,
     config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts},
     net::{NetError, runtime::TokioRuntimeProvider},
-    proto::rr::RData,
+    proto::{dnssec::TrustAnchors, rr::RData},
 };
+
+use self::secure::Secure;
+use crate::config::DnsConfig;
 
 /// How long all queries for one name may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -39,6 +41,19 @@ pub struct LookupError {
     pub problem: String,
 }
 
+/// A TLSA record (RFC 6698 2.1).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TlsaRecord {
+    /// Which certificate of the chain is meant.
+    pub usage: u8,
+    /// All of it, or its key.
+    pub selector: u8,
+    /// As it is, or its SHA-256 or SHA-512.
+    pub matching: u8,
+    /// What it must be.
+    pub data: Vec<u8>,
+}
+
 /// Asks for names.
 #[async_trait]
 pub trait Resolver: Send + Sync {
@@ -48,33 +63,70 @@ pub trait Resolver: Send + Sync {
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupError>;
     /// The TXT records of a name, the strings of each joined; empty if there are none.
     async fn txt(&self, name: &str) -> Result<Vec<String>, LookupError>;
+    /// The TLSA records of a domain's mail server, if DNSSEC proves them and all that leads to them; empty if not, or if
+    /// there are none. An error means that something on the way is forged or does not answer: no mail may go there now.
+    async fn tlsa(&self, domain: &str, host: &str, port: u16) -> Result<Vec<TlsaRecord>, LookupError> {
+        let _ = (domain, host, port);
+        Ok(Vec::new())
+    }
 }
 
 /// The real one, with a cache that keeps to the records' times within bounds.
-pub struct Hickory(TokioResolver);
+pub struct Hickory {
+    plain: TokioResolver,
+    secure: Option<Secure>,
+}
+
+/// Why there is no resolver.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolverError {
+    /// The system's configuration cannot be read.
+    #[error("the system's resolver configuration cannot be used")]
+    System(#[from] NetError),
+    /// The file of `mail.dns.trust_anchor` is not one.
+    #[error("mail.dns.trust_anchor: {0}")]
+    TrustAnchor(String),
+}
 
 impl Hickory {
-    /// Asks `server`, or whom the system asks.
+    /// Asks the configured server, or whom the system asks.
     ///
     /// # Errors
-    /// The system's resolver configuration cannot be read.
-    pub fn new(server: Option<SocketAddr>) -> Result<Self, NetError> {
-        let mut builder = match server {
-            None => TokioResolver::builder_tokio()?,
-            Some(server) => {
-                let at_port = |mut connection: ConnectionConfig| {
-                    connection.port = server.port();
-                    connection
-                };
-                let connections = vec![at_port(ConnectionConfig::udp()), at_port(ConnectionConfig::tcp())];
-                let server = NameServerConfig::new(server.ip(), true, connections);
-                let config = ResolverConfig::from_name_servers(vec![server]);
-                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-            }
+    /// See [`ResolverError`].
+    pub fn new(config: &DnsConfig) -> Result<Self, ResolverError> {
+        let secure = if config.dnssec {
+            let anchors = match &config.trust_anchor {
+                None => TrustAnchors::default(),
+                Some(path) => TrustAnchors::from_file(path)
+                    .map_err(|error| ResolverError::TrustAnchor(format!("{}: {error}", path.display())))?,
+            };
+            let mut builder = builder(config)?.with_trust_anchor(Arc::new(anchors));
+            builder.options_mut().validate = true;
+            Some(Secure::new(builder.build()?))
+        } else {
+            None
         };
-        bound(builder.options_mut());
-        builder.build().map(Self)
+        let plain = builder(config)?.build()?;
+        Ok(Self { plain, secure })
     }
+}
+
+fn builder(config: &DnsConfig) -> Result<ResolverBuilder<TokioRuntimeProvider>, NetError> {
+    let mut builder = match config.server {
+        None => TokioResolver::builder_tokio()?,
+        Some(server) => {
+            let at_port = |mut connection: ConnectionConfig| {
+                connection.port = server.port();
+                connection
+            };
+            let connections = vec![at_port(ConnectionConfig::udp()), at_port(ConnectionConfig::tcp())];
+            let server = NameServerConfig::new(server.ip(), true, connections);
+            let config = ResolverConfig::from_name_servers(vec![server]);
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        }
+    };
+    bound(builder.options_mut());
+    Ok(builder)
 }
 
 fn bound(options: &mut ResolverOpts) {
@@ -114,7 +166,7 @@ fn failed(name: &str, error: &NetError) -> LookupError {
 #[async_trait]
 impl Resolver for Hickory {
     async fn mx(&self, domain: &str) -> Result<MxAnswer, LookupError> {
-        let lookup = match in_time(domain, self.0.mx_lookup(absolute(domain))).await? {
+        let lookup = match in_time(domain, self.plain.mx_lookup(absolute(domain))).await? {
             Ok(lookup) => lookup,
             Err(error) if error.is_nx_domain() => return Ok(MxAnswer::NoDomain),
             Err(error) if error.is_no_records_found() => return Ok(MxAnswer::Implicit),
@@ -136,7 +188,7 @@ impl Resolver for Hickory {
     }
 
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
-        let lookup = match in_time(host, self.0.lookup_ip(absolute(host))).await? {
+        let lookup = match in_time(host, self.plain.lookup_ip(absolute(host))).await? {
             Ok(lookup) => lookup,
             Err(error) if error.is_no_records_found() => return Ok(Vec::new()),
             Err(error) => return Err(failed(host, &error)),
@@ -148,7 +200,7 @@ impl Resolver for Hickory {
     }
 
     async fn txt(&self, name: &str) -> Result<Vec<String>, LookupError> {
-        let lookup = match in_time(name, self.0.txt_lookup(absolute(name))).await? {
+        let lookup = match in_time(name, self.plain.txt_lookup(absolute(name))).await? {
             Ok(lookup) => lookup,
             Err(error) if error.is_no_records_found() || error.is_nx_domain() => return Ok(Vec::new()),
             Err(error) => return Err(failed(name, &error)),
@@ -158,5 +210,12 @@ impl Resolver for Hickory {
             _ => None,
         });
         Ok(texts.collect())
+    }
+
+    async fn tlsa(&self, domain: &str, host: &str, port: u16) -> Result<Vec<TlsaRecord>, LookupError> {
+        match &self.secure {
+            Some(secure) => secure.tlsa(domain, host, port).await,
+            None => Ok(Vec::new()),
+        }
     }
 }

@@ -91,8 +91,8 @@ impl Engine {
     /// # Errors
     /// See [`BuildError`].
     pub async fn build(config: MailConfig, deps: Deps<dyn MailStore>) -> Result<Self, BuildError> {
-        let resolver = Hickory::new(config.dns.server).map_err(|source| BuildError::Other {
-            what: "the system's resolver",
+        let resolver = Hickory::new(&config.dns).map_err(|source| BuildError::Other {
+            what: "the resolver",
             source: Box::new(source),
         })?;
         Self::build_with_resolver(config, deps, Arc::new(resolver)).await

@@ -45,7 +45,7 @@ pub use config::{
     SmarthostGroupConfig, SmarthostProtocol, SmarthostTls, Target, TlsLevel, TlsPolicyConfig,
 };
 pub use dkim::{DkimError, DkimKey, KeyState};
-pub use dns::{Hickory, LookupError, MxAnswer, Resolver};
+pub use dns::{Hickory, LookupError, MxAnswer, Resolver, ResolverError, TlsaRecord};
 pub use engine::{Addrs, Engine, Handle, Status};
 pub use lanes::LaneStatus;
 pub use oauth::{LoginAnswer, LoginError};

@@ -4,8 +4,9 @@
 //! publishes, else opportunistic TLS. **Invariant:** a demand is never lowered by what a server does. A server that does
 //! not meet it gets no mail, in the clear least of all; the mail waits, and its sender is told why when it expires.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
+use rustls_pki_types::ServerName;
 use tasuki_proto::{
     names::{Domain, MailHost},
     smtp::{
@@ -15,6 +16,7 @@ use tasuki_proto::{
     },
 };
 
+mod dane;
 mod fetch;
 mod sts;
 
@@ -24,6 +26,7 @@ use crate::{
     config::{Settings, TlsLevel},
     connect::{Connection, Dialer},
     context::Context,
+    dns::{LookupError, TlsaRecord},
     route::{Candidate, NextHop},
 };
 
@@ -38,6 +41,8 @@ pub(crate) enum Level {
     Encrypt,
     /// TLS with a certificate that a CA gave for the server's name.
     Verify,
+    /// TLS with a certificate that these records name.
+    Dane(Arc<[TlsaRecord]>),
 }
 
 /// Where a demand comes from; for people.
@@ -49,6 +54,8 @@ pub(crate) enum Basis {
     Configured(TlsLevel),
     /// The domain's MTA-STS policy.
     Sts,
+    /// The server's TLSA records.
+    Dane,
 }
 
 /// What TLS to one server must be.
@@ -86,6 +93,7 @@ impl Demand {
         let domain = self.domain.as_ref().map_or("this destination", Domain::as_str);
         match self.basis {
             Basis::Nothing => format!("the TLS policy for {domain}"),
+            Basis::Dane => format!("DANE for {domain}"),
             Basis::Sts => format!("the MTA-STS policy of {domain}"),
             Basis::Configured(level) => {
                 format!("the TLS policy for {domain} (mail.tls_policy: {})", level.word())
@@ -99,7 +107,7 @@ impl Demand {
         match &self.level {
             Level::Plain | Level::May => true,
             Level::Encrypt => open.is_protected(),
-            Level::Verify => *made_for == Level::Verify,
+            Level::Verify | Level::Dane(_) => *made_for == self.level,
         }
     }
 }
@@ -134,13 +142,103 @@ pub(crate) async fn demands(
                 TlsLevel::None => Level::Plain,
                 TlsLevel::May => Level::May,
                 TlsLevel::Encrypt => Level::Encrypt,
-                TlsLevel::Verify => Level::Verify,
+                TlsLevel::Verify | TlsLevel::DaneOnly => Level::Verify,
             },
             basis: Basis::Configured(rule.level),
             domain: Some(domain.clone()),
         };
         let listed = |host: &Domain| rule.mx.is_empty() || rule.mx.iter().any(|mx| mx.matches(host));
-        return only(candidates, &demand, listed);
+        if rule.level != TlsLevel::DaneOnly {
+            return only(candidates, &demand, listed);
+        }
+        let listed = only(candidates, &demand, listed)?;
+        let listed = listed.into_iter().map(|(to, _)| to).collect();
+        let found = with_tlsa(context, settings, domain, listed, demand.basis).await?;
+        let found: Vec<_> = found
+            .into_iter()
+            .filter_map(|(to, demand)| Some((to, demand?)))
+            .collect();
+        if found.is_empty() {
+            return Err(unmet(&format!(
+                "{} is not met: the servers have no TLSA records",
+                demand.name()
+            )));
+        }
+        return Ok(found);
+    }
+    let found = with_tlsa(context, settings, domain, candidates, Basis::Dane).await?;
+    // RFC 8461 2: DANE comes first; a policy is asked about servers that have no records of their own.
+    let (proved, others): (Vec<_>, Vec<_>) = found.iter().cloned().partition(|(_, demand)| demand.is_some());
+    let rest = others.into_iter().map(|(to, _)| to).collect();
+    let mut rest = match published(context, settings, domain, rest).await {
+        Ok(rest) => rest,
+        Err(_) if !proved.is_empty() => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    // In the order of the MX records.
+    let mut all = Vec::new();
+    for (to, demand) in found {
+        match demand {
+            Some(demand) => all.push((to, demand)),
+            None => {
+                if let Some(at) = rest.iter().position(|(other, _)| *other == to) {
+                    all.push(rest.remove(at));
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Each server with what its TLSA records demand, if it has such. Those whose records are forged or do not come now are
+/// left out (RFC 7672 2.1.2).
+async fn with_tlsa(
+    context: &Context,
+    settings: &Settings,
+    domain: &Domain,
+    candidates: Vec<Candidate>,
+    basis: Basis,
+) -> Result<Vec<(Candidate, Option<Demand>)>, ClientFailure> {
+    let mut known: HashMap<String, Result<Vec<TlsaRecord>, LookupError>> = HashMap::new();
+    let (mut found, mut trouble) = (Vec::new(), None);
+    for to in candidates {
+        if !known.contains_key(&to.host) {
+            let port = settings.delivery.mx_port;
+            let records = context.resolver.tlsa(domain.as_str(), &to.host, port).await;
+            known.insert(to.host.clone(), records);
+        }
+        match known.get(&to.host) {
+            Some(Ok(records)) if records.is_empty() => found.push((to, None)),
+            Some(Ok(records)) => {
+                let usable = dane::usable(records.clone());
+                // RFC 7672 2.2: TLS all the same, though nothing can be said of the certificate.
+                let level = if usable.is_empty() {
+                    Level::Encrypt
+                } else {
+                    Level::Dane(usable.into())
+                };
+                let domain = Some(domain.clone());
+                found.push((to, Some(Demand { level, basis, domain })));
+            }
+            Some(Err(error)) => trouble = Some(error.to_string()),
+            None => {}
+        }
+    }
+    match trouble {
+        Some(why) if found.is_empty() => Err(unmet(&format!("DANE for {}: {why}", domain.as_str()))),
+        _ => Ok(found),
+    }
+}
+
+/// What the domain's own policy demands of its servers.
+async fn published(
+    context: &Context,
+    settings: &Settings,
+    domain: &Domain,
+    candidates: Vec<Candidate>,
+) -> Result<Vec<(Candidate, Demand)>, ClientFailure> {
+    if candidates.is_empty() {
+        return Ok(Vec::new());
     }
     if settings.delivery.mta_sts
         && let Some(found) = Sts::find(context, settings, domain).await
@@ -206,6 +304,13 @@ impl Dialer {
             Level::Plain => dialer.client.security = Security::Plain,
             Level::May => {}
             Level::Encrypt => dialer.client.security = Security::Required,
+            Level::Dane(records) => {
+                let domain = demand.domain.as_ref().map(|domain| domain.as_str().to_owned());
+                let domain = domain.and_then(|domain| ServerName::try_from(domain).ok());
+                dialer.client.security = Security::Required;
+                dialer.tls = dane::client_config(Arc::clone(records), domain);
+                dialer.verifies = true;
+            }
             Level::Verify => {
                 dialer.client.security = Security::Required;
                 dialer.tls = context.deps.tls.client();

@@ -31,6 +31,8 @@ pub enum TlsLevel {
     Encrypt,
     /// TLS with a certificate of the server's name that a trusted CA gave.
     Verify,
+    /// TLS with a certificate that the server's signed TLSA records name; no mail without such records.
+    DaneOnly,
 }
 
 impl TlsLevel {
@@ -41,6 +43,7 @@ impl TlsLevel {
             Self::May => "may",
             Self::Encrypt => "encrypt",
             Self::Verify => "verify",
+            Self::DaneOnly => "dane-only",
         }
     }
 }

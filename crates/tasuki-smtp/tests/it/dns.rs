@@ -9,7 +9,7 @@ use hickory_resolver::proto::{
         rdata::{A, MX},
     },
 };
-use tasuki_smtp::{Hickory, MxAnswer, Resolver as _};
+use tasuki_smtp::{DnsConfig, Hickory, MxAnswer, Resolver as _};
 use tokio::net::UdpSocket;
 
 /// Answers from a table; `servfail.example` fails, what is not known does not exist.
@@ -53,7 +53,11 @@ fn answer(query: &Message) -> Message {
 
 #[tokio::test]
 async fn answers_of_every_kind_are_told_apart() {
-    let resolver = Hickory::new(Some(name_server().await)).unwrap();
+    let resolver = Hickory::new(&DnsConfig {
+        server: Some(name_server().await),
+        ..DnsConfig::default()
+    })
+    .unwrap();
     let MxAnswer::Hosts(mut hosts) = resolver.mx("y.example").await.unwrap() else {
         panic!("hosts")
     };

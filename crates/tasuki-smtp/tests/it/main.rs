@@ -3,12 +3,14 @@
 
 mod caps;
 mod chunks;
+mod dane;
 mod deliver;
 mod devices;
 mod dkim;
 mod dns;
 mod faulty;
 mod groups;
+mod knot;
 mod mta_sts;
 mod oauth;
 mod orders;

@@ -167,6 +167,11 @@ impl House {
         Self::build(dir, names, tls, change).await
     }
 
+    /// An engine that asks real name servers.
+    pub(crate) async fn resolving(tls: TlsConfig, change: impl FnOnce(&mut MailConfig)) -> Self {
+        Self::build(tempfile::tempdir().unwrap(), None, tls, change).await
+    }
+
     /// An engine that believes further CAs.
     pub(crate) async fn trusting(tls: TlsConfig, change: impl FnOnce(&mut MailConfig)) -> Self {
         Self::build(tempfile::tempdir().unwrap(), Names::default(), tls, change).await
@@ -183,10 +188,11 @@ impl House {
 
     async fn build(
         dir: tempfile::TempDir,
-        names: Names,
+        names: impl Into<Option<Names>>,
         trust: TlsConfig,
         change: impl FnOnce(&mut MailConfig),
     ) -> Self {
+        let names = names.into();
         tasuki_core::tls::install_provider();
         let free: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let mut config = MailConfig::default();
@@ -246,9 +252,11 @@ impl House {
                 ..Shared::default()
             }),
         };
-        let engine = Engine::build_with_resolver(config.clone(), deps, Arc::new(names))
-            .await
-            .unwrap();
+        let engine = match names {
+            Some(names) => Engine::build_with_resolver(config.clone(), deps, Arc::new(names)).await,
+            None => Engine::build(config.clone(), deps).await,
+        };
+        let engine = engine.unwrap();
         let (addrs, handle) = (engine.addrs(), engine.handle());
         let shutdown = Shutdown::new(Duration::from_secs(5));
         let task = tokio::spawn(engine.run(shutdown.clone()));
