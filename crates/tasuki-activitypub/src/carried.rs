@@ -113,6 +113,9 @@ impl Inner {
         if activity.actor.as_str() == relay.actor_id() {
             return Ok(Outcome::Dropped("own"));
         }
+        if let Some(dropped) = self.author_may(activity, &activity.actor, from).await? {
+            return Ok(dropped);
+        }
         self.publish(relay, activity, body, bringer)
             .await
             .map_err(store_problem)

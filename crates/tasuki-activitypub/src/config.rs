@@ -65,6 +65,16 @@ pub struct FediConfig {
     /// After this long without reaching a host it is removed, with a Reject.
     #[serde(with = "duration")]
     pub prune_after: Duration,
+    /// Activities of one author in an hour, in the long run; 0 for no limit.
+    pub author_per_hour: u32,
+    /// The same for accounts younger than a week.
+    pub new_author_per_hour: u32,
+    /// Activities of one host in a minute, in the long run; 0 for no limit.
+    pub host_per_minute: u32,
+    /// The same for hosts that joined less than a week ago.
+    pub new_host_per_minute: u32,
+    /// Whether authors who keep their posts out of public search (`indexable: false`) are not relayed.
+    pub honor_indexable: bool,
     /// Fetches and delivers to private addresses too, and over plain HTTP: for tests on one machine. Whoever can send a
     /// signed request could then make the gateway ask servers inside your network.
     pub danger_allow_private_addresses: bool,
@@ -103,6 +113,11 @@ impl Default for FediConfig {
             .to_vec(),
             suspend_after: Duration::from_secs(7 * 24 * HOUR),
             prune_after: Duration::from_secs(30 * 24 * HOUR),
+            author_per_hour: 300,
+            new_author_per_hour: 60,
+            host_per_minute: 600,
+            new_host_per_minute: 120,
+            honor_indexable: false,
             danger_allow_private_addresses: false,
         }
     }

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use moka::sync::Cache;
 use prometheus_client::metrics::counter::Counter;
@@ -15,7 +15,7 @@ use tasuki_core::engine::EngineKind;
 use tasuki_core::limits::{Limits, Rate, Who};
 use tasuki_core::store::fedi::ActorKey;
 use tasuki_core::store::{FediStore, StoreError};
-use tasuki_proto::activitypub::actor::{self, Actor, ActorError, PublicKey};
+use tasuki_proto::activitypub::actor::{self, Actor, ActorError, PublicKey, Wishes};
 use tasuki_proto::activitypub::ids::{ActorId, KeyId, ObjectId};
 use tasuki_proto::activitypub::json;
 use tasuki_proto::activitypub::words::Words;
@@ -29,6 +29,8 @@ const MAX_KEYS: u64 = 50_000;
 const KEY_TTL: Duration = Duration::from_secs(2 * 86_400);
 /// How long a failed fetch is not repeated, and the shortest time between two refetches for one actor.
 const COOLDOWN: Duration = Duration::from_secs(300);
+/// How long an author's wishes are believed without asking again.
+const AUTHOR_TTL: Duration = Duration::from_secs(86_400);
 /// How long a fetched actor document is used for what follows right after (the Follow that it signed).
 const ACTOR_TTL: Duration = Duration::from_secs(60);
 /// Fetches that one address can cause.
@@ -101,6 +103,26 @@ pub(crate) struct Keys {
     missing: Cache<String, Missing>,
     refetched: Cache<String, ()>,
     actors: Cache<String, Arc<Actor>>,
+    authors: Cache<String, AuthorFacts>,
+    /// Authors whose document could not be read lately.
+    unread: Cache<String, ()>,
+}
+
+/// What is known of an author beside the key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AuthorFacts {
+    /// When the account was made, as its server says.
+    pub(crate) born: Option<SystemTime>,
+    pub(crate) wishes: Wishes,
+}
+
+impl AuthorFacts {
+    fn of(actor: &Actor) -> Self {
+        Self {
+            born: actor.published,
+            wishes: actor.wishes,
+        }
+    }
 }
 
 impl Keys {
@@ -130,6 +152,14 @@ impl Keys {
             actors: Cache::builder()
                 .max_capacity(1_000)
                 .time_to_live(ACTOR_TTL)
+                .build(),
+            authors: Cache::builder()
+                .max_capacity(MAX_KEYS)
+                .time_to_live(AUTHOR_TTL)
+                .build(),
+            unread: Cache::builder()
+                .max_capacity(20_000)
+                .time_to_live(COOLDOWN)
                 .build(),
         }
     }
@@ -251,6 +281,8 @@ impl Keys {
             .await?;
         self.known.insert(id.as_str().to_owned(), Arc::clone(&known));
         self.missing.invalidate(id.as_str());
+        let facts = AuthorFacts::of(&actor);
+        self.authors.insert(actor.id.as_str().to_owned(), facts);
         self.actors.insert(actor.id.as_str().to_owned(), Arc::new(actor));
         Ok(known)
     }
@@ -261,6 +293,38 @@ impl Keys {
             return Ok(actor);
         }
         self.actor_now(id).await
+    }
+
+    /// What an author wants and since when there is the account; `None` when their server does not say now.
+    pub(crate) async fn author(&self, id: &ActorId, from: IpAddr) -> Option<AuthorFacts> {
+        if let Some(known) = self.authors.get(id.as_str()) {
+            return Some(known);
+        }
+        if self.unread.contains_key(id.as_str()) {
+            return None;
+        }
+        let who = Who::Address(from);
+        self.limits
+            .take(EngineKind::Fediverse, "key_fetch", who, FETCHES_BY_ADDRESS)
+            .ok()?;
+        match self.actor(id).await {
+            Ok(actor) => {
+                let facts = AuthorFacts::of(&actor);
+                self.authors.insert(id.as_str().to_owned(), facts);
+                Some(facts)
+            }
+            Err(error) => {
+                tracing::debug!(actor = %id, error = %error, "an author's document was not read");
+                self.unread.insert(id.as_str().to_owned(), ());
+                None
+            }
+        }
+    }
+
+    /// The author changed something: it is asked again.
+    pub(crate) fn forget_author(&self, id: &ActorId) {
+        self.authors.invalidate(id.as_str());
+        self.actors.invalidate(id.as_str());
     }
 
     async fn fetch_actor_now(&self, id: &ActorId) -> Result<Actor, KeyError> {

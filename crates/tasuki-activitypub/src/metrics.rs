@@ -60,6 +60,12 @@ impl Outcome {
                 "taken and forgotten: its host is not subscribed"
             }
             Self::Dropped("gone") => "taken and forgotten: its actor or object is gone",
+            Self::Dropped("opted_out") => {
+                "not relayed: the author does not want to be (bio or search setting)"
+            }
+            Self::Dropped("from_relay") => {
+                "not relayed: another relay announced it, and relays do not feed relays"
+            }
             Self::Dropped("foreign_object") => "not relayed: a server announces only its own posts here",
             Self::Dropped(_) => "taken and not relayed",
             Self::Refused => "refused",

@@ -7,6 +7,7 @@ use http::StatusCode;
 use tasuki_proto::activitypub::activity::{Activity, Kind, Object};
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::ids::{ActorId, Authority};
+use tasuki_proto::activitypub::software::is_relay;
 use tasuki_proto::activitypub::subscription::{State, Style, Subscription};
 
 use crate::engine::Inner;
@@ -27,10 +28,14 @@ impl Inner {
     ) -> Answer {
         self.account_may_publish(&activity.actor)?;
         match self.may_publish(activity.actor.authority(), from).await {
-            Ok(()) => self
-                .publish(relay, activity, body, activity.actor.authority())
-                .await
-                .map_err(store_problem),
+            Ok(()) => {
+                if let Some(dropped) = self.author_may(activity, &activity.actor, from).await? {
+                    return Ok(dropped);
+                }
+                self.publish(relay, activity, body, activity.actor.authority())
+                    .await
+                    .map_err(store_problem)
+            }
             // 202, or its server tries again for days.
             Err(problem) if activity.kind == Kind::Delete && problem.status == StatusCode::FORBIDDEN => {
                 Ok(Outcome::Dropped("not_subscribed"))
@@ -92,6 +97,13 @@ impl Inner {
         let Some(object) = activity.object.as_ref().and_then(Object::id) else {
             return Err(Problem::malformed("the Announce names no object"));
         };
+        let table = self.subscribers.table();
+        let software = table
+            .host(activity.actor.authority())
+            .and_then(|one| one.software.clone());
+        if software.as_deref().is_some_and(is_relay) {
+            return Ok(Outcome::Dropped("from_relay"));
+        }
         // Only its own posts: what another server wrote comes from that server, and relays do not feed relays in a circle.
         if object.authority() != activity.actor.authority() {
             return Ok(Outcome::Dropped("foreign_object"));
@@ -114,6 +126,9 @@ impl Inner {
         self.account_may_publish(&post.attributed_to)?;
         if self.subscribers.moderation().silences(&words).is_some() {
             return Ok(Outcome::Dropped("silenced"));
+        }
+        if let Some(dropped) = self.author_may(activity, &post.attributed_to, from).await? {
+            return Ok(dropped);
         }
         self.announce(relay, activity, (object, &post.attributed_to))
             .await

@@ -32,6 +32,7 @@ pub(crate) struct Subscriber {
     chosen_form: Option<DeliveryForm>,
     delivery: Delivery,
     takes_deletes: bool,
+    pub(crate) since: Timestamp,
     pub(crate) failing_since: Option<Timestamp>,
     pub(crate) suspended_at: Option<Timestamp>,
 }
@@ -45,6 +46,7 @@ impl Subscriber {
             host_no: row.host_no,
             software: row.software.clone(),
             chosen_form: row.chosen_form,
+            since: row.since,
             failing_since: row.failing_since,
             suspended_at: row.suspended_at,
             takes_deletes: row.chosen_form.is_none()

@@ -43,7 +43,8 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Peers on loopback, in plain HTTP.
     pub(crate) const FEDIVERSE: &str = "[server]\ndanger_public_url = \"http://127.0.0.1:0\"\n\
-        [fediverse]\ndanger_allow_private_addresses = true\nretry = [\"1s\"]\n";
+        [fediverse]\ndanger_allow_private_addresses = true\nretry = [\"1s\"]\n\
+        author_per_hour = 0\nnew_author_per_hour = 0\nhost_per_minute = 0\nnew_host_per_minute = 0\n";
 
     /// With the embedded store; `config` is laid over the tests' own.
     #[track_caller]

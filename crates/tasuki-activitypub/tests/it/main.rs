@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod accounts;
+mod authors;
 mod brake;
 mod deliveries;
 mod documents;

@@ -88,6 +88,10 @@ impl Default for Setup {
         Self {
             config: FediConfig {
                 danger_allow_private_addresses: true,
+                author_per_hour: 0,
+                new_author_per_hour: 0,
+                host_per_minute: 0,
+                new_host_per_minute: 0,
                 connect_timeout: Duration::from_secs(1),
                 request_timeout: Duration::from_secs(3),
                 retry: vec![Duration::from_millis(200)],

@@ -1,10 +1,14 @@
 //! What is read of another server's actor document, or of the document that holds its key.
 
+use std::time::SystemTime;
+
 use serde_json::{Map, Value};
 
 use super::activity::{Addressing, is_content, text_or_id, type_of};
+use super::date;
 use super::ids::{ActorId, InboxUrl, KeyId, ObjectId};
 use super::json::{self, JsonError, Limits};
+use super::words::Words;
 
 /// Longest PEM accepted: RSA-8192 takes less than half of it.
 const MAX_PEM_BYTES: usize = 4096;
@@ -49,6 +53,32 @@ pub struct Actor {
     pub shared_inbox: Option<InboxUrl>,
     /// Its keys; several when `publicKey` is an array.
     pub keys: Vec<PublicKey>,
+    /// When the account was made, as it says.
+    pub published: Option<SystemTime>,
+    /// What it wants of relays.
+    pub wishes: Wishes,
+}
+
+/// What an author wants of relays and search engines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// `#NoRelay` or `#nobot` stands in the bio.
+    pub no_relay: bool,
+    /// `indexable` is false: posts are not for public search (Mastodon's setting).
+    pub not_indexable: bool,
+}
+
+impl Wishes {
+    fn of(map: &Map<String, Value>) -> Self {
+        let bio = map.get("summary").and_then(Value::as_str).unwrap_or_default();
+        let words = Words::of_html(bio);
+        let is_tag = |word: &str| matches!(word, "#norelay" | "#nobot");
+        let is_word = |c: char| c.is_alphanumeric() || matches!(c, '#' | '_');
+        Self {
+            no_relay: words.split(|c| !is_word(c)).any(is_tag),
+            not_indexable: map.get("indexable") == Some(&Value::Bool(false)),
+        }
+    }
 }
 
 impl Actor {
@@ -90,6 +120,11 @@ impl Actor {
             inbox: inbox_at(map.get("inbox")),
             shared_inbox: inbox_at(map.get("endpoints").and_then(|e| e.get("sharedInbox"))),
             keys,
+            published: map
+                .get("published")
+                .and_then(Value::as_str)
+                .and_then(date::parse_timestamp),
+            wishes: Wishes::of(&map),
             id,
         })
     }

@@ -127,6 +127,24 @@ pub fn takes_forwarded_deletes(software: &str) -> bool {
     name_of(software) == "iceshrimp.net"
 }
 
+/// Relays, by their names in NodeInfo.
+const RELAYS: [&str; 9] = [
+    "activityrelay",
+    "activity-relay",
+    "activity_relay",
+    "aoderelay",
+    "buzzrelay",
+    "feditools-relay",
+    "pub-relay",
+    "selective-relay",
+    "tasuki",
+];
+
+/// Whether `software` ("name version") is a relay: what it announces was told by somebody else.
+pub fn is_relay(software: &str) -> bool {
+    RELAYS.contains(&name_of(software))
+}
+
 /// The largest body that servers running `software` take, where it is smaller than the relay's own limit.
 pub fn inbox_limit_bytes(software: &str) -> Option<usize> {
     is_misskey_family(software).then_some(MISSKEY_INBOX_BYTES)

@@ -30,6 +30,13 @@ impl Words {
         words
     }
 
+    /// The plain text of a piece of HTML, in lower case.
+    pub fn of_html(html: &str) -> String {
+        let mut words = Self::default();
+        words.add(html);
+        words.text
+    }
+
     fn read(&mut self, post: &Map<String, Value>) {
         for key in ["name", "summary", "content"] {
             if let Some(text) = post.get(key).and_then(Value::as_str) {

@@ -62,3 +62,31 @@ fn lists_of_hosts_are_read_in_the_forms_that_are_exchanged() {
     let (fedi, _) = read("domain,severity,public_comment\na.example,block,x\n");
     assert_eq!(fedi, [one("a.example", Severity::Suspend, "x")]);
 }
+
+#[test]
+fn what_an_author_wants_stands_in_the_bio() {
+    use super::super::actor::{Actor, Wishes};
+    use super::super::json::Limits;
+
+    let wishes = |bio: &str, more: &str| {
+        let document = format!(
+            r#"{{"id":"https://a.example/u","type":"Person","published":"2026-11-01T00:00:00Z","summary":{}{more}}}"#,
+            serde_json::Value::from(bio)
+        );
+        let actor = Actor::read(document.as_bytes(), &Limits::default()).unwrap();
+        assert!(actor.published.is_some());
+        actor.wishes
+    };
+    for bio in [
+        "#NoRelay",
+        "<p>hi <a href=\"https://a.example/tags/nobot\" class=\"mention hashtag\">#<span>nobot</span></a></p>",
+        "cats,#norelay.",
+    ] {
+        assert!(wishes(bio, "").no_relay, "{bio}");
+    }
+    for bio in ["", "no relay", "#norelays", "nobot", "#NoRelayed"] {
+        assert_eq!(wishes(bio, ""), Wishes::default(), "{bio}");
+    }
+    assert!(wishes("", r#","indexable":false"#).not_indexable);
+    assert!(!wishes("", r#","indexable":true"#).not_indexable);
+}
