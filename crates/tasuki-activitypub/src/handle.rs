@@ -35,6 +35,14 @@ pub enum HandleError {
     /// There is no such rule.
     #[error("there is no rule about {0}; see `tasuki fedi rules`")]
     NoSuchRule(String),
+    /// Subscribers know the present key.
+    #[error(
+        "instances have subscribed here under another key: take the other relay over into a gateway without subscribers"
+    )]
+    KeyInUse,
+    /// The key was not stored.
+    #[error("the key was not taken over: {0}")]
+    Key(String),
     /// Nobody is judged while the fault seems to be here.
     #[error("nothing removed: {0}")]
     OurFault(String),

@@ -37,6 +37,7 @@ mod scout;
 mod signer;
 mod subscribe;
 mod subscribers;
+mod takeover;
 mod time;
 mod trail;
 mod verify;
@@ -49,6 +50,7 @@ pub use life::{DeadHost, PruneReport};
 pub use moderate::{BlockListReport, Why};
 pub use purge::{Purge, PurgeReport};
 pub use signer::RELAY_KEY;
+pub use takeover::{KeyOutcome, TakeoverReport};
 pub use trail::{Judged, Line, Sent};
 
 /// How the relay names itself to other servers.

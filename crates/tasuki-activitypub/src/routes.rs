@@ -89,7 +89,7 @@ async fn inbox(State(inner): Shared, request: Request<Body>) -> Result<StatusCod
 async fn actor(State(inner): Shared) -> Response {
     let config = inner.config.load();
     with_relay(&inner, |relay| {
-        let document = relay.actor(&config.name, &config.summary, inner.signer.public_pem());
+        let document = relay.actor(&config.name, &config.summary, &inner.signer.public_pem());
         json(media::ACTIVITY_JSON, &document)
     })
 }

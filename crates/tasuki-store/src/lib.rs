@@ -6,12 +6,15 @@
 
 mod bodies;
 mod error;
+mod foreign;
 mod head;
 mod migrate;
 mod news;
 mod postgres;
 mod sqlite;
 mod words;
+
+pub use foreign::{ForeignError, read_activityrelay};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

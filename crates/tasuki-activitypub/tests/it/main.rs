@@ -14,5 +14,6 @@ mod memory;
 mod moderating;
 mod subscribing;
 mod table;
+mod takeover;
 mod trust;
 mod world;

@@ -152,6 +152,40 @@ pub struct HostLife {
     pub suspended_at: Option<Timestamp>,
 }
 
+/// A subscriber of another relay program, to be taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignSubscriber {
+    /// The actor that followed.
+    pub actor: String,
+    /// Where it takes deliveries.
+    pub inbox: String,
+    /// How it subscribed, if that is known.
+    #[serde(default)]
+    pub style: Option<SubscriptionStyle>,
+    /// The Follow's id, if that is known.
+    #[serde(default)]
+    pub follow_id: Option<String>,
+    /// It waited for the operator.
+    #[serde(default)]
+    pub is_pending: bool,
+}
+
+/// What another relay program knew.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignRelay {
+    /// Its private key in PEM, PKCS#8 or PKCS#1.
+    #[serde(default)]
+    pub key_pem: Option<String>,
+    /// Its subscribers.
+    #[serde(default)]
+    pub subscribers: Vec<ForeignSubscriber>,
+    /// Whom it blocked and limited: effect, kind, subject, reason.
+    #[serde(default)]
+    pub rules: Vec<(ModerationEffect, ModerationKind, String, String)>,
+}
+
 /// What was found out about a subscribed host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {

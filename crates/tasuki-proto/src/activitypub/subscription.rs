@@ -272,6 +272,8 @@ fn is_stored_follow(follow: &Embedded, stored: &Subscription) -> bool {
         return false;
     }
     match &follow.id {
+        // Taken over from a relay that did not note it.
+        Some(_) if stored.follow_id.is_empty() => true,
         Some(id) => id.as_str() == stored.follow_id,
         None => follow.object.as_deref().is_some_and(|object| {
             object == stored.follow_object

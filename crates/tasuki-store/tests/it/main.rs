@@ -4,6 +4,7 @@
 
 mod fedi;
 mod files;
+mod foreign;
 mod full_disk;
 mod gateway;
 mod kill;

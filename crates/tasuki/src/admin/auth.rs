@@ -76,6 +76,8 @@ pub(crate) fn demand(method: &Method, path: &str) -> Demand {
         "/metrics" => Demand::LoopbackOr(Role::Viewer),
         "/v1/audit" => Demand::Role(Role::Operator),
         "/v1/acl/explain" => Demand::Role(Role::Viewer),
+        // It brings the relay's key.
+        "/v1/fediverse/import" => Demand::Role(Role::Admin),
         _ if method == Method::GET => Demand::Role(Role::Viewer),
         _ if ["/v1/bans", "/v1/fediverse", "/v1/mail", "/v1/tunnel"]
             .iter()

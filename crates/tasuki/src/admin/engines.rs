@@ -99,9 +99,11 @@ impl From<HandleError> for Problem {
         match error {
             HandleError::NotAHost(_) | HandleError::NotARule(_) => Self::bad(error.to_string()),
             HandleError::NotSubscribed(_) | HandleError::NoSuchRule(_) => Self::missing(error.to_string()),
-            HandleError::AlreadyActive(_) | HandleError::NoHost | HandleError::OurFault(_) => {
-                Self::conflict(error.to_string())
-            }
+            HandleError::AlreadyActive(_)
+            | HandleError::NoHost
+            | HandleError::OurFault(_)
+            | HandleError::KeyInUse => Self::conflict(error.to_string()),
+            HandleError::Key(_) => Self::unavailable(error.to_string()),
             HandleError::Store(error) => error.into(),
         }
     }

@@ -18,6 +18,7 @@ mod secrets;
 mod show;
 mod smarthosts;
 mod system;
+mod takeover;
 #[cfg(test)]
 mod tests;
 
@@ -58,6 +59,8 @@ pub(crate) use self::secrets::password as new_password;
 
 /// Bodies of requests are small documents.
 const MAX_BODY_BYTES: usize = 64 << 10;
+/// The same where lists of hosts come in.
+const MAX_LIST_BYTES: usize = 16 << 20;
 
 /// What is known of the running engines.
 pub(crate) struct Engines {
@@ -162,13 +165,19 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/fediverse/rules/lift", post(moderation::lift_rule))
         .route(
             "/v1/fediverse/blocklist",
-            get(moderation::export_blocklist).post(moderation::import_blocklist),
+            get(moderation::export_blocklist)
+                .post(moderation::import_blocklist)
+                .layer(DefaultBodyLimit::max(MAX_LIST_BYTES)),
         )
         .route("/v1/fediverse/why", get(moderation::why))
         .route("/v1/fediverse/pause", post(brake::pause))
         .route("/v1/fediverse/resume", post(brake::resume))
         .route("/v1/fediverse/purge", post(brake::purge))
         .route("/v1/fediverse/follow", get(brake::follow))
+        .route(
+            "/v1/fediverse/import",
+            post(takeover::take_over).layer(DefaultBodyLimit::max(MAX_LIST_BYTES)),
+        )
         .route("/v1/fediverse/prune", get(brake::dead_hosts).post(brake::prune))
         .route("/v1/tunnel/agents", get(engines::agents).post(engines::enrol))
         .route(

@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use super::{Context, JsonFlag, brake, confirmed, moderate, output, segment};
+use super::{Context, JsonFlag, brake, confirmed, import, moderate, output, segment};
 use crate::exit::{self, Fail, Outcome};
 
 #[derive(clap::Subcommand, Debug)]
@@ -11,6 +11,8 @@ pub(super) enum Command {
     Moderate(moderate::Command),
     #[command(flatten)]
     Brake(brake::Command),
+    /// Take over another relay: its key, its subscribers, its blocks
+    Import(import::Import),
     /// List the instances that subscribed
     Subscribers(JsonFlag),
     /// List the instances that wait for approval (fediverse.mode = "approval")
@@ -101,6 +103,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
         }
         Command::Moderate(command) => moderate::run(command, &gateway),
         Command::Brake(command) => brake::run(command, &gateway),
+        Command::Import(order) => import::run(order, &gateway),
         Command::Approve { host } => {
             let path = format!("/v1/fediverse/subscribers/{}/approve", segment(&host));
             gateway.call(Method::POST, &path, None)?;

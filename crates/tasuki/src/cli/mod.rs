@@ -10,6 +10,7 @@ mod check;
 mod client;
 mod dkim;
 mod fedi;
+mod import;
 mod init;
 mod key;
 mod mail;

@@ -14,3 +14,4 @@ mod life;
 mod mail_queue;
 mod moderation;
 mod smarthosts;
+mod takeover;
