@@ -236,7 +236,18 @@ impl Inner {
         let Some(relay) = self.relay.as_ref() else {
             return Ok(report);
         };
-        let n = if confirmed { dead.len() } else { allowance };
+        let n = if confirmed {
+            dead.len()
+        } else {
+            allowance.min(dead.len())
+        };
+        if n == 0 {
+            return Ok(report);
+        }
+        // Counted first: a crash in between removes fewer than a day allows, never more.
+        today.hosts = today.hosts.saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
+        self.store.note_pruned(today).await?;
+        report.allowance = allowance.saturating_sub(n);
         for (_, subscriber) in dead.iter().take(n) {
             let commands = subscriber.subscription.reject();
             match self
@@ -247,13 +258,6 @@ impl Inner {
                 Ok(_) | Err(StoreError::NotFound(_)) => report.removed.push(subscriber.authority.to_string()),
                 Err(error) => return Err(error),
             }
-        }
-        if !report.removed.is_empty() {
-            let removed = u32::try_from(report.removed.len()).unwrap_or(u32::MAX);
-            today.hosts = today.hosts.saturating_add(removed);
-            self.store.note_pruned(today).await?;
-            self.subscribers.refresh().await?;
-            report.allowance = allowance.saturating_sub(report.removed.len());
         }
         Ok(report)
     }
