@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::drivers::fedi_hosts::make_files;
 use crate::process::{PeakMemory, Running, cpu_seconds, free_port, wait_for_port, wait_until};
 use crate::report::Line;
-use crate::rounds::{Plan, Suite};
+use crate::rounds::{LOG, Plan, Suite};
 
 pub(crate) const SUITE: Suite = Suite {
     cases: &["full", "inbound"],
@@ -36,13 +36,10 @@ struct Relay {
     durable: bool,
 }
 
-fn measure(plan: &Plan, case: &str, peer: &str) -> Result<Line> {
-    let directory = tempfile::Builder::new()
-        .prefix("bench-fedi-")
-        .tempdir_in(std::env::current_dir()?.join("target"))?;
-    let at = directory.path().display().to_string();
-    let log = directory.path().join("log");
-    make_files(directory.path())?;
+fn measure(plan: &Plan, case: &str, peer: &str, directory: &Path) -> Result<Line> {
+    let at = directory.display().to_string();
+    let log = directory.join(LOG);
+    make_files(directory)?;
     let line = Line {
         engine: "fediverse",
         case: case.to_owned(),
@@ -91,8 +88,8 @@ fn measure(plan: &Plan, case: &str, peer: &str) -> Result<Line> {
         return alone(Running::part(&arguments, &log)?, line);
     }
     let relay = match peer {
-        "tasuki" => tasuki(plan, directory.path(), &log, port)?,
-        "activityrelay" => activityrelay(plan, directory.path(), &log, port)?,
+        "tasuki" => tasuki(plan, directory, &log, port)?,
+        "activityrelay" => activityrelay(plan, directory, &log, port)?,
         other => bail!("unknown peer {other}"),
     };
     let roots = vec![relay.running.pid()];

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::process::{cpu_seconds, resident_kib};
 use crate::report::Line;
-use crate::rounds::{Plan, Suite};
+use crate::rounds::{LOG, Plan, Suite};
 use crate::tunnel;
 
 pub(crate) const SUITE: Suite = Suite {
@@ -23,18 +23,9 @@ pub(crate) const SUITE: Suite = Suite {
 /// How long the caches, key generation and first timers of a start may take before it counts.
 const SETTLE: Duration = Duration::from_secs(5);
 
-fn measure(plan: &Plan, case: &str, peer: &str) -> Result<Line> {
-    let directory = tempfile::Builder::new()
-        .prefix("bench-idle-")
-        .tempdir_in(std::env::current_dir()?.join("target"))?;
-    let log = directory.path().join("log");
-    let pair = tunnel::tasuki(
-        plan,
-        directory.path(),
-        &log,
-        1,
-        include_str!("../config/idle.toml"),
-    )?;
+fn measure(plan: &Plan, case: &str, peer: &str, directory: &Path) -> Result<Line> {
+    let log = directory.join(LOG);
+    let pair = tunnel::tasuki(plan, directory, &log, 1, include_str!("../config/idle.toml"))?;
     let (root, program) = match (case, pair.parts.as_slice()) {
         ("gateway", [gateway, _]) => (gateway.pid(), "tasuki"),
         ("agent", [_, agent]) => (agent.pid(), "tasuki-agent"),
@@ -50,7 +41,7 @@ fn measure(plan: &Plan, case: &str, peer: &str) -> Result<Line> {
         peer: peer.to_owned(),
         cpu_percent: Some(100.0 * cpu / begin.elapsed().as_secs_f64()),
         peak_rss_mib: Some(resident_kib(&[root]) as f64 / 1024.0),
-        binary_mib: Some(stripped_mib(&plan.program(program)?, directory.path())?),
+        binary_mib: Some(stripped_mib(&plan.program(program)?, directory)?),
         ..Line::default()
     })
 }

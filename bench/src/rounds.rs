@@ -1,8 +1,9 @@
 //! A run: peers in turns, round after round, medians at the end.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, ValueEnum};
 
 use crate::report::{Line, median, print_table};
@@ -68,6 +69,9 @@ impl Plan {
     }
 }
 
+/// The file in a round's directory that its programs write their errors to.
+pub(crate) const LOG: &str = "log";
+
 /// What an engine's module offers.
 pub(crate) struct Suite {
     pub(crate) cases: &'static [&'static str],
@@ -76,7 +80,8 @@ pub(crate) struct Suite {
     pub(crate) peers: fn(case: &str) -> &'static [&'static str],
     /// Peers that a quick run leaves out unless they are named.
     pub(crate) slow_peers: &'static [&'static str],
-    pub(crate) measure: fn(plan: &Plan, case: &str, peer: &str) -> Result<Line>,
+    /// One round, in a directory of its own.
+    pub(crate) measure: fn(plan: &Plan, case: &str, peer: &str, directory: &Path) -> Result<Line>,
 }
 
 impl Suite {
@@ -96,7 +101,7 @@ pub(crate) fn run(plan: &Plan) -> Result<()> {
     if let Some(unknown) = plan.cases.iter().find(|c| !suite.knows(c)) {
         bail!("unknown case {unknown}");
     }
-    let mut lines = Vec::new();
+    let (mut lines, mut failures) = (Vec::new(), Vec::new());
     let more: &[&str] = if plan.quick && plan.cases.is_empty() {
         &[]
     } else {
@@ -110,19 +115,48 @@ pub(crate) fn run(plan: &Plan) -> Result<()> {
             .filter(|p| !plan.quick || !plan.peers.is_empty() || !suite.slow_peers.contains(p))
             .collect();
         let mut taken: Vec<Vec<Line>> = vec![Vec::new(); peers.len()];
-        // In turns: what the machine does meanwhile meets every peer alike.
+        // In turns: what the machine does meanwhile meets every peer alike. Who fails is out of this case; the others
+        // go on.
+        let mut failed = vec![false; peers.len()];
         for round in 0..plan.rounds() {
-            for (peer, rounds) in peers.iter().zip(&mut taken) {
+            for (number, peer) in peers.iter().enumerate() {
+                if failed[number] {
+                    continue;
+                }
                 eprintln!("{case}: {peer}, round {} of {}", round + 1, plan.rounds());
-                rounds.push((suite.measure)(plan, case, peer).with_context(|| format!("{case}: {peer}"))?);
+                match one_round(suite, plan, case, peer) {
+                    Ok(line) => taken[number].push(line),
+                    Err(error) => {
+                        eprintln!("{case}: {peer} failed: {error:#}");
+                        failed[number] = true;
+                        failures.push(format!("{case}: {peer}"));
+                    }
+                }
             }
         }
-        lines.extend(taken.iter().map(|rounds| median(rounds)));
+        let whole = taken.iter().zip(failed).filter(|(_, failed)| !failed);
+        lines.extend(whole.map(|(rounds, _)| median(rounds)));
     }
     if plan.json {
         println!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
         print_table(&lines);
     }
+    if !failures.is_empty() {
+        bail!("without figures: {}", failures.join(", "));
+    }
     Ok(())
+}
+
+/// One peer's turn, in a new directory on the file system of all queues and databases.
+fn one_round(suite: &Suite, plan: &Plan, case: &str, peer: &str) -> Result<Line> {
+    let directory = tempfile::Builder::new()
+        .prefix("bench-")
+        .tempdir_in(std::env::current_dir()?.join("target"))?;
+    (suite.measure)(plan, case, peer, directory.path()).map_err(|error| {
+        let log = fs::read_to_string(directory.path().join(LOG)).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(20)..];
+        anyhow!("{error:#}\n{}", tail.join("\n"))
+    })
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::process::{PeakMemory, Running, cpu_seconds, free_port, resident_kib, wait_for_port};
 use crate::report::Line;
-use crate::rounds::{Plan, Suite};
+use crate::rounds::{LOG, Plan, Suite};
 
 pub(crate) const SUITE: Suite = Suite {
     cases: &[
@@ -47,25 +47,20 @@ pub(crate) struct Tunnel {
     pub(crate) parts: Vec<Running>,
 }
 
-fn measure(plan: &Plan, case: &str, peer: &str) -> Result<Line> {
-    let directory = tempfile::Builder::new()
-        .prefix("bench-tunnel-")
-        .tempdir_in(std::env::current_dir()?.join("target"))?;
-    let log = directory.path().join("log");
+fn measure(plan: &Plan, case: &str, peer: &str, directory: &Path) -> Result<Line> {
+    let log = directory.join(LOG);
     let mut server = Running::part(&["tcp-server".into()], &log)?;
     let local: u16 = server.line()?.parse()?;
     let tunnel = match peer {
         "tasuki" => tasuki(
             plan,
-            directory.path(),
+            directory,
             &log,
             local,
             include_str!("../config/tunnel.toml"),
         )?,
-        "quinn" => quinn_copy(directory.path(), &log, local)?,
-        "rathole-tcp" | "rathole-noise" | "rathole-tls" => {
-            rathole(plan, directory.path(), &log, local, peer)?
-        }
+        "quinn" => quinn_copy(directory, &log, local)?,
+        "rathole-tcp" | "rathole-noise" | "rathole-tls" => rathole(plan, directory, &log, local, peer)?,
         "bore" => bore(plan, &log, local)?,
         "direct" => Tunnel {
             visitors: ([127, 0, 0, 1], local).into(),
