@@ -324,7 +324,9 @@ impl Shell {
                 }
                 Event::Body { piece, header } => {
                     if let Some(incoming) = &mut self.incoming {
+                        let begun = clock.now();
                         incoming.piece(&context, piece, header).await;
+                        session.handle_held(clock.now().saturating_duration_since(begun));
                     }
                 }
                 Event::Discard(why) => {

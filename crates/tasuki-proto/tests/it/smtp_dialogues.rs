@@ -2,7 +2,7 @@
 //!
 //! `#` is a comment (it cites the rule), `@` sets the stage, `C:` is a line of the client, `R:` raw octets without a line
 //! end (both with `\r \n \0 \t \\ \xHH` escapes); neighbouring `C:` and `R:` are one write. `S:` is a line of the server and
-//! `E:` an event, with `*` for anything; `T: +5m` lets time pass; `CLOSE` is the client hanging up, `DRAIN` the gateway stopping, `A: n` the late answer to the nth open question. Every dialogue runs whole, in single
+//! `E:` an event, with `*` for anything; `T: +5m` lets time pass, `H: +5m` too, in which the shell did not read; `CLOSE` is the client hanging up, `DRAIN` the gateway stopping, `A: n` the late answer to the nth open question. Every dialogue runs whole, in single
 //! octets, and in pieces of random length, and must go the same way each time.
 //!
 //! The runner is the policy: logins `alice`/`secret` are good, senders and recipients at `refused.example` are not, a
@@ -322,6 +322,11 @@ fn play(name: &str, text: &str, stage: &Stage, mut piece: impl FnMut() -> usize)
                 run.transcript
             );
             seen += 1;
+        } else if let Some(by) = line.strip_prefix("H: +") {
+            run.now += duration(by);
+            run.session.handle_held(duration(by));
+            run.session.handle_timeout(run.now);
+            run.turn();
         } else if let Some(by) = line.strip_prefix("T: +") {
             assert_eq!(
                 run.transcript.len(),

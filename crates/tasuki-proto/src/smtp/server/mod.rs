@@ -8,7 +8,11 @@
 //! that the client gets. Replies leave in command order, together, once all input at hand is used up (RFC 2920). A message
 //! gets its final reply only from the answer to its `MessageEnd`, which the shell gives after the store's commit.
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::BytesMut;
@@ -186,6 +190,14 @@ impl Session {
             // RFC 3207 4.2: nothing that came before the handshake means anything after it.
             input.clear();
         }
+    }
+
+    /// For so long the shell did not read, because storing a piece of the message took it: our own slowness is never the
+    /// client's.
+    pub fn handle_held(&mut self, held: Duration) {
+        self.last_input += held;
+        self.data_since += held;
+        self.rate_due = self.rate_due.map(|at| at + held);
     }
 
     /// The client will send no more.
