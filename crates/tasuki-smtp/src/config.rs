@@ -471,6 +471,7 @@ fn server_config(config: &MailConfig, host: &Domain) -> ServerConfig {
     server.max_recipients = config.max_recipients;
     server.starttls = true;
     server.auth = true;
+    server.require_tls = true;
     server.scram = config.scram;
     server.timers = Timers {
         command: config.limits.command_timeout,

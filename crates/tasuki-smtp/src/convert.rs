@@ -27,7 +27,7 @@ pub(crate) fn to_store(
         smtputf8: envelope.smtputf8,
         eight_bit,
         is_dsn: false,
-        require_tls: false,
+        require_tls: envelope.require_tls,
         class: Class::default(),
     }
 }
@@ -52,6 +52,7 @@ pub(crate) fn recipient_to_store(recipient: &smtp::Recipient) -> Recipient {
 pub(crate) fn to_wire(envelope: &Envelope, recipients: &[Recipient]) -> smtp::Envelope {
     let mut wire = smtp::Envelope::new(envelope.reverse_path.clone());
     wire.smtputf8 = envelope.smtputf8;
+    wire.require_tls = envelope.require_tls;
     wire.envid = envelope.envid.clone();
     wire.ret = envelope.ret.map(|ret| match ret {
         Ret::Full => ReturnPart::Full,

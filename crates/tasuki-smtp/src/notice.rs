@@ -113,7 +113,9 @@ impl<'a> Notices<'a> {
         if list.is_empty() {
             return false;
         }
+        // RFC 8689 5: nothing of a mail that had to be protected goes into a notice that is not.
         let header = match self.job.head(&*self.context.deps.store).await {
+            Ok(_) if envelope.require_tls => Bytes::new(),
             Ok(head) => header_of(&head),
             Err(error) => {
                 tracing::warn!(mail.id = %self.job.held.mail, %error, "the notice goes without the mail's header");

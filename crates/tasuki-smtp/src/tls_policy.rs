@@ -12,6 +12,7 @@ use tasuki_proto::{
     smtp::{
         Reply,
         client::{ClientFailure, Problem, Security, Stage},
+        header::Header,
         mta_sts::Mode,
     },
 };
@@ -25,7 +26,7 @@ pub(crate) use sts::Sts;
 use crate::{
     config::{Settings, TlsLevel},
     connect::{Connection, Dialer},
-    context::Context,
+    context::{Context, Job},
     dns::{LookupError, TlsaRecord},
     route::{Candidate, NextHop},
 };
@@ -101,6 +102,11 @@ impl Demand {
         }
     }
 
+    /// Whether it is known which server it must be.
+    fn is_authenticated(&self) -> bool {
+        matches!(self.level, Level::Verify | Level::Dane(_))
+    }
+
     /// Whether a connection made for another mail is good enough.
     fn accepts(&self, open: &Connection) -> bool {
         let made_for = &open.demand().level;
@@ -126,8 +132,39 @@ pub(crate) fn is_unmet(failure: &ClientFailure) -> bool {
     matches!(failure.problem, Problem::TlsPolicy(_))
 }
 
-/// The servers that mail to a next hop may be given to, each with what TLS to it must be.
+/// The servers that a mail may be given to, each with what TLS to it must be.
 pub(crate) async fn demands(
+    context: &Context,
+    settings: &Settings,
+    hop: &NextHop,
+    job: &Job,
+    candidates: Vec<Candidate>,
+) -> Result<Vec<(Candidate, Demand)>, ClientFailure> {
+    let demands = demands_on(context, settings, hop, candidates.clone()).await;
+    let is_strict = |demand: &Demand| matches!(demand.basis, Basis::Sts | Basis::Dane);
+    let strict = match (&demands, hop) {
+        (Ok(demands), _) => demands.iter().any(|(_, demand)| is_strict(demand)),
+        (Err(_), NextHop::Mx(MailHost::Domain(domain))) => settings.tls_policies.rule_for(domain).is_none(),
+        (Err(_), _) => false,
+    };
+    if strict && !job.held.envelope.require_tls && tls_is_optional(context, job).await {
+        return Ok(candidates.into_iter().map(|to| (to, Demand::NOTHING)).collect());
+    }
+    demands
+}
+
+/// RFC 8689 4.2.2: `TLS-Required: No` asks for delivery whatever the recipient's domain publishes. What our own operator
+/// asks stands.
+async fn tls_is_optional(context: &Context, job: &Job) -> bool {
+    let Ok(head) = job.head(&*context.deps.store).await else {
+        return false;
+    };
+    let said = Header::parse(&head).value("TLS-Required");
+    said.is_some_and(|value| value.eq_ignore_ascii_case("No"))
+}
+
+/// As what the operator and the domain ask of these servers.
+async fn demands_on(
     context: &Context,
     settings: &Settings,
     hop: &NextHop,
@@ -283,6 +320,7 @@ pub(crate) async fn may_reuse(
     context: &Context,
     settings: &Settings,
     hop: &NextHop,
+    job: &Job,
     open: &Connection,
 ) -> bool {
     let NextHop::Mx(_) = hop else {
@@ -290,8 +328,11 @@ pub(crate) async fn may_reuse(
         return true;
     };
     let again = vec![open.candidate().clone()];
-    match demands(context, settings, hop, again).await {
-        Ok(demands) => demands.iter().all(|(_, demand)| demand.accepts(open)),
+    match demands(context, settings, hop, job, again).await {
+        // RFC 8689 4.2.1: that it must be this server has to be known for this mail's domain, too.
+        Ok(demands) => demands.iter().all(|(_, demand)| {
+            demand.accepts(open) && (demand.is_authenticated() || !job.held.envelope.require_tls)
+        }),
         Err(_) => false,
     }
 }

@@ -122,7 +122,9 @@ impl Attempt<'_> {
         let mut fresh = self.connection.is_none();
         loop {
             let connection = match self.connection.take() {
-                Some(open) if tls_policy::may_reuse(self.context, self.settings, self.hop, &open).await => {
+                Some(open)
+                    if tls_policy::may_reuse(self.context, self.settings, self.hop, job, &open).await =>
+                {
                     open
                 }
                 Some(open) => {

@@ -63,7 +63,7 @@ impl Attempt<'_> {
         }
         let dialer = self.dialer(None, None);
         let first = candidates.first().cloned();
-        let demands = tls_policy::demands(self.context, self.settings, self.hop, candidates)
+        let demands = tls_policy::demands(self.context, self.settings, self.hop, job, candidates)
             .await
             .map_err(|failure| NoConnection::Failed(String::new(), failure))?;
         let servers: Vec<_> = demands

@@ -51,7 +51,8 @@ fn free_addr() -> SocketAddr {
 
 impl Knot {
     /// Serves the root, `org` and `y.org`, all signed, and what is in `y.org` besides: lines of a zone file. Also
-    /// `plain.org`, which is not signed, and `bogus.org`, whose signatures are of another key than `org` says.
+    /// `plain.org`, which is not signed, and `bogus.org`, whose signatures are of another key than `org` says,
+    /// and `broken.org`, about which it can only say SERVFAIL.
     pub(crate) async fn start(records: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (addr, path) = (free_addr(), dir.path());
@@ -68,7 +69,7 @@ impl Knot {
              log:\n- target: stderr\n  any: warning\n\
              policy:\n- id: p\n  algorithm: ecdsap256sha256\n  single-type-signing: on\n  manual: on\n\
              template:\n- id: default\n  storage: {dir}\n  zonefile-sync: -1\n  zonefile-load: difference-no-serial\n  \
-             journal-content: all\nzone:\n- domain: plain.org.\n  file: plain.org.zone\n",
+             journal-content: all\nzone:\n- domain: plain.org.\n  file: plain.org.zone\n- domain: broken.org.\n  file: missing.zone\n",
             dir = path.display(),
             ip = addr.ip(),
             port = addr.port()

@@ -223,3 +223,30 @@ async fn what_is_no_proper_policy_is_none() {
         house.nothing_is_lost(0).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_that_says_so_goes_whatever_the_policy_asks() {
+    let server = Server::start("mx.other.example").await;
+    let web = Web::start("mta-sts.y.org", policy("enforce", "mx.y.org")).await;
+    let texts = Arc::new(Mutex::new(record("1")));
+    let house = House::with(names(&texts), trust(&web, &server), |c| {
+        direct(c, &web, &server.sink)
+    })
+    .await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    // RFC 8689 4.2.2: to report a broken policy, for one.
+    client
+        .mail(
+            "a@x.org",
+            &["b@y.org"],
+            "Subject: hi\r\ntls-required: NO\r\n\r\nx",
+        )
+        .await;
+    server.sink.wait(1).await;
+    client
+        .mail("a@x.org", &["b@y.org"], "Subject: hi\r\n\r\nTLS-Required: No")
+        .await;
+    house.until("the deferral", |l| l.errors().len() == 1).await;
+}

@@ -37,9 +37,13 @@ impl Server {
     }
 
     async fn scripted(name: &str, script: Script) -> Self {
+        Self::offering(name, &["PIPELINING"], script).await
+    }
+
+    async fn offering(name: &str, offers: &[&'static str], script: Script) -> Self {
         let (tls, keys) = server_tls(name);
         Self {
-            sink: Sink::with(&["PIPELINING"], Some(tls.server(&[])), script).await,
+            sink: Sink::with(offers, Some(tls.server(&[])), script).await,
             trust: TlsConfig {
                 extra_ca: vec![keys.path().join("ca.pem")],
                 ..TlsConfig::default()
@@ -256,4 +260,74 @@ async fn keys_are_agreed_on_with_x25519mlkem768_on_both_legs() {
         server.sink.wait(2).await[1].group,
         Some(NamedGroup::X25519MLKEM768)
     );
+}
+
+/// Sends over TLS, with REQUIRETLS.
+async fn require(house: &House, to: &str) {
+    let mut client = house.submission().await;
+    let offers = client.expect("EHLO client.example", "250").await;
+    assert!(offers.contains("REQUIRETLS"), "{offers}");
+    client.expect("MAIL FROM:<a@x.org> REQUIRETLS", "250").await;
+    client.expect(&format!("RCPT TO:<{to}>"), "250").await;
+    client.expect("DATA", "354").await;
+    client
+        .expect("From: a@x.org\r\nSubject: secret\r\n\r\nx\r\n.", "250")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_that_requires_tls_goes_to_verified_servers_that_keep_to_it() {
+    let script: Script = Arc::new(|_| None);
+    let server = Server::offering("mx.y.org", &["PIPELINING", "REQUIRETLS"], script).await;
+    let house = House::with(names(), server.trust.clone(), |c| {
+        direct(c, &server.sink);
+        c.tls_policy = vec![policy(TlsLevel::Verify, &[])];
+    })
+    .await;
+    let mut plain = house.relay().await;
+    let offers = plain.expect("EHLO c", "250").await;
+    assert!(!offers.contains("REQUIRETLS"), "only under TLS: {offers}");
+    plain.expect("MAIL FROM:<a@x.org> REQUIRETLS", "5").await;
+    require(&house, "b@y.org").await;
+    assert!(server.sink.wait(1).await[0].tls);
+    let mail = server
+        .sink
+        .commands()
+        .into_iter()
+        .find(|c| c.starts_with("MAIL"))
+        .unwrap();
+    assert!(mail.contains(" REQUIRETLS"), "{mail}");
+    // z.org has the same server, but nothing says that it must be that one.
+    require(&house, "b@z.org").await;
+    let notice = server.sink.wait(2).await.pop().unwrap();
+    assert_eq!(
+        (notice.from.as_str(), notice.to),
+        ("", vec!["a@x.org".to_owned()])
+    );
+    assert!(
+        notice
+            .text
+            .contains("Final-Recipient: rfc822; b@z.org\r\nAction: failed\r\nStatus: 5.7.30\r\n")
+    );
+    assert!(!notice.text.contains("secret"), "{}", notice.text);
+    house.nothing_is_lost(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_that_requires_tls_comes_back_from_servers_that_do_not_offer_it() {
+    let server = Server::start("mx.y.org").await;
+    let house = House::with(names(), server.trust.clone(), |c| {
+        direct(c, &server.sink);
+        c.tls_policy = vec![policy(TlsLevel::Verify, &[])];
+    })
+    .await;
+    require(&house, "b@y.org").await;
+    let notice = server.sink.wait(1).await.pop().unwrap();
+    assert_eq!(notice.from, "");
+    assert!(
+        notice
+            .text
+            .contains("Final-Recipient: rfc822; b@y.org\r\nAction: failed\r\nStatus: 5.7.30\r\n")
+    );
+    house.nothing_is_lost(0).await;
 }

@@ -28,6 +28,8 @@ pub struct Capabilities {
     pub auth_xoauth2: bool,
     /// RFC 3030.
     pub chunking: bool,
+    /// RFC 8689.
+    pub require_tls: bool,
 }
 
 impl Capabilities {
@@ -45,6 +47,7 @@ impl Capabilities {
                 "SMTPUTF8" => offers.smtputf8 = true,
                 "DSN" => offers.dsn = true,
                 "CHUNKING" => offers.chunking = true,
+                "REQUIRETLS" => offers.require_tls = true,
                 "SIZE" => {
                     offers.size = Some(words.next().and_then(|n| n.parse().ok()).filter(|&n| n > 0));
                 }
@@ -61,8 +64,17 @@ impl Capabilities {
         offers
     }
 
-    /// Why the server cannot be given this mail; it is never altered to fit.
-    pub(super) fn cannot_take(&self, job: &Job) -> Option<Problem> {
+    /// Why the server cannot be given this mail; it is never altered to fit. `tls`: whether TLS is on, and verified.
+    pub(super) fn cannot_take(&self, job: &Job, tls: Option<bool>) -> Option<Problem> {
+        // RFC 8689 4.2.1: to nobody but an authenticated server that makes the same promise.
+        if job.envelope.require_tls && !(self.require_tls && tls == Some(true)) {
+            let text = if tls == Some(true) {
+                "the mail requires TLS all the way (REQUIRETLS), and the next server does not offer to keep to that"
+            } else {
+                "the mail requires verified TLS all the way (REQUIRETLS), and that is not to be had with the next server"
+            };
+            return Some(Problem::Unfit(Reply::new(550, (5, 7, 30), text)));
+        }
         let limit = self.size.flatten();
         if limit.is_some_and(|limit| job.size > limit) {
             let reply = Reply::new(552, (5, 3, 4), "the message is over the next server's size limit");
@@ -97,6 +109,9 @@ impl Capabilities {
         }
         if self.smtputf8 && (envelope.smtputf8 || needs_smtputf8(job)) {
             line.push_str(" SMTPUTF8");
+        }
+        if envelope.require_tls {
+            line.push_str(" REQUIRETLS");
         }
         if self.dsn {
             match envelope.ret {

@@ -52,7 +52,7 @@ impl Client {
             form,
             job,
         };
-        if let Some(problem) = self.capabilities.cannot_take(&transaction.job) {
+        if let Some(problem) = self.capabilities.cannot_take(&transaction.job, self.tls) {
             transaction.settle(&Err(ClientFailure::new(Stage::Mail, problem)));
             self.transaction = Some(transaction);
             return self.done();
