@@ -5,7 +5,7 @@ use serde_json::json;
 use tasuki_core::store::fedi::{ModerationEffect as Effect, ModerationKind as Kind};
 
 use crate::deliveries::until;
-use crate::world::{Ground, Instance, Mood, RelayUnderTest, Setup};
+use crate::world::{Ground, Instance, Letter, Mood, RelayUnderTest, Setup};
 
 const ADMIN: (&str, &str) = ("admin", "socket");
 
@@ -214,5 +214,95 @@ async fn a_list_of_hosts_is_taken_over_after_a_dry_run_and_written_again() {
     );
     let again = relay.handle.import_blocklist(&text, false, ADMIN).await.unwrap();
     assert_eq!((again.added.len(), again.known), (0, 3));
+    relay.stop().await;
+}
+
+/// A Delete of note 1, signed as far as a relay can see.
+fn delete_of(author: &Instance) -> serde_json::Value {
+    json!({"@context": "https://www.w3.org/ns/activitystreams", "id": format!("{}/delete/1", author.base),
+        "type": "Delete", "actor": author.user("alice"), "to": ["https://www.w3.org/ns/activitystreams#Public"],
+        "object": format!("{}/notes/1", author.base), "signature": author.ld_signature("alice")})
+}
+
+async fn delete_while_away(relay: &RelayUnderTest, author: &Instance, late: &Instance) -> serde_json::Value {
+    let create = author.publish(relay, 1, true).await;
+    late.wait_for("the post", |got| got["id"] == create["id"]).await;
+    late.set_mood(Mood::Answers(503));
+    let delete = delete_of(author);
+    assert_eq!(
+        author.post(relay, &author.user("alice"), &delete).await,
+        StatusCode::ACCEPTED
+    );
+    until("the Delete waits for the host that is away", || {
+        let failing = relay.handle.status().failing;
+        failing.iter().any(|lane| lane.host == host(late))
+    })
+    .await;
+    delete
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_goes_out_although_its_author_was_blocked_and_not_to_a_blocked_host() {
+    let (relay, [evil, late, other]) = trio().await;
+    let delete = delete_while_away(&relay, &evil, &late).await;
+    relay
+        .handle
+        .moderate(Effect::Block, Kind::Host, host(&evil), "", ADMIN)
+        .await
+        .unwrap();
+    late.set_mood(Mood::Takes);
+    late.wait_for("the Delete", |got| got["id"] == delete["id"]).await;
+
+    let delete = delete_while_away(&relay, &other, &late).await;
+    let blanked = relay.counter("deliveries_blanked_total");
+    relay
+        .handle
+        .moderate(Effect::Block, Kind::Host, host(&late), "", ADMIN)
+        .await
+        .unwrap();
+    late.set_mood(Mood::Takes);
+    late.wait_for("the Reject", |got| got["type"] == "Reject").await;
+    until("the Delete is not sent", || {
+        relay.counter("deliveries_blanked_total") > blanked
+    })
+    .await;
+    assert!(late.received().iter().all(|got| got.json["id"] != delete["id"]));
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_subscriber_carries_is_judged_by_its_authors_host_too() {
+    let (relay, [carrier, reader, _]) = trio().await;
+    let author = Instance::start().await;
+    let carry = async |number: usize| {
+        let create = author.ld_sign(&author.create(number, false));
+        let key = format!("{}#main-key", carrier.actor());
+        let letter = Letter::new(&relay, &key, create.to_string().as_bytes());
+        let (status, problem) = carrier.send(&relay, letter).await;
+        (create, status, problem)
+    };
+    let (fine, status, problem) = carry(1).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{problem}");
+    reader
+        .wait_for("what was carried", |got| got["id"] == fine["id"])
+        .await;
+    for (number, effect) in [(2, Effect::Limit), (3, Effect::Block)] {
+        relay
+            .handle
+            .moderate(effect, Kind::Host, host(&author), "", ADMIN)
+            .await
+            .unwrap();
+        let (_, status, problem) = carry(number).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{effect:?}: {problem}");
+    }
+    relay.handle.lift(Kind::Host, host(&author), ADMIN).await.unwrap();
+    relay
+        .handle
+        .moderate(Effect::Block, Kind::Actor, &author.user("alice"), "", ADMIN)
+        .await
+        .unwrap();
+    let (_, status, problem) = carry(4).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{problem}");
+    assert_eq!(relay.handle.status().active, 3, "the carrier is nobody's author");
     relay.stop().await;
 }
