@@ -90,6 +90,15 @@ pub(crate) fn cap_of(settings: &Settings, principal: &Principal) -> Option<u64> 
     principal.mail_daily().or(people).map(u64::from)
 }
 
+fn has_room(count: &Count, day: i64, cap: u64) -> Result<(), Reply> {
+    if count.used() + count.reserved < cap {
+        return Ok(());
+    }
+    let reset = Timestamp((day + 1) * DAY_MS);
+    let text = format!("the daily cap of {cap} recipients is reached, it is free again at {reset}");
+    Err(Reply::with_text(451, (4, 7, 1), text))
+}
+
 fn day_of(now: Timestamp) -> i64 {
     now.0.div_euclid(DAY_MS)
 }
@@ -112,6 +121,21 @@ impl Daily {
         who: PrincipalId,
         cap: u64,
     ) -> Result<(), Reply> {
+        let (day, mut counts) = self.counts_with(store, clock, who, cap).await?;
+        let count = counts.by.entry(who).or_default();
+        has_room(count, day, cap)?;
+        count.reserved += 1;
+        Ok(())
+    }
+
+    /// The counts of today, with this principal's among them.
+    async fn counts_with(
+        &self,
+        store: &dyn MailStore,
+        clock: &Clock,
+        who: PrincipalId,
+        cap: u64,
+    ) -> Result<(i64, MutexGuard<'_, Counts>), Reply> {
         let day = day_of(clock.wall());
         if !self.today(day).by.contains_key(&who) {
             let sums = store.add_sent(day, vec![(who, 0)]).await.map_err(|error| {
@@ -125,15 +149,21 @@ impl Daily {
             count.told = count.level(cap);
             self.today(day).by.entry(who).or_insert(count);
         }
-        let mut counts = self.today(day);
+        Ok((day, self.today(day)))
+    }
+
+    /// How many recipients of the cap are used, or the refusal that the next one gets.
+    pub(crate) async fn look(
+        &self,
+        store: &dyn MailStore,
+        clock: &Clock,
+        who: PrincipalId,
+        cap: u64,
+    ) -> Result<u64, Reply> {
+        let (day, mut counts) = self.counts_with(store, clock, who, cap).await?;
         let count = counts.by.entry(who).or_default();
-        if count.used() + count.reserved >= cap {
-            let reset = Timestamp((day + 1) * DAY_MS);
-            let text = format!("the daily cap of {cap} recipients is reached, it is free again at {reset}");
-            return Err(Reply::with_text(451, (4, 7, 1), text));
-        }
-        count.reserved += 1;
-        Ok(())
+        has_room(count, day, cap)?;
+        Ok(count.used() + count.reserved)
     }
 
     /// A transaction is over.

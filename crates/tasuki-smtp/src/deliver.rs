@@ -5,10 +5,10 @@
 //! before it expires.
 
 mod attempt;
-mod dialing;
+pub(crate) mod dialing;
 pub(crate) mod login;
 mod report;
-mod signing;
+pub(crate) mod signing;
 
 use std::sync::Arc;
 

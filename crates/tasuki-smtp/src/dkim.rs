@@ -141,6 +141,18 @@ impl Dkim {
         signed.await.map_err(|error| error.to_string())?
     }
 
+    /// Domain, selector and algorithm of the signatures that [`Dkim::sign`] makes.
+    pub(crate) fn signatures(
+        ring: &Ring,
+        author: &Domain,
+    ) -> Result<Vec<(Domain, String, Algorithm)>, String> {
+        let keys = ring.signing(author)?;
+        let named = keys
+            .iter()
+            .map(|key| (key.domain.clone(), key.selector.clone(), key.algorithm()));
+        Ok(named.collect())
+    }
+
     /// Makes the first keys of a domain; it signs with them from now on.
     pub(crate) async fn add(
         &self,

@@ -18,6 +18,7 @@ mod deliver;
 mod dkim;
 mod dns;
 mod engine;
+mod explain;
 mod fair;
 mod headers;
 mod lanes;
@@ -47,5 +48,6 @@ pub use config::{
 pub use dkim::{DkimError, DkimKey, KeyState};
 pub use dns::{Hickory, LookupError, MxAnswer, Resolver, ResolverError, TlsaRecord};
 pub use engine::{Addrs, Engine, Handle, Status};
+pub use explain::{Explanation, RouteExplained, Whom};
 pub use lanes::LaneStatus;
 pub use oauth::{LoginAnswer, LoginError};

@@ -38,7 +38,7 @@ impl Pauses {
     }
 
     /// Why nothing is sent there.
-    fn why(&self, lane: &LaneKey) -> Option<String> {
+    pub(crate) fn why(&self, lane: &LaneKey) -> Option<String> {
         let by_lane = self.0.load();
         if by_lane.is_empty() {
             return None;

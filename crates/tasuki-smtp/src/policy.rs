@@ -37,11 +37,29 @@ const BAD_AUTHOR: Reply = Reply::new(550, (5, 6, 0), "the From field is malforme
 /// What is known of a client for certain.
 pub(crate) struct Client<'a> {
     pub(crate) role: Role,
-    pub(crate) from: IpAddr,
+    /// Its address; absent only where none is known.
+    pub(crate) from: Option<IpAddr>,
     /// By login, or by its network.
     pub(crate) principal: Option<&'a Principal>,
     /// The device that it is, at the devices' listener.
     pub(crate) device: Option<&'a Device>,
+}
+
+/// Why a recipient is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Because {
+    /// An access rule says so.
+    Rule,
+    /// The device's entry lists it.
+    Listed,
+    /// The device's service may send as that domain, or we take mail for it.
+    Owned,
+    /// The client is a principal.
+    Principal,
+    /// We take mail for it from anybody: it is in `relay_domains`, or an alias.
+    TakenForAll,
+    /// It is our postmaster.
+    Postmaster,
 }
 
 /// Whether the client may start a mail with this reverse-path.
@@ -70,28 +88,32 @@ pub(crate) fn may_relay_to(
     recipient: &Mailbox,
     settings: &Settings,
     acl: &Acl,
-) -> Result<(), Reply> {
+) -> Result<Because, Reply> {
     let domain = recipient.domain();
     let answer = acl.decide(&Question {
         engine: EngineKind::Mail,
         action: Action::Relay,
-        from: Some(client.from),
+        from: client.from,
         principal: client.principal,
         domain,
     });
     match answer {
         answer if answer.is_denied() => return Err(NO_RELAY),
-        Answer::Rule { .. } => return Ok(()),
+        Answer::Rule { .. } => return Ok(Because::Rule),
         Answer::Default => {}
     }
     if let (true, Some(principal)) = (client.role.is_for_devices(), client.principal) {
         let listed = client.device.is_some_and(|device| device.lists(recipient));
         let owned = !recipient.hides_route()
             && (takes_mail_for(settings, recipient) || owns_domain_of(principal, recipient));
-        return if listed || owned { Ok(()) } else { Err(NO_RELAY) };
+        return match (listed, owned) {
+            (true, _) => Ok(Because::Listed),
+            (false, true) => Ok(Because::Owned),
+            (false, false) => Err(NO_RELAY),
+        };
     }
     if client.principal.is_some() {
-        return Ok(());
+        return Ok(Because::Principal);
     }
     // From here on strangers speak. What could be read as a route of its own might be followed by the next server, and
     // an address literal belongs to nobody we know.
@@ -99,7 +121,11 @@ pub(crate) fn may_relay_to(
     let postmaster = settings.postmaster.is_some()
         && domain == Some(&settings.host)
         && recipient.local().eq_ignore_ascii_case("postmaster");
-    if ours || postmaster { Ok(()) } else { Err(NO_RELAY) }
+    match (ours, postmaster) {
+        (true, _) => Ok(Because::TakenForAll),
+        (false, true) => Ok(Because::Postmaster),
+        (false, false) => Err(NO_RELAY),
+    }
 }
 
 /// Whether a mail handed in by a principal may carry these authors (RFC 6409 6.1). A missing From is added apart.

@@ -195,7 +195,13 @@ impl Incoming {
         let kept = self.kept(&body);
         let principal = self.principal.as_ref().map(|p| p.id);
         let mut envelope = convert::to_store(&message.envelope, principal, message.eight_bit);
-        envelope.reverse_path = self.reverse_path(envelope.reverse_path);
+        let settings = &*self.settings;
+        envelope.reverse_path = reverse_path(
+            settings,
+            self.principal.is_some(),
+            self.device.as_deref(),
+            envelope.reverse_path,
+        );
         let deliveries = self.deliveries(&message, &envelope.reverse_path);
         let (node, epoch) = context.deps.node;
         let expires_at = self.accepted_at.plus(self.settings.delivery.expire);
@@ -294,20 +300,6 @@ impl Incoming {
         }))
     }
 
-    /// Who hears of failures: a device's contact, or the sender as the table has it.
-    fn reverse_path(&self, given: ReversePath) -> ReversePath {
-        if let Some(device) = &self.device {
-            return ReversePath::Mailbox(device.contact.clone());
-        }
-        match (&self.principal, given.mailbox()) {
-            (Some(_), Some(sender)) => match self.settings.rewrite.sender(sender) {
-                Some(to) => ReversePath::Mailbox(to.clone()),
-                None => given,
-            },
-            _ => given,
-        }
-    }
-
     /// The recipients by lane; who is named twice gets one copy.
     fn deliveries(&self, message: &Message, sender: &ReversePath) -> Vec<NewDelivery> {
         let origin = Origin {
@@ -316,7 +308,7 @@ impl Incoming {
         };
         let mut deliveries: Vec<NewDelivery> = Vec::new();
         for recipient in &message.envelope.recipients {
-            for recipient in self.behind(convert::recipient_to_store(recipient)) {
+            for recipient in behind(&self.settings, convert::recipient_to_store(recipient)) {
                 let lane: LaneKey = route::lane_for(&self.settings, origin, &recipient.mailbox);
                 match deliveries.iter_mut().find(|d| d.lane == lane) {
                     Some(delivery) if delivery.recipients.iter().any(|r| r.mailbox == recipient.mailbox) => {}
@@ -332,34 +324,50 @@ impl Incoming {
     }
 }
 
-impl Incoming {
-    /// The recipients behind this one: those of an alias, postmaster's, or itself. What the sender wrote goes with them as
-    /// ORCPT (RFC 3461 5.2.1), so that notices name the address it knows.
-    fn behind(&self, recipient: Recipient) -> Vec<Recipient> {
-        let settings = &self.settings;
-        let boss = settings.postmaster.as_ref().filter(|_| {
-            recipient.mailbox.domain() == Some(&settings.host)
-                && recipient.mailbox.local().eq_ignore_ascii_case("postmaster")
-        });
-        let to = match (settings.rewrite.alias(&recipient.mailbox), boss) {
-            (Some(to), _) => to,
-            (None, Some(boss)) => std::slice::from_ref(boss),
-            (None, None) => return vec![recipient],
-        };
-        let written = recipient.mailbox.to_string();
-        let orcpt = recipient.orcpt.clone().or_else(|| {
-            written
-                .is_ascii()
-                .then(|| format!("rfc822;{}", encode_xtext(&written)))
-        });
-        to.iter()
-            .map(|mailbox| Recipient {
-                mailbox: mailbox.clone(),
-                notify: recipient.notify,
-                orcpt: orcpt.clone(),
-            })
-            .collect()
+/// Who hears of failures: a device's contact, or the sender as the table has it.
+pub(crate) fn reverse_path(
+    settings: &Settings,
+    of_principal: bool,
+    device: Option<&Device>,
+    given: ReversePath,
+) -> ReversePath {
+    if let Some(device) = device {
+        return ReversePath::Mailbox(device.contact.clone());
     }
+    match given.mailbox() {
+        Some(sender) if of_principal => match settings.rewrite.sender(sender) {
+            Some(to) => ReversePath::Mailbox(to.clone()),
+            None => given,
+        },
+        _ => given,
+    }
+}
+
+/// The recipients behind this one: those of an alias, postmaster's, or itself. What the sender wrote goes with them as
+/// ORCPT (RFC 3461 5.2.1), so that notices name the address it knows.
+pub(crate) fn behind(settings: &Settings, recipient: Recipient) -> Vec<Recipient> {
+    let boss = settings.postmaster.as_ref().filter(|_| {
+        recipient.mailbox.domain() == Some(&settings.host)
+            && recipient.mailbox.local().eq_ignore_ascii_case("postmaster")
+    });
+    let to = match (settings.rewrite.alias(&recipient.mailbox), boss) {
+        (Some(to), _) => to,
+        (None, Some(boss)) => std::slice::from_ref(boss),
+        (None, None) => return vec![recipient],
+    };
+    let written = recipient.mailbox.to_string();
+    let orcpt = recipient.orcpt.clone().or_else(|| {
+        written
+            .is_ascii()
+            .then(|| format!("rfc822;{}", encode_xtext(&written)))
+    });
+    to.iter()
+        .map(|mailbox| Recipient {
+            mailbox: mailbox.clone(),
+            notify: recipient.notify,
+            orcpt: orcpt.clone(),
+        })
+        .collect()
 }
 
 fn refusal(error: &StoreError) -> Reply {

@@ -19,6 +19,7 @@ use crate::{
     config::{Listed, Settings},
     context::Context,
     dns::MxAnswer,
+    route::NULL_MX,
 };
 
 /// How long the next hop's yes and no are remembered.
@@ -32,15 +33,15 @@ const TURN: Duration = Duration::from_secs(20);
 /// How long a client waits at most for what DNS says of a null MX; delivery looks again.
 const NULL_MX_WAIT: Duration = Duration::from_secs(5);
 
-pub(crate) const UNKNOWN: Reply = Reply::new(550, (5, 1, 1), "there is no such address here");
-pub(crate) const UNCLEAR: Reply = Reply::new(
+const UNKNOWN: Reply = Reply::new(550, (5, 1, 1), "there is no such address here");
+const UNCLEAR: Reply = Reply::new(
     450,
     (4, 1, 1),
     "the address cannot be checked now, try again later",
 );
 
 /// RFC 7505 4.2: the sender could never be told of a failure.
-pub(crate) const SENDER_TAKES_NONE: Reply = Reply::new(
+const SENDER_TAKES_NONE: Reply = Reply::new(
     550,
     (5, 7, 27),
     "the sender's domain takes no mail (null MX), so nothing can be answered to it",
@@ -57,6 +58,19 @@ pub(crate) enum Existence {
     TakesNoMail,
     /// The sender's domain has a null MX.
     SenderTakesNoMail,
+}
+
+impl Existence {
+    /// What a client is told of a recipient that is not taken.
+    pub(crate) fn refusal(self) -> Option<Reply> {
+        Some(match self {
+            Self::Known => return None,
+            Self::Unknown => UNKNOWN,
+            Self::Unclear => UNCLEAR,
+            Self::TakesNoMail => NULL_MX,
+            Self::SenderTakesNoMail => SENDER_TAKES_NONE,
+        })
+    }
 }
 
 /// What must be asked before a recipient is taken.

@@ -5,12 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use bytes::BytesMut;
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tasuki_core::{
-    EngineKind,
-    accept::Accepted,
-    accounts::ScramLogin,
-    acl::{Action, Question as AclQuestion},
-    bans::{Offence, Standing},
-    front::read_proxied,
+    EngineKind, accept::Accepted, accounts::ScramLogin, bans::Offence, front::read_proxied,
     store::accounts::Principal,
 };
 use tasuki_proto::smtp::{
@@ -32,8 +27,9 @@ use crate::{
     recipients::Existence,
 };
 
+pub(crate) mod admission;
 mod login;
-mod transaction;
+pub(crate) mod transaction;
 
 /// How long a handshake, a load balancer's header, and a write of replies may take.
 const HANDSHAKE: Duration = Duration::from_secs(30);
@@ -41,19 +37,6 @@ const PROXY_HEADER: Duration = Duration::from_secs(10);
 const WRITE: Duration = Duration::from_secs(60);
 /// How long the end of TLS may take.
 const HANG_UP: Duration = Duration::from_secs(5);
-
-const NOT_A_DEVICE: Reply = Reply::new(554, (5, 7, 1), "no device is listed for your address");
-const NO_ACCOUNTS: Reply = Reply::new(
-    421,
-    (4, 3, 0),
-    "who may send cannot be looked up now, try again later",
-);
-const NO_SERVICE: Reply = Reply::new(
-    421,
-    (4, 3, 5),
-    "the service of this device does not exist or is disabled",
-);
-const BANNED: Reply = Reply::new(554, (5, 7, 1), "your address is not welcome here for now");
 
 /// Serves one accepted connection to its end.
 pub(crate) async fn serve(context: Arc<Context>, role: Role, mut accepted: Accepted) {
@@ -157,37 +140,15 @@ impl Shell {
         self.login.as_ref().or(self.network.as_ref())
     }
 
-    /// Ban, access rule, connections per address; and who this network is.
+    /// Who may speak, and how many of one address at a time.
     async fn admit(&mut self) -> Result<Option<crate::context::CountedAddress>, Reply> {
         let (context, ip) = (Arc::clone(&self.context), self.ip());
-        match context.deps.bans.standing(EngineKind::Mail, ip) {
-            Standing::Clear => {}
-            Standing::Slowed(by) => tokio::time::sleep(by.min(Duration::from_secs(10))).await,
-            Standing::Banned(_) => return Err(BANNED),
+        let admitted = admission::admit(&context, &self.settings, self.role, ip).await?;
+        if !admitted.slowed.is_zero() {
+            tokio::time::sleep(admitted.slowed).await;
         }
-        let question = AclQuestion {
-            engine: EngineKind::Mail,
-            action: Action::Connect,
-            from: Some(ip),
-            principal: None,
-            domain: None,
-        };
-        if context.deps.acl.decide(&question).is_denied() {
-            return Err(BANNED);
-        }
-        let settings = Arc::clone(&self.settings);
-        if self.role.is_for_devices() {
-            let device = settings.device(ip).ok_or(NOT_A_DEVICE)?;
-            self.network = network_principal(&context, &device.service).await?;
-            self.device = Some(Arc::clone(device));
-            return match self.network {
-                Some(_) => Ok(None),
-                None => Err(NO_SERVICE),
-            };
-        }
-        if let Some(service) = settings.network_service(ip) {
-            self.network = network_principal(&context, service).await?;
-        }
+        self.network = admitted.network;
+        self.device = admitted.device;
         if self.network.is_some() || ip.is_loopback() {
             return Ok(None);
         }
@@ -409,23 +370,5 @@ impl Shell {
             Question::Recipient(mailbox) => return Ok(self.check_recipient(session, ticket, mailbox).await),
             Question::Data => self.begin_data(session),
         }))
-    }
-}
-
-/// The service that a network acts as. While the store is away nobody is a stranger for that: they come again.
-async fn network_principal(context: &Context, service: &str) -> Result<Option<Arc<Principal>>, Reply> {
-    match context.deps.accounts.by_name(service).await {
-        Ok(Some(principal)) if !principal.disabled => Ok(Some(principal)),
-        Ok(_) => {
-            tracing::warn!(
-                service,
-                "a network of mail.mynetworks or mail.devices names a service that does not exist or is disabled"
-            );
-            Ok(None)
-        }
-        Err(error) => {
-            tracing::error!(%error, service, "the service of a network cannot be looked up");
-            Err(NO_ACCOUNTS)
-        }
     }
 }

@@ -90,7 +90,8 @@ impl Demand {
         unmet(&format!("{} is not met by {host}: {failure}", self.name()))
     }
 
-    fn name(&self) -> String {
+    /// The policy, for people.
+    pub(crate) fn name(&self) -> String {
         let domain = self.domain.as_ref().map_or("this destination", Domain::as_str);
         match self.basis {
             Basis::Nothing => format!("the TLS policy for {domain}"),
@@ -164,7 +165,7 @@ async fn tls_is_optional(context: &Context, job: &Job) -> bool {
 }
 
 /// As what the operator and the domain ask of these servers.
-async fn demands_on(
+pub(crate) async fn demands_on(
     context: &Context,
     settings: &Settings,
     hop: &NextHop,

@@ -218,16 +218,14 @@ impl Attempt<'_> {
         let mut client = ClientConfig {
             protocol: Protocol::Smtp,
             helo: self.settings.host.as_str().to_owned(),
-            security: Security::Opportunistic,
+            security: protection(smarthost).0,
             login: None,
             max_recipients: MAX_RECIPIENTS,
             timeouts: Timeouts::default(),
         };
-        let mut verifies = false;
+        let (_, verifies) = protection(smarthost);
         if let Some(smarthost) = smarthost {
             client.protocol = smarthost.protocol;
-            client.security = smarthost.security;
-            verifies = matches!(smarthost.security, Security::Required | Security::Implicit);
             client.login = login;
         }
         let tls = if verifies {
@@ -243,6 +241,15 @@ impl Attempt<'_> {
             connect_timeout: self.settings.delivery.connect_timeout,
         }
     }
+}
+
+/// How connections are protected, and whether the certificate is verified: to a smarthost, or to a domain's server.
+pub(crate) fn protection(smarthost: Option<&Smarthost>) -> (Security, bool) {
+    let security = smarthost.map_or(Security::Opportunistic, |smarthost| smarthost.security);
+    (
+        security,
+        matches!(security, Security::Required | Security::Implicit),
+    )
 }
 
 impl Dialer {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use tasuki_proto::{
-    names::Mailbox,
+    names::{Domain, Mailbox},
     smtp::{dkim::HeaderTooLong, header},
 };
 
@@ -16,8 +16,7 @@ use crate::{
 /// The DKIM signatures that go in front of a mail: if it is one of ours, and its author's domain has keys.
 pub(super) async fn signature(context: &Context, settings: &Settings, job: &Job) -> Result<Bytes, String> {
     let held = &job.held;
-    // What strangers bring for relay domains may claim any author.
-    if held.envelope.principal.is_none() && !held.envelope.is_dsn {
+    if !is_ours(held.envelope.principal.is_some(), held.envelope.is_dsn) {
         return Ok(Bytes::new());
     }
     let ring = context.dkim.ring(context.deps.clock.now()).await;
@@ -44,13 +43,22 @@ pub(super) async fn signature(context: &Context, settings: &Settings, job: &Job)
         }
     }
     let (header, body_hash) = message.finish();
-    let authors = header::authors(&header::Header::parse(&header)).unwrap_or_default();
-    let Some(author) = authors.first().and_then(Mailbox::domain) else {
+    let Some(author) = author_of(&header) else {
         return Ok(Bytes::new());
     };
-    let author = author.clone();
     let now = context.deps.clock.wall();
     let fields = context.dkim.sign(&ring, &author, header, body_hash, now).await;
     report_keys(context, fields.as_ref().err());
     fields.map(Bytes::from)
+}
+
+/// Whether mail is signed at all. What strangers bring for relay domains may claim any author.
+pub(crate) fn is_ours(of_principal: bool, is_dsn: bool) -> bool {
+    of_principal || is_dsn
+}
+
+/// The domain whose keys sign a message with this header section.
+pub(crate) fn author_of(header: &[u8]) -> Option<Domain> {
+    let authors = header::authors(&header::Header::parse(header)).unwrap_or_default();
+    authors.first().and_then(Mailbox::domain).cloned()
 }

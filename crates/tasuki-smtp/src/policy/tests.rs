@@ -39,7 +39,7 @@ fn settings() -> Settings {
 fn client(role: Role, principal: Option<&Principal>) -> Client<'_> {
     Client {
         role,
-        from: "192.0.2.1".parse().unwrap(),
+        from: "192.0.2.1".parse().ok(),
         principal,
         device: None,
     }

@@ -9,9 +9,9 @@ use tasuki_core::{
     limits::{Rate, Who},
 };
 use tasuki_proto::{
-    names::{Domain, Mailbox, ReversePath},
+    names::{Mailbox, ReversePath},
     smtp::{
-        Envelope, Reply,
+        Reply,
         server::{Session, Ticket},
     },
 };
@@ -23,18 +23,17 @@ use crate::{
     policy,
     receive::{BUSY, FULL, Incoming, Trace},
     recipients::{self, Existence, Questions},
-    route,
 };
 
 const SENDER_OK: Reply = Reply::new(250, (2, 1, 0), "sender ok");
-const RECIPIENT_OK: Reply = Reply::new(250, (2, 1, 5), "recipient ok");
+pub(crate) const RECIPIENT_OK: Reply = Reply::new(250, (2, 1, 5), "recipient ok");
 const GO_ON: Reply = Reply::new(250, (2, 0, 0), "go on");
 
 impl Shell {
     pub(super) fn client(&self) -> policy::Client<'_> {
         policy::Client {
             role: self.role,
-            from: self.ip(),
+            from: Some(self.ip()),
             principal: self.principal().map(|p| &**p),
             device: self.device.as_deref(),
         }
@@ -47,12 +46,7 @@ impl Shell {
         let Some(envelope) = session.envelope() else {
             return BUSY;
         };
-        // A principal may send as what its sender becomes; a stranger's sender becomes nothing.
-        let sender = match rewritten_sender(&self.settings, envelope) {
-            Some(sender) if self.principal().is_some() => ReversePath::Mailbox(sender.clone()),
-            _ => envelope.from.clone(),
-        };
-        match policy::may_send_as(&self.client(), &sender) {
+        match judge_sender(&self.client(), &self.settings, &envelope.from) {
             Ok(()) => SENDER_OK,
             Err(reply) => {
                 self.context.metrics.refuse("sender");
@@ -80,19 +74,12 @@ impl Shell {
             }
             return Some(reply);
         }
-        let whom = match recipients::listed(&self.settings, &mailbox) {
-            Ok(Existence::Known) => None,
-            Ok(existence) => return Some(self.known(existence).await),
-            Err(whom) => Some(whom),
-        };
-        let sender = session.envelope().and_then(|envelope| match &envelope.from {
-            ReversePath::Mailbox(sender) => Some(sender),
-            ReversePath::Null => None,
-        });
-        let questions = Questions {
-            direct: self.direct(sender, &mailbox),
-            sender: self.stranger().and(sender).and_then(Mailbox::domain).cloned(),
-            whom,
+        let from = session
+            .envelope()
+            .map_or(&ReversePath::Null, |envelope| &envelope.from);
+        let questions = match questions(&client, &self.settings, from, &mailbox) {
+            Ok(questions) => questions,
+            Err(existence) => return Some(self.known(existence).await),
         };
         if questions.is_empty() {
             return Some(self.known(Existence::Known).await);
@@ -108,38 +95,16 @@ impl Shell {
         None
     }
 
-    /// The recipient's domain, if mail to it goes to its own mail servers.
-    fn direct(&self, sender: Option<&Mailbox>, mailbox: &Mailbox) -> Option<Domain> {
-        let origin = Origin {
-            principal: self.principal().map(|principal| principal.name.as_str()),
-            sender,
-        };
-        let is_direct = self.settings.rewrite.alias(mailbox).is_none()
-            && *self.settings.ways.choose(origin, mailbox) == Via::Direct;
-        is_direct.then(|| mailbox.domain().cloned()).flatten()
-    }
-
-    /// Something, if nobody here vouches for the client.
-    fn stranger(&self) -> Option<()> {
-        (self.principal().is_none() && self.device.is_none()).then_some(())
-    }
-
     /// The reply to a recipient that is allowed, once it is known whether it exists.
     pub(super) async fn known(&mut self, existence: Existence) -> Reply {
-        match existence {
-            Existence::Known => self.charge().await,
-            Existence::Unknown => {
-                self.context.metrics.refuse("recipient");
-                recipients::UNKNOWN
-            }
-            Existence::Unclear => recipients::UNCLEAR,
-            Existence::TakesNoMail => {
-                self.context.metrics.refuse("recipient");
-                route::NULL_MX
-            }
-            Existence::SenderTakesNoMail => {
-                self.context.metrics.refuse("sender");
-                recipients::SENDER_TAKES_NONE
+        match existence.refusal() {
+            None => self.charge().await,
+            Some(reply) => {
+                self.context.metrics.refuse(match existence {
+                    Existence::SenderTakesNoMail => "sender",
+                    _ => "recipient",
+                });
+                reply
             }
         }
     }
@@ -201,7 +166,7 @@ impl Shell {
             smtputf8: envelope.smtputf8,
             peer: self.peer,
             only_recipient,
-            sender: rewritten_sender(&self.settings, envelope).map(ToString::to_string),
+            sender: rewritten_sender(&self.settings, &envelope.from).map(ToString::to_string),
         };
         let settings = Arc::clone(&self.settings);
         match Incoming::begin(
@@ -223,8 +188,51 @@ impl Shell {
     }
 }
 
+/// What is to be asked about a recipient that the client may reach; `Err` with what the configuration says already.
+pub(crate) fn questions(
+    client: &policy::Client<'_>,
+    settings: &Settings,
+    from: &ReversePath,
+    mailbox: &Mailbox,
+) -> Result<Questions, Existence> {
+    let whom = match recipients::listed(settings, mailbox) {
+        Ok(Existence::Known) => None,
+        Ok(existence) => return Err(existence),
+        Err(whom) => Some(whom),
+    };
+    let origin = Origin {
+        principal: client.principal.map(|principal| principal.name.as_str()),
+        sender: from.mailbox(),
+    };
+    let is_direct =
+        settings.rewrite.alias(mailbox).is_none() && *settings.ways.choose(origin, mailbox) == Via::Direct;
+    // Nobody here vouches for a stranger's sender.
+    let stranger = client.principal.is_none() && client.device.is_none();
+    let domain = |mailbox: &Mailbox| mailbox.domain().cloned();
+    Ok(Questions {
+        direct: is_direct.then(|| domain(mailbox)).flatten(),
+        sender: from.mailbox().filter(|_| stranger).and_then(domain),
+        whom,
+    })
+}
+
+/// Whether the client may start a mail from here. A principal may send as what its sender becomes; a stranger's sender
+/// becomes nothing.
+pub(crate) fn judge_sender(
+    client: &policy::Client<'_>,
+    settings: &Settings,
+    from: &ReversePath,
+) -> Result<(), Reply> {
+    match rewritten_sender(settings, from) {
+        Some(sender) if client.principal.is_some() => {
+            policy::may_send_as(client, &ReversePath::Mailbox(sender.clone()))
+        }
+        _ => policy::may_send_as(client, from),
+    }
+}
+
 /// The sender as the table has it.
-fn rewritten_sender<'a>(settings: &'a Settings, envelope: &'a Envelope) -> Option<&'a Mailbox> {
-    let sender = envelope.from.mailbox()?;
+pub(crate) fn rewritten_sender<'a>(settings: &'a Settings, from: &'a ReversePath) -> Option<&'a Mailbox> {
+    let sender = from.mailbox()?;
     Some(settings.rewrite.sender(sender).unwrap_or(sender))
 }

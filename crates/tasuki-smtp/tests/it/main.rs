@@ -8,6 +8,7 @@ mod deliver;
 mod devices;
 mod dkim;
 mod dns;
+mod explain;
 mod faulty;
 mod groups;
 mod knot;

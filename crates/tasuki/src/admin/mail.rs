@@ -98,7 +98,7 @@ fn lane_named(text: &str) -> LaneKey {
     }
 }
 
-fn engine(admin: &Admin) -> Answer<&tasuki_smtp::Handle> {
+pub(super) fn engine(admin: &Admin) -> Answer<&tasuki_smtp::Handle> {
     let mail = admin.engines.mail.as_ref();
     mail.ok_or_else(|| switched_off(EngineKind::Mail))
 }

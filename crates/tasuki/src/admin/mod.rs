@@ -9,6 +9,7 @@ mod auth;
 mod brake;
 mod dkim;
 mod engines;
+mod explain;
 mod listen;
 mod mail;
 mod moderation;
@@ -131,6 +132,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/mail/lanes/{lane}/pause", post(mail::pause))
         .route("/v1/mail/lanes/{lane}/resume", post(mail::resume))
         .route("/v1/mail/trace", get(mail::trace))
+        .route("/v1/mail/explain", get(explain::mail))
         .route("/v1/mail/smarthosts", get(smarthosts::list))
         .route(
             "/v1/mail/smarthosts/{name}/password",

@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Context, Gateway, JsonFlag, confirmed, dkim, output, recipients, segment, smarthost};
+use super::{Context, Gateway, JsonFlag, confirmed, dkim, explain, output, recipients, segment, smarthost};
 use crate::exit::{self, Fail, Outcome};
 
 #[derive(clap::Subcommand, Debug)]
@@ -37,6 +37,11 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What would become of a mail: grant, changes, route, TLS, signature, limits. Nothing is sent
+    #[command(after_help = "Examples:
+  tasuki mail explain --from me@example.com --to hanako@example.org --client me
+  tasuki mail explain --from '<>' --to hanako@example.com --client 203.0.113.9")]
+    Explain(explain::Asked),
     /// Destinations with something to do, and paused ones
     Lanes(JsonFlag),
     /// Why mail for a destination is slow
@@ -202,6 +207,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
         Command::Smarthost(command) => smarthost::run(command, context),
         Command::Recipients(command) => recipients::run(command, context),
         Command::Trace { what, json } => trace(&gateway, &what, json),
+        Command::Explain(asked) => explain::run(&gateway, &asked),
         Command::Lanes(flag) => lanes(&gateway, flag),
         Command::Why { destination, json } => {
             let answer = gateway.read(&format!("/v1/mail/lanes/{}", segment(&destination)))?;

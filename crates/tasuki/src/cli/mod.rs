@@ -9,6 +9,7 @@ mod brake;
 mod check;
 mod client;
 mod dkim;
+mod explain;
 mod fedi;
 mod import;
 mod init;
