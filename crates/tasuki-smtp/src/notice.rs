@@ -15,7 +15,7 @@ use tasuki_proto::{
         EnhancedCode, OriginalRecipient, Reply,
         data::HeaderEnd,
         dsn::{self, Action, Notice, ReportedRecipient},
-        header::{LineKind, line_kind},
+        header::{Header, LineKind, is_automatic, line_kind},
     },
 };
 
@@ -122,6 +122,12 @@ impl<'a> Notices<'a> {
                 Bytes::new()
             }
         };
+        // RFC 3834 2, RFC 5321 6.1: nobody vouches for a stranger's sender, and what a program or a list sent has no author
+        // who waits. Our own people's mail is always answered.
+        if envelope.principal.is_none() && is_automatic(&Header::parse(&header)) {
+            tracing::debug!(mail.id = %self.job.held.mail, "no notice about a stranger's automatic mail");
+            return false;
+        }
         let text = self.write(action, to, &list, &header);
         match self.mail(to, text).await {
             Ok(made) => {

@@ -42,6 +42,25 @@ pub fn line_kind(line: &[u8]) -> LineKind<'_> {
     }
 }
 
+/// Whether the mail says that a program wrote it (RFC 3834 5), or that it goes to a list (RFC 2919, RFC 2369). Its
+/// reverse-path is seldom that of somebody who waits for an answer.
+pub fn is_automatic(fields: &Header<'_>) -> bool {
+    let submitted = fields.value("auto-submitted");
+    let by_program = submitted.is_some_and(|value| {
+        let keyword = value.split(';').next().unwrap_or_default();
+        !keyword.trim().eq_ignore_ascii_case("no")
+    });
+    let precedence = fields.value("precedence");
+    let in_bulk = precedence.is_some_and(|value| {
+        let word = value.trim();
+        ["bulk", "list", "junk"]
+            .iter()
+            .any(|bulk| word.eq_ignore_ascii_case(bulk))
+    });
+    let of_list = fields.count("list-id") > 0 || fields.count("list-unsubscribe") > 0;
+    by_program || in_bulk || of_list
+}
+
 /// The fields of a header section.
 #[derive(Debug)]
 pub struct Header<'a> {

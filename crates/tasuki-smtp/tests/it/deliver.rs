@@ -124,6 +124,46 @@ async fn a_permanent_refusal_is_reported_to_the_sender_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_strangers_automatic_or_list_mail_causes_no_notice_and_a_principals_does() {
+    let sink = Sink::scripted(|line| {
+        line.starts_with("RCPT TO:<no@")
+            .then(|| "550 5.1.1 no such user".into())
+    })
+    .await;
+    let house = House::with_sink(&sink, |c| c.relay_domains = vec!["y.org".parse().unwrap()]).await;
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    for field in [
+        "Auto-Submitted: auto-replied; owner=x",
+        "Precedence: bulk",
+        "List-Id: <l.bank.org>",
+        "List-Unsubscribe: <https://bank.org/u>",
+    ] {
+        let reply = client
+            .mail("s@bank.org", &["no@y.org"], &format!("{field}\r\n\r\nx"))
+            .await;
+        assert!(reply.starts_with("250"), "{reply}");
+    }
+    house.nothing_is_lost(0).await;
+    assert_eq!(house.figure("bounced_recipients_total"), 4);
+    assert!(sink.received().is_empty());
+    // A person who writes is told, and so is our own service whatever it sends.
+    client
+        .mail("s@bank.org", &["no@y.org"], "Auto-Submitted: no\r\n\r\nx")
+        .await;
+    let mut app = house.submission().await;
+    app.mail(
+        "a@x.org",
+        &["no@y.org"],
+        "From: a@x.org\r\nList-Id: <l.x.org>\r\n\r\nx",
+    )
+    .await;
+    let mut told: Vec<String> = sink.wait(2).await.iter().map(|mail| mail.to[0].clone()).collect();
+    told.sort();
+    assert_eq!(told, ["a@x.org", "s@bank.org"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_null_sender_never_gets_a_notice() {
     let sink = Sink::scripted(|line| line.starts_with("RCPT").then(|| "550 5.1.1 no".into())).await;
     let house = House::with_sink(&sink, |_| {}).await;

@@ -158,7 +158,10 @@ fn push_status(out: &mut String, notice: &Notice<'_>) {
             let _ = write!(out, "Remote-MTA: dns; {}\r\n", one_line(remote));
         }
         if let Some(diagnostic) = &recipient.diagnostic {
-            let _ = write!(out, "Diagnostic-Code: smtp; {}\r\n", one_line(diagnostic));
+            // RFC 3464 2.3.6: `smtp` is for the words of a reply, which begin with its code.
+            let is_reply = diagnostic.bytes().take(3).filter(u8::is_ascii_digit).count() == 3;
+            let kind = if is_reply { "smtp" } else { "X-Tasuki" };
+            let _ = write!(out, "Diagnostic-Code: {kind}; {}\r\n", one_line(diagnostic));
         }
         if let Some(at) = recipient.last_attempt {
             let _ = write!(out, "Last-Attempt-Date: {}\r\n", rfc5322_date(at));

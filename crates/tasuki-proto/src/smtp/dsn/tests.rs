@@ -15,7 +15,7 @@ fn report(action: Action, status: EnhancedCode, to: &str, header: &[u8]) -> Stri
         mailbox: Mailbox::parse("太郎@y.org").unwrap(),
         orcpt: None,
         remote_mta: None,
-        diagnostic: None,
+        diagnostic: Some("the mail expired".into()),
         last_attempt: None,
         ..recipient.clone()
     };
@@ -66,6 +66,7 @@ fn a_failure_notice_has_its_three_parts_and_no_injected_field() {
         Final-Recipient: utf-8; \\x{592A}\\x{90CE}@y.org\r\n\
         Action: failed\r\n\
         Status: 5.1.1\r\n\
+        Diagnostic-Code: X-Tasuki; the mail expired\r\n\
         \r\n";
     assert_eq!(parts[2], status);
     assert_eq!(
