@@ -231,6 +231,21 @@ impl Mailbox {
         Self::from_parts(local, MailHost::parse(host)?)
     }
 
+    /// As [`Mailbox::parse`], and also takes dots that stand together, first or last in an unquoted local part. Japanese
+    /// carriers gave out such addresses (`foo..bar@docomo.ne.jp`, `foo.@ezweb.ne.jp`), and they are alive; on the wire
+    /// they are quoted, as RFC 5321 4.1.2 wants it.
+    pub fn parse_legacy(text: &str) -> Result<Self, MailboxError> {
+        let strict = match Self::parse(text) {
+            Err(error @ MailboxError::LocalCharacter) => error,
+            parsed => return parsed,
+        };
+        let (local, host) = text.split_once('@').ok_or(MailboxError::Incomplete)?;
+        if !local.chars().all(|c| c == '.' || is_atext(c)) || local.chars().all(|c| c == '.') {
+            return Err(strict);
+        }
+        Self::from_parts(local, MailHost::parse(host)?)
+    }
+
     /// Builds a mailbox from an unquoted local part and a host.
     pub fn from_parts(local: impl Into<Box<str>>, host: MailHost) -> Result<Self, MailboxError> {
         let local = local.into();

@@ -67,6 +67,8 @@ pub struct MailConfig {
     /// Offers SCRAM-SHA-256, which works for app passwords only: a client that insists on it cannot use a person's own
     /// password.
     pub scram: bool,
+    /// Domains whose addresses may have dots where RFC 5321 has none (`foo..bar@docomo.ne.jp`); quoted on the wire.
+    pub legacy_domains: Vec<Domain>,
     /// Which addresses of a domain there are; a domain that is not named has all.
     pub recipients: Vec<RecipientsConfig>,
     /// Load balancers that begin each connection with a PROXY header (version 1 or 2); others may not.
@@ -192,6 +194,8 @@ pub struct LimitsConfig {
     /// Largest header section.
     #[serde(with = "size")]
     pub max_header: u64,
+    /// Most multiparts and enclosed messages within each other.
+    pub max_mime_depth: usize,
     /// Hops after which a message is looping.
     pub max_received: usize,
     /// Recipients that a principal may send to in a minute, in the long run; 0 for no limit.
@@ -241,6 +245,10 @@ impl Default for MailConfig {
             relay_domains: Vec::new(),
             mynetworks: Vec::new(),
             scram: true,
+            legacy_domains: ["docomo.ne.jp", "ezweb.ne.jp"]
+                .iter()
+                .filter_map(|name| Domain::parse(name).ok())
+                .collect(),
             recipients: Vec::new(),
             proxy_protocol_from: Vec::new(),
             rewrite: RewriteConfig::default(),
@@ -310,6 +318,7 @@ impl Default for LimitsConfig {
             session_timeout: timers.session,
             max_line: data.max_line as u64,
             max_header: data.max_header_size as u64,
+            max_mime_depth: data.max_mime_depth,
             max_received: data.max_received,
             recipients_per_minute: 0,
             recipients_per_day: 500,
@@ -465,10 +474,12 @@ fn server_config(config: &MailConfig, host: &Domain) -> ServerConfig {
         max_size: config.max_size,
         max_line: usize_of(config.limits.max_line),
         max_header_size: usize_of(config.limits.max_header),
+        max_mime_depth: config.limits.max_mime_depth,
         max_received: config.limits.max_received,
         ..DataLimits::default()
     };
     server.max_recipients = config.max_recipients;
+    server.legacy_domains.clone_from(&config.legacy_domains);
     server.starttls = true;
     server.auth = true;
     server.require_tls = true;

@@ -3,6 +3,33 @@
 use super::*;
 
 #[test]
+fn dots_of_carriers_are_taken_where_they_are_asked_for_and_quoted() {
+    for (text, wire) in [
+        ("foo..bar@docomo.ne.jp", "\"foo..bar\"@docomo.ne.jp"),
+        ("foo.@ezweb.ne.jp", "\"foo.\"@ezweb.ne.jp"),
+        (".foo@ezweb.ne.jp", "\".foo\"@ezweb.ne.jp"),
+        ("\"foo..bar\"@docomo.ne.jp", "\"foo..bar\"@docomo.ne.jp"),
+        ("foo@docomo.ne.jp", "foo@docomo.ne.jp"),
+    ] {
+        let mailbox = Mailbox::parse_legacy(text).unwrap();
+        assert_eq!(mailbox.to_string(), wire, "{text}");
+        // What goes on the wire is the same address by the strict grammar.
+        assert_eq!(Mailbox::parse(wire).unwrap(), mailbox, "{text}");
+    }
+    for text in [
+        "a b..c@x.org",
+        "..@x.org",
+        "a..b",
+        "a..b@",
+        "a..\"b@x.org",
+        "a..b@c@x.org",
+    ] {
+        assert!(Mailbox::parse_legacy(text).is_err(), "{text}");
+    }
+    assert!(Mailbox::parse("foo..bar@docomo.ne.jp").is_err());
+}
+
+#[test]
 fn domain_is_a_lower_case_a_label() {
     let same = [
         ("Example.ORG", "example.org"),

@@ -8,8 +8,11 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::Reply;
 
+mod nesting;
 #[cfg(test)]
 mod tests;
+
+use nesting::Nesting;
 
 /// What a message may look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct DataLimits {
     pub max_header_size: usize,
     /// Most lines of the header section.
     pub max_header_lines: usize,
+    /// Most multiparts and enclosed messages within each other.
+    pub max_mime_depth: usize,
     /// Take a bare LF for a line end, for old devices; it is never part of the end of the data. Otherwise it is refused.
     pub repair_bare_lf: bool,
     /// Most `Received` fields before the message counts as looping (RFC 5321 6.3).
@@ -35,6 +40,7 @@ impl Default for DataLimits {
             max_line: 1000,
             max_header_size: 256 * 1024,
             max_header_lines: 1000,
+            max_mime_depth: 100,
             max_received: 50,
             repair_bare_lf: false,
         }
@@ -62,6 +68,9 @@ pub enum DataError {
     /// Header section over its limits.
     #[error("the header section is too long")]
     HeaderTooLong,
+    /// Too many parts within each other.
+    #[error("the parts of the message are nested too deeply")]
+    TooDeep,
     /// Too many `Received` fields.
     #[error("the message has passed too many hops")]
     Loop,
@@ -77,6 +86,7 @@ impl DataError {
             Self::LineTooLong => Reply::new(550, (5, 6, 0), "a line of the message is too long"),
             Self::TooBig => Reply::new(552, (5, 3, 4), "the message is over the size limit"),
             Self::HeaderTooLong => Reply::new(552, (5, 3, 4), "the header section is over its limit"),
+            Self::TooDeep => Reply::new(554, (5, 6, 0), "the parts of the message are nested too deeply"),
             Self::Loop => Reply::new(554, (5, 4, 6), "too many hops, this message is looping"),
         }
     }
@@ -123,6 +133,7 @@ pub struct DataReceiver {
     line_start: usize,
     header_lines: usize,
     received: usize,
+    nesting: Nesting,
     header: Option<HeaderEnd>,
     eight_bit: bool,
     failure: Option<DataError>,
@@ -142,6 +153,7 @@ impl DataReceiver {
             line_start: 0,
             header_lines: 0,
             received: 0,
+            nesting: Nesting::new(limits.max_mime_depth),
             header: None,
             eight_bit: false,
             failure: None,
@@ -320,6 +332,9 @@ impl DataReceiver {
         self.out.extend_from_slice(octets);
         if self.header.is_none() && self.out.len() > self.limits.max_header_size {
             self.fail(DataError::HeaderTooLong);
+        }
+        if !self.nesting.feed(octets) {
+            self.fail(DataError::TooDeep);
         }
     }
 

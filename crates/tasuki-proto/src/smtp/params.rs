@@ -65,14 +65,15 @@ pub enum ForwardPath {
     Postmaster,
 }
 
-/// Parses what follows `MAIL `: `FROM:<path> params`.
-pub fn parse_mail(text: &str) -> Result<Envelope, ParamError> {
+/// Parses what follows `MAIL `: `FROM:<path> params`. Addresses in `legacy` domains may have dots where the grammar has
+/// none.
+pub fn parse_mail(text: &str, legacy: &[Domain]) -> Result<Envelope, ParamError> {
     let rest = strip_prefix_ignore_case(text, "FROM:").ok_or(ParamError::Syntax)?;
     let (path, params) = split_path(rest)?;
     let from = if path.is_empty() {
         ReversePath::Null
     } else {
-        ReversePath::Mailbox(Mailbox::parse(strip_source_route(path)?).map_err(ParamError::Mailbox)?)
+        ReversePath::Mailbox(parse_mailbox(strip_source_route(path)?, legacy)?)
     };
     let mut envelope = Envelope::new(from);
     let mut seen_body = false;
@@ -135,11 +136,17 @@ pub fn parse_mail(text: &str) -> Result<Envelope, ParamError> {
     Ok(envelope)
 }
 
-/// Parses what follows `RCPT `: `TO:<path> params`; a bare postmaster becomes one at `own_host`.
-pub fn parse_rcpt(text: &str, smtputf8: bool, own_host: &Domain) -> Result<Recipient, ParamError> {
+/// Parses what follows `RCPT `: `TO:<path> params`; a bare postmaster becomes one at `own_host`. For `legacy` see
+/// [`parse_mail`].
+pub fn parse_rcpt(
+    text: &str,
+    smtputf8: bool,
+    own_host: &Domain,
+    legacy: &[Domain],
+) -> Result<Recipient, ParamError> {
     let rest = strip_prefix_ignore_case(text, "TO:").ok_or(ParamError::Syntax)?;
     let (path, params) = split_path(rest)?;
-    let mailbox = match parse_forward_path(path)? {
+    let mailbox = match parse_forward_path(path, legacy)? {
         ForwardPath::Mailbox(mailbox) => mailbox,
         ForwardPath::Postmaster => {
             let host = crate::names::MailHost::Domain(own_host.clone());
@@ -171,12 +178,24 @@ pub fn parse_rcpt(text: &str, smtputf8: bool, own_host: &Domain) -> Result<Recip
     Ok(recipient)
 }
 
-fn parse_forward_path(path: &str) -> Result<ForwardPath, ParamError> {
+fn parse_forward_path(path: &str, legacy: &[Domain]) -> Result<ForwardPath, ParamError> {
     if path.eq_ignore_ascii_case("postmaster") {
         return Ok(ForwardPath::Postmaster);
     }
-    let mailbox = Mailbox::parse(strip_source_route(path)?).map_err(ParamError::Mailbox)?;
+    let mailbox = parse_mailbox(strip_source_route(path)?, legacy)?;
     Ok(ForwardPath::Mailbox(mailbox))
+}
+
+/// The strict grammar; in these domains also the addresses that carriers gave out in spite of it.
+fn parse_mailbox(text: &str, legacy: &[Domain]) -> Result<Mailbox, ParamError> {
+    Mailbox::parse(text).or_else(|error| {
+        let is_listed = |mailbox: &Mailbox| {
+            let domain = mailbox.domain();
+            domain.is_some_and(|domain| legacy.iter().any(|listed| domain.is_within(listed)))
+        };
+        let lenient = Mailbox::parse_legacy(text).ok().filter(is_listed);
+        lenient.ok_or(ParamError::Mailbox(error))
+    })
 }
 
 /// Splits `<path> params`. Only the path inside angle brackets counts; brackets inside a quoted string are text.

@@ -12,6 +12,7 @@ mod explain;
 mod faulty;
 mod groups;
 mod knot;
+mod legacy;
 mod mta_sts;
 mod oauth;
 mod orders;

@@ -100,3 +100,23 @@ async fn what_is_injected_behind_starttls_ends_the_session() {
         assert_eq!(client.reply().await, "", "nothing else is answered");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_nested_too_deeply_is_refused_and_the_next_one_is_taken() {
+    let sink = Sink::start().await;
+    let house = House::with_sink(&sink, |c| c.limits.max_mime_depth = 1).await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    let outer = "Content-Type: multipart/mixed; boundary=a\r\n\r\n--a\r\n";
+    let inner = "Content-Type: message/rfc822\r\n\r\nSubject: x\r\n\r\nx";
+    let reply = client
+        .mail("a@x.org", &["b@y.org"], &format!("{outer}{inner}"))
+        .await;
+    assert!(reply.starts_with("554 5.6.0"), "{reply}");
+    let reply = client
+        .mail("a@x.org", &["b@y.org"], &format!("{outer}\r\nx\r\n--a--"))
+        .await;
+    assert!(reply.starts_with("250"), "{reply}");
+    assert_eq!(sink.wait(1).await.len(), 1);
+}

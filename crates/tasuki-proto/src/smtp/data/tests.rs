@@ -100,6 +100,7 @@ fn limits_hold_while_streaming() {
         max_line: 20,
         max_header_size: 40,
         max_header_lines: 3,
+        max_mime_depth: 100,
         max_received: 2,
         repair_bare_lf: false,
     };
@@ -235,5 +236,65 @@ fn a_repaired_bare_lf_is_a_line_end_and_never_the_end_of_the_data() {
         receiver.failure(),
         Some(DataError::BareCr),
         "a bare CR is not repaired"
+    );
+}
+
+/// Feeds a message in pieces of this size; the first failure.
+fn verdict(limits: DataLimits, message: &str, size: usize) -> Option<DataError> {
+    let mut receiver = DataReceiver::new(limits);
+    for piece in message.as_bytes().chunks(size) {
+        let mut input = BytesMut::from(piece);
+        receiver.receive(&mut input);
+    }
+    let mut input = BytesMut::from(&b"\r\n.\r\n"[..]);
+    assert!(receiver.receive(&mut input));
+    receiver.failure()
+}
+
+fn nested(levels: usize) -> String {
+    let header = |level: usize| format!("Content-Type: multipart/mixed;\r\n\tboundary=\"b{level}\"\r\n\r\n");
+    let mut message = header(0);
+    for level in 1..levels {
+        message += &format!("--b{}\r\n{}", level - 1, header(level));
+    }
+    message
+}
+
+#[test]
+fn parts_within_parts_are_refused_beyond_the_limit_only() {
+    let limits = DataLimits {
+        max_mime_depth: 3,
+        ..DataLimits::default()
+    };
+    let enclosed = "Content-Type: message/rfc822\r\n\r\n";
+    let digest = "Content-Type: multipart/digest; charset=x; boundary=d\r\n\r\n--d\r\n\r\n";
+    let side_by_side = format!(
+        "{}{}",
+        nested(3),
+        "--b2\r\n\r\nx\r\n--b2--\r\n--b1\r\nContent-Type: MULTIPART/alternative; boundary=c\r\n\r\n--c\r\n\r\n--c--\r\n".repeat(50)
+    );
+    for (message, deep) in [
+        (nested(3), false),
+        (nested(4), true),
+        (nested(500), true),
+        (enclosed.repeat(3), false),
+        (enclosed.repeat(4), true),
+        // Two levels each: the digest and the message in it, which may be a digest itself.
+        (digest.to_owned() + "Subject: x\r\n\r\n", false),
+        (digest.to_owned() + digest, true),
+        (side_by_side, false),
+        // What looks like a header in a body is text.
+        (format!("Subject: x\r\n\r\n{}", nested(9)), false),
+    ] {
+        for size in [1, 7, 4096] {
+            let expected = deep.then_some(DataError::TooDeep);
+            assert_eq!(verdict(limits, &message, size), expected, "{size}: {message}");
+        }
+    }
+    // By default a mail as deep as any that people write passes.
+    assert_eq!(verdict(DataLimits::default(), &nested(100), 4096), None);
+    assert_eq!(
+        verdict(DataLimits::default(), &nested(101), 4096),
+        Some(DataError::TooDeep)
     );
 }

@@ -19,6 +19,8 @@ pub struct ServerConfig {
     pub scram: bool,
     /// Whether REQUIRETLS is offered, under TLS only (RFC 8689): what it asks for is kept by whoever sends on.
     pub require_tls: bool,
+    /// Domains in which an unquoted local part may have dots together, first or last.
+    pub legacy_domains: Vec<Domain>,
     /// Most recipients of a message; the next ones get 452 4.5.3 (RFC 5321 4.5.3.1.8 wants at least 100).
     pub max_recipients: usize,
     /// From this many errors on, each delays its reply.
@@ -41,6 +43,7 @@ impl ServerConfig {
             auth: false,
             scram: false,
             require_tls: false,
+            legacy_domains: Vec::new(),
             max_recipients: 100,
             soft_errors: 10,
             max_errors: 20,

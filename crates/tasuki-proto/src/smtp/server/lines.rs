@@ -126,7 +126,7 @@ impl Session {
         if self.envelope.is_some() {
             return self.reply(now, replies::NESTED_MAIL);
         }
-        let envelope = match parse_mail(args) {
+        let envelope = match parse_mail(args, &self.config.legacy_domains) {
             Ok(envelope) => envelope,
             Err(error) => return self.reply(now, error.reply(true)),
         };
@@ -149,7 +149,12 @@ impl Session {
         if self.chunked.is_some() {
             return self.reply(now, replies::CHUNKS_UNDER_WAY);
         }
-        let recipient = match parse_rcpt(args, envelope.smtputf8, &self.config.host) {
+        let recipient = match parse_rcpt(
+            args,
+            envelope.smtputf8,
+            &self.config.host,
+            &self.config.legacy_domains,
+        ) {
             Ok(recipient) => recipient,
             Err(error) => return self.reply(now, error.reply(false)),
         };
