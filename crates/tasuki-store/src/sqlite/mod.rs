@@ -4,6 +4,7 @@
 //! pool, one statement or a few at a time, and hold no transaction over an await. Bodies above 16 KiB are in
 //! [`segments`].
 
+mod commit;
 mod holds;
 mod mail;
 mod segments;

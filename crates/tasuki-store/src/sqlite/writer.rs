@@ -19,12 +19,13 @@ use tasuki_core::store::{StoreError, StoreResult};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::mail::{self, MailRow};
+use super::commit::{Work, transact};
+use super::mail::MailRow;
 use super::segments::Segments;
-use super::settle::{self, Applied};
+use super::settle::Applied;
 use super::space::Space;
 use super::totals;
-use crate::error::{is_io_error, share, store_error};
+use crate::error::share;
 
 /// Requests that may wait in the channel.
 const QUEUE: usize = 1024;
@@ -78,22 +79,22 @@ pub(super) async fn count(conn: &mut SqliteConnection) -> StoreResult<Counters> 
 }
 
 /// New mails of one caller.
-struct Enqueue {
-    rows: Vec<MailRow>,
+pub(super) struct Enqueue {
+    pub(super) rows: Vec<MailRow>,
     reply: oneshot::Sender<StoreResult<()>>,
 }
 
 /// Outcomes of one caller that ride.
-struct Riders {
-    node: NodeId,
-    outcomes: Vec<Outcome>,
+pub(super) struct Riders {
+    pub(super) node: NodeId,
+    pub(super) outcomes: Vec<Outcome>,
 }
 
 /// Outcomes of one caller with what they cause.
-struct SettleNow {
-    node: NodeId,
-    outcomes: Vec<Outcome>,
-    follow_ups: Vec<Vec<MailRow>>,
+pub(super) struct SettleNow {
+    pub(super) node: NodeId,
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) follow_ups: Vec<Vec<MailRow>>,
     reply: oneshot::Sender<StoreResult<Vec<Settled>>>,
 }
 
@@ -105,7 +106,7 @@ struct Rides {
 }
 
 /// A change of any other kind.
-trait Change: Send {
+pub(super) trait Change: Send {
     fn apply<'c>(&'c mut self, conn: &'c mut SqliteConnection) -> BoxFuture<'c, StoreResult<()>>;
     /// After the commit, or instead of it with why it failed.
     fn finish(self: Box<Self>, commit: StoreResult<()>);
@@ -398,7 +399,7 @@ impl Task {
             enqueues: &enqueues,
             settles: &settles,
         };
-        match self.transact(&work, &mut changes).await {
+        match transact(&mut self.conn, &self.riders, &work, &mut changes).await {
             Ok(done) => {
                 self.note_commit(&done.applied);
                 for (enqueue, result) in enqueues.into_iter().zip(done.enqueued) {
@@ -447,157 +448,8 @@ impl Task {
         self.riders.clear();
         self.segments.free(&applied.freed);
     }
-
-    /// One transaction; once more, caller by caller, if one of the new mails was refused.
-    async fn transact(&mut self, work: &Work<'_>, changes: &mut [Box<dyn Change>]) -> StoreResult<Done> {
-        let mut done = Done::default();
-        run(&mut self.conn, "BEGIN IMMEDIATE").await?;
-        self.apply_riders(&mut done.applied).await?;
-        let rows: Vec<&MailRow> = work.enqueues.iter().flat_map(|e| &e.rows).collect();
-        match mail::insert(&mut self.conn, &rows).await {
-            Ok(()) => {
-                done.applied.mails += count_of(rows.len());
-                done.enqueued = work.enqueues.iter().map(|_| Ok(())).collect();
-            }
-            Err(StoreError::Conflict(_)) => {
-                run(&mut self.conn, "ROLLBACK").await?;
-                done = Done::default();
-                run(&mut self.conn, "BEGIN IMMEDIATE").await?;
-                self.apply_riders(&mut done.applied).await?;
-                done.enqueued = insert_one_by_one(&mut self.conn, work.enqueues, &mut done.applied).await?;
-            }
-            Err(error) => return Err(error),
-        }
-        self.apply_settles(work.settles, &mut done).await?;
-        self.apply_changes(changes, &mut done).await?;
-        totals::add(
-            &mut self.conn,
-            ALL_NODES,
-            done.applied.mails,
-            done.applied.deferred,
-        )
-        .await?;
-        run(&mut self.conn, "COMMIT").await?;
-        Ok(done)
-    }
-
-    async fn apply_riders(&mut self, applied: &mut Applied) -> StoreResult<()> {
-        if self.riders.is_empty() {
-            return Ok(());
-        }
-        let riders = self.riders.iter().map(|r| (r.node, r.outcomes.as_slice()));
-        mail::apply_riders(&mut self.conn, riders, applied).await?;
-        settle::finish(&mut self.conn, applied).await
-    }
-
-    async fn apply_settles(&mut self, settles: &[SettleNow], done: &mut Done) -> StoreResult<()> {
-        for settle in settles {
-            run(&mut self.conn, "SAVEPOINT one").await?;
-            let mut applied = Applied::default();
-            let result = settle_now(&mut self.conn, settle, &mut applied).await;
-            match &result {
-                Err(error) if is_storage(error) => return result.map(drop),
-                Ok(_) => {
-                    done.applied.mails += applied.mails;
-                    done.applied.deferred += applied.deferred;
-                    done.applied.freed.append(&mut applied.freed);
-                }
-                Err(_) => run(&mut self.conn, "ROLLBACK TO one").await?,
-            }
-            run(&mut self.conn, "RELEASE one").await?;
-            done.settled.push(result);
-        }
-        Ok(())
-    }
-
-    async fn apply_changes(&mut self, changes: &mut [Box<dyn Change>], done: &mut Done) -> StoreResult<()> {
-        for change in changes.iter_mut() {
-            run(&mut self.conn, "SAVEPOINT one").await?;
-            let result = change.apply(&mut self.conn).await;
-            if result.as_ref().is_err_and(is_storage) {
-                return result;
-            }
-            if result.is_err() {
-                run(&mut self.conn, "ROLLBACK TO one").await?;
-            }
-            run(&mut self.conn, "RELEASE one").await?;
-            done.changed.push(result);
-        }
-        Ok(())
-    }
-}
-
-/// What a transaction is made of, beside riders and changes.
-struct Work<'a> {
-    enqueues: &'a [Enqueue],
-    settles: &'a [SettleNow],
-}
-
-/// What became of it: each one's own result, in order.
-#[derive(Default)]
-struct Done {
-    applied: Applied,
-    enqueued: Vec<StoreResult<()>>,
-    settled: Vec<StoreResult<Vec<Settled>>>,
-    changed: Vec<StoreResult<()>>,
-}
-
-/// A failure of the disk: SQLite may have rolled everything back, so it is everybody's.
-fn is_storage(error: &StoreError) -> bool {
-    matches!(error, StoreError::Full) || is_io_error(error)
 }
 
 fn ride_until() -> Instant {
     Instant::now() + RIDE
-}
-
-async fn run(conn: &mut SqliteConnection, sql: &'static str) -> StoreResult<()> {
-    sqlx::query(sql).execute(conn).await.map_err(store_error)?;
-    Ok(())
-}
-
-/// Inserts caller by caller, so that a refused one fails alone.
-async fn insert_one_by_one(
-    conn: &mut SqliteConnection,
-    enqueues: &[Enqueue],
-    applied: &mut Applied,
-) -> StoreResult<Vec<StoreResult<()>>> {
-    let mut results = Vec::with_capacity(enqueues.len());
-    for enqueue in enqueues {
-        run(conn, "SAVEPOINT one").await?;
-        let own: Vec<&MailRow> = enqueue.rows.iter().collect();
-        let result = mail::insert(conn, &own).await;
-        match &result {
-            Ok(()) => applied.mails += count_of(own.len()),
-            Err(StoreError::Conflict(_)) => run(conn, "ROLLBACK TO one").await?,
-            Err(_) => return result.map(|()| Vec::new()),
-        }
-        run(conn, "RELEASE one").await?;
-        results.push(result);
-    }
-    Ok(results)
-}
-
-/// Outcomes with what they cause, all or nothing; the savepoint is the caller's.
-async fn settle_now(
-    conn: &mut SqliteConnection,
-    settle: &SettleNow,
-    applied: &mut Applied,
-) -> StoreResult<Vec<Settled>> {
-    let mut results = Vec::with_capacity(settle.outcomes.len());
-    for (outcome, follow_up) in settle.outcomes.iter().zip(&settle.follow_ups) {
-        let result = settle::settle_one(conn, settle.node, outcome, applied).await?;
-        if result == Settled::Done && !follow_up.is_empty() {
-            let rows: Vec<&MailRow> = follow_up.iter().collect();
-            mail::insert(conn, &rows).await?;
-            applied.mails += count_of(rows.len());
-        }
-        results.push(result);
-    }
-    settle::finish(conn, applied).await?;
-    Ok(results)
-}
-
-fn count_of(rows: usize) -> i64 {
-    i64::try_from(rows).unwrap_or(i64::MAX)
 }
