@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo bench -p tasuki-store -- accept          # 2, 10 and 100 KiB, from 20 senders
 //! cargo bench -p tasuki-store -- queue           # 1,000,000 deferred mails in 100,000 lanes; `queue 50000` for fewer
+//! cargo bench -p tasuki-store -- fill DIR        # the same queue into the store of a gateway that is stopped
 //! ```
 //! `TASUKI_BENCH_STORE=postgres://...` measures an (empty) PostgreSQL database; its own processes' CPU is not counted.
 //! `TASUKI_BENCH_DIR` says on which file system the data lies. One line of JSON for each case.
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tasuki_core::clock::{Clock, Timestamp};
-use tasuki_core::ids::{DeliverySeq, Epoch, MailId, NodeId};
+use tasuki_core::ids::{DeliverySeq, Epoch, MailId, MailIds, NodeId};
 use tasuki_core::store::Store;
 use tasuki_core::store::mail::{
     Class, Envelope, Hold, LaneKey, NewDelivery, NewMail, Notify, Outcome, Recipient, Settlement, StoredBody,
@@ -48,7 +49,12 @@ fn main() {
     match words.first().copied() {
         Some("accept") => runtime.block_on(accept_all(number(20_000))),
         Some("queue") => runtime.block_on(long_queue(number(1_000_000))),
-        _ => eprintln!("cargo bench -p tasuki-store -- accept|queue [N]"),
+        Some("fill") => {
+            let dir = words.get(1).expect("the data directory");
+            let count = words.get(2).map_or(1_000_000, |n| n.parse().unwrap());
+            runtime.block_on(fill(Path::new(dir), count));
+        }
+        _ => eprintln!("cargo bench -p tasuki-store -- accept|queue [N] or fill DIR [N]"),
     }
 }
 
@@ -102,7 +108,7 @@ fn recipient(domain: &str) -> Recipient {
     }
 }
 
-fn new_mail(domain: &str, body: StoredBody) -> NewMail {
+fn new_mail(domain: &str, body: StoredBody, now: Timestamp) -> NewMail {
     NewMail {
         id: MailId(IDS.fetch_add(1, Ordering::Relaxed)),
         envelope: Envelope {
@@ -121,8 +127,8 @@ fn new_mail(domain: &str, body: StoredBody) -> NewMail {
             lane: LaneKey(format!("mx:{domain}")),
             recipients: vec![recipient(domain)],
         }],
-        accepted_at: Timestamp(1_000),
-        expires_at: Timestamp(1_000_000_000),
+        accepted_at: now,
+        expires_at: now.plus(Duration::from_secs(5 * 86_400)),
     }
 }
 
@@ -179,7 +185,7 @@ async fn accept(store: &Arc<dyn Store>, (node, epoch): (NodeId, Epoch), kib: usi
             for _ in 0..count / SENDERS {
                 let stored = write(&*store, &body).await;
                 let ids = store
-                    .enqueue(node, epoch, vec![new_mail("a.example", stored)])
+                    .enqueue(node, epoch, vec![new_mail("a.example", stored, Timestamp(1_000))])
                     .await
                     .unwrap();
                 done.send(outcome(ids[0], epoch, Settlement::Finished))
@@ -201,7 +207,7 @@ async fn long_queue(count: i64) {
     let clock = Clock::system();
     let began = clock.now();
     let store = place.open().await;
-    defer_many(&store, count).await;
+    defer_many(&store, count, Timestamp(1_000)).await;
     store.close().await;
     drop(store);
     let built = clock.now().duration_since(began).as_secs_f64();
@@ -210,7 +216,7 @@ async fn long_queue(count: i64) {
     let store = place.open().await;
     let (node, epoch) = store.join("bench").await.unwrap();
     assert!(store.adopt(node, epoch, 256).await.unwrap().is_empty());
-    let now = Timestamp(1_000_000_000);
+    let now = Timestamp(100_000_000);
     let lanes = store
         .claim_lanes(node, now, Duration::from_secs(60), 256, &[])
         .await
@@ -252,7 +258,20 @@ async fn long_queue(count: i64) {
     store.close().await;
 }
 
-async fn defer_many(store: &Arc<dyn Store>, count: i64) {
+/// Mails as another gateway of the store left them, due over the next hour.
+async fn fill(dir: &Path, count: i64) {
+    let url = std::env::var("TASUKI_BENCH_STORE").unwrap_or_else(|_| tasuki_store::DEFAULT_URL.into());
+    let store = tasuki_store::open(&url, dir).await.unwrap();
+    let clock = Clock::system();
+    IDS.store(
+        MailIds::new(NodeId(1000), clock.clone()).next().0,
+        Ordering::Relaxed,
+    );
+    defer_many(&store, count, clock.wall()).await;
+    store.close().await;
+}
+
+async fn defer_many(store: &Arc<dyn Store>, count: i64, now: Timestamp) {
     let (node, epoch) = store.join("bench").await.unwrap();
     let lanes = (count / 10).max(1);
     let body = Bytes::from(vec![b'x'; 2 << 10]);
@@ -261,21 +280,23 @@ async fn defer_many(store: &Arc<dyn Store>, count: i64) {
         let mut mails = Vec::with_capacity(SETTLE);
         for place in n..count.min(n + 256) {
             let stored = write(&**store, &body).await;
-            mails.push(new_mail(&format!("d{}.example", place % lanes), stored));
+            mails.push(new_mail(&format!("d{:05}.sink.test", place % lanes), stored, now));
         }
+        let first = n;
         n += i64::try_from(mails.len()).unwrap();
         let domains: Vec<LaneKey> = mails.iter().map(|mail| mail.deliveries[0].lane.clone()).collect();
         let ids = store.enqueue(node, epoch, mails).await.unwrap();
         let outcomes = ids
             .into_iter()
             .zip(domains)
-            .map(|(id, lane)| {
+            .zip(first..)
+            .map(|((id, lane), place)| {
                 let domain = lane.0.trim_start_matches("mx:").to_owned();
                 let settlement = Settlement::Deferred {
                     lane,
                     recipients: vec![recipient(&domain)],
                     attempts: 1,
-                    due: Timestamp(2_000 + id.0),
+                    due: Timestamp(now.0 + place * 3),
                     last_error: "450 4.2.0 try again later".into(),
                     delay_reported: false,
                 };
