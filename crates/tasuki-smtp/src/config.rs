@@ -25,6 +25,7 @@ mod providers;
 mod recipients;
 mod rewrite;
 mod smarthost;
+mod sources;
 mod tls_policy;
 
 pub(crate) use devices::{Device, device_at};
@@ -40,6 +41,8 @@ pub use smarthost::{
     OAuthConfig, OAuthFlow, RouteConfig, SmarthostConfig, SmarthostGroupConfig, SmarthostProtocol,
     SmarthostTls,
 };
+pub(crate) use sources::{Pool, seed_of};
+pub use sources::{SourceAddressConfig, SourceConfig};
 pub(crate) use tls_policy::TlsPolicies;
 pub use tls_policy::{TlsLevel, TlsPolicyConfig};
 
@@ -81,6 +84,10 @@ pub struct MailConfig {
     pub default_route: String,
     /// Mail that goes another way, by recipient domain, sender or principal.
     pub routes: Vec<RouteConfig>,
+    /// The pool of our addresses that mail goes out from; empty leaves it to the system.
+    pub default_source: String,
+    /// Pools of our addresses.
+    pub sources: Vec<SourceConfig>,
     /// Servers that take our mail and carry it on.
     pub smarthosts: Vec<SmarthostConfig>,
     /// Smarthosts that stand in for each other.
@@ -255,6 +262,8 @@ impl Default for MailConfig {
             postmaster: None,
             default_route: "direct".to_owned(),
             routes: Vec::new(),
+            default_source: String::new(),
+            sources: Vec::new(),
             smarthosts: Vec::new(),
             smarthost_groups: Vec::new(),
             tls_policy: Vec::new(),
@@ -403,6 +412,11 @@ impl Settings {
             &config.smarthost_groups,
             &config.routes,
             &config.default_route,
+        )?
+        .with_sources(
+            &config.sources,
+            &config.routes,
+            Some(config.default_source.as_str()).filter(|name| !name.is_empty()),
         )?;
         let steps: Vec<Duration> = config.delivery.retry.iter().map(|d| d.0).collect();
         let retry = Backoff::try_new(steps, config.delivery.jitter_percent)

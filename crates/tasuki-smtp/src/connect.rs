@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context as TaskContext, Poll},
@@ -18,14 +18,14 @@ use tasuki_proto::smtp::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     sync::OwnedSemaphorePermit,
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
 
 use crate::{
-    config::Smarthost,
+    config::{Pool, Smarthost},
     context::{Context, Job},
     route::Candidate,
     tls_policy::Demand,
@@ -88,6 +88,9 @@ pub(crate) struct Dialer {
     /// What that keeps to.
     pub(crate) demand: Arc<Demand>,
     pub(crate) connect_timeout: Duration,
+    /// Our addresses to connect from, and which of them.
+    pub(crate) source: Option<Arc<Pool>>,
+    pub(crate) seed: u64,
 }
 
 /// An open connection that is ready for a mail.
@@ -131,7 +134,22 @@ impl Dialer {
         permit: OwnedSemaphorePermit,
     ) -> Result<Connection, ClientFailure> {
         let io_failure = |stage, what: String| ClientFailure::new(stage, Problem::Io(what));
-        let stream = match timeout(self.connect_timeout, TcpStream::connect(to.addr)).await {
+        let mut config = self.client.clone();
+        let from = match &self.source {
+            None => None,
+            Some(pool) => {
+                let address = pool.pick(to.addr.is_ipv6(), self.seed).ok_or_else(|| {
+                    let family = if to.addr.is_ipv6() { "IPv6" } else { "IPv4" };
+                    let problem = format!("{}: the pool {:?} has no {family} address", to.addr, pool.name);
+                    io_failure(Stage::Connect, problem)
+                })?;
+                if let Some(helo) = &address.helo {
+                    config.helo = helo.as_str().to_owned();
+                }
+                Some(address.ip)
+            }
+        };
+        let stream = match timeout(self.connect_timeout, connect(from, to.addr)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(io_failure(Stage::Connect, format!("{}: {error}", to.addr))),
             Err(_) => return Err(ClientFailure::new(Stage::Connect, Problem::TimedOut)),
@@ -151,11 +169,7 @@ impl Dialer {
             Socket::Plain(stream)
         };
         let clock = &context.deps.clock;
-        let client = Client::new(
-            self.client.clone(),
-            implicit.then_some(self.verifies),
-            clock.now(),
-        );
+        let client = Client::new(config, implicit.then_some(self.verifies), clock.now());
         let mut connection = Connection {
             socket,
             client,
@@ -194,7 +208,27 @@ impl Dialer {
     }
 }
 
+/// Connects, from one of our addresses where it matters.
+async fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
+    let Some(ip) = from else {
+        return TcpStream::connect(to).await;
+    };
+    let socket = if to.is_ipv6() {
+        TcpSocket::new_v6()
+    } else {
+        TcpSocket::new_v4()
+    }?;
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("from {ip}: {error}"));
+    socket.bind(SocketAddr::new(ip, 0)).map_err(named)?;
+    socket.connect(to).await.map_err(named)
+}
+
 impl Connection {
+    /// The pool of our addresses that it is from.
+    pub(crate) fn source(&self) -> Option<&str> {
+        self.dialer.source.as_ref().map(|pool| pool.name.as_str())
+    }
+
     /// The server it is to.
     pub(crate) fn candidate(&self) -> &Candidate {
         &self.to

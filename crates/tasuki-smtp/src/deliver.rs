@@ -219,6 +219,7 @@ async fn deliver(
         unfit: Vec::new(),
         passed_over: Vec::new(),
         too_fast: false,
+        source: context.source_of(&settings, &job).await,
     };
     let began = context.releases.count();
     let attempted = attempt.run(&job).await;

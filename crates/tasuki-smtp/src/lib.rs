@@ -43,7 +43,8 @@ pub use config::{
     AliasConfig, DeliveryConfig, DeviceConfig, DevicesConfig, DnsConfig, HeaderConfig, LimitsConfig,
     ListenerConfig, MailConfig, NetworkConfig, OAuthConfig, OAuthFlow, Pattern, ProviderConfig,
     RecipientsConfig, RelayConfig, RetryDelay, RewriteConfig, RouteConfig, SenderConfig, SmarthostConfig,
-    SmarthostGroupConfig, SmarthostProtocol, SmarthostTls, Target, TlsLevel, TlsPolicyConfig,
+    SmarthostGroupConfig, SmarthostProtocol, SmarthostTls, SourceAddressConfig, SourceConfig, Target,
+    TlsLevel, TlsPolicyConfig,
 };
 pub use dkim::{DkimError, DkimKey, KeyState};
 pub use dns::{Hickory, LookupError, MxAnswer, Resolver, ResolverError, TlsaRecord};

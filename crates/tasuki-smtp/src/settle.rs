@@ -19,7 +19,7 @@ use tasuki_proto::smtp::{Reply, dsn::Action};
 use tokio::sync::mpsc;
 
 use crate::{
-    config::{Origin, Settings},
+    config::{Origin, Pool, Settings},
     context::{Context, Job},
     convert,
     deliver::{self, RecipientResult, dispatch},
@@ -121,20 +121,12 @@ impl Context {
         if held.orders.rerouted {
             return held.lane.clone();
         }
-        let id = held
-            .envelope
-            .principal
-            .filter(|_| settings.ways.asks_for_principal());
-        let principal = match id {
-            None => None,
-            Some(id) => match self.deps.accounts.by_id(id).await {
-                Ok(principal) => principal,
-                // It stays where it is until it is known who sent it.
-                Err(_) => return held.lane.clone(),
-            },
+        // It stays where it is until it is known who sent it.
+        let Some(principal) = self.principal_name(settings, job).await else {
+            return held.lane.clone();
         };
         let origin = Origin {
-            principal: principal.as_ref().map(|principal| principal.name.as_str()),
+            principal: principal.as_deref(),
             sender: held.envelope.reverse_path.mailbox(),
         };
         let lanes = recipients.iter();
@@ -143,6 +135,30 @@ impl Context {
             Some(first) if lanes.all(|lane| lane == first) => first,
             _ => held.lane.clone(),
         }
+    }
+
+    /// Who handed a mail in, if a route asks for that; `None` in the first place if it cannot be told now.
+    async fn principal_name(&self, settings: &Settings, job: &Job) -> Option<Option<String>> {
+        let id = job.held.envelope.principal;
+        let Some(id) = id.filter(|_| settings.ways.asks_for_principal()) else {
+            return Some(None);
+        };
+        let principal = self.deps.accounts.by_id(id).await.ok()?;
+        Some(principal.map(|principal| principal.name.clone()))
+    }
+
+    /// The pool of our addresses that a job goes out from.
+    pub(crate) async fn source_of(&self, settings: &Settings, job: &Job) -> Option<Arc<Pool>> {
+        if !settings.ways.has_sources() {
+            return None;
+        }
+        let principal = self.principal_name(settings, job).await.flatten();
+        let origin = Origin {
+            principal: principal.as_deref(),
+            sender: job.held.envelope.reverse_path.mailbox(),
+        };
+        let first = job.held.recipients.first()?;
+        settings.ways.source(origin, &first.mailbox).cloned()
     }
 
     /// Gives a job to another lane, without an attempt.

@@ -14,7 +14,7 @@ use tasuki_proto::{
     smtp::client::{Protocol, Security},
 };
 
-use super::bad;
+use super::{Pool, SourceConfig, bad};
 
 mod oauth;
 mod presets;
@@ -41,6 +41,9 @@ pub struct RouteConfig {
     pub principal: Option<String>,
     /// `direct`, or the name of a smarthost or group.
     pub via: String,
+    /// The pool of addresses that it goes out from; `mail.default_source` if absent.
+    #[serde(default)]
+    pub source: Option<String>,
 }
 
 /// Smarthosts that stand in for each other.
@@ -170,6 +173,7 @@ struct Route {
     sender: Option<SenderRule>,
     principal: Option<String>,
     via: Via,
+    source: Option<Arc<Pool>>,
 }
 
 #[derive(Clone, Debug)]
@@ -182,6 +186,7 @@ enum SenderRule {
 #[derive(Clone, Debug)]
 pub(crate) struct Ways {
     default: Via,
+    default_source: Option<Arc<Pool>>,
     /// The most specific first.
     routes: Vec<Route>,
     /// Smarthosts as groups of one, and groups.
@@ -197,6 +202,7 @@ impl Ways {
     ) -> Result<Self, BuildError> {
         let mut ways = Self {
             default: Via::Direct,
+            default_source: None,
             routes: Vec::new(),
             members: HashMap::new(),
         };
@@ -285,7 +291,57 @@ impl Ways {
             sender,
             principal: config.principal.clone(),
             via: self.via("mail.routes.via", &config.via)?,
+            source: None,
         })
+    }
+
+    /// Puts in the pools of our own addresses.
+    pub(crate) fn with_sources(
+        mut self,
+        pools: &[SourceConfig],
+        routes: &[RouteConfig],
+        default: Option<&str>,
+    ) -> Result<Self, BuildError> {
+        let mut by_name = HashMap::new();
+        for pool in pools {
+            if by_name.insert(pool.name.as_str(), pool.check()?).is_some() {
+                return Err(bad(
+                    "mail.sources.name",
+                    format!("{:?} is given twice", pool.name),
+                ));
+            }
+        }
+        let named = |key: &str, name: Option<&str>| match name {
+            None => Ok(None),
+            Some(name) => by_name.get(name).cloned().map(Some).ok_or_else(|| {
+                let problem = format!("there is no pool {name:?} in mail.sources");
+                bad(key, problem)
+            }),
+        };
+        self.default_source = named("mail.default_source", default)?;
+        self.routes.clear();
+        for config in routes {
+            let mut route = self.route(config)?;
+            route.source = named("mail.routes.source", config.source.as_deref())?;
+            self.routes.push(route);
+        }
+        self.routes.sort_by_key(|route| std::cmp::Reverse(route.weight()));
+        Ok(self)
+    }
+
+    /// The pool of addresses that this mail to this recipient goes out from; `None` leaves it to the system.
+    pub(crate) fn source(&self, origin: Origin<'_>, recipient: &Mailbox) -> Option<&Arc<Pool>> {
+        let mut matching = self
+            .routes
+            .iter()
+            .filter(|route| route.matches(origin, recipient));
+        let route = matching.next().and_then(|route| route.source.as_ref());
+        route.or(self.default_source.as_ref())
+    }
+
+    /// Whether any mail goes out from a pool.
+    pub(crate) fn has_sources(&self) -> bool {
+        self.default_source.is_some() || self.routes.iter().any(|route| route.source.is_some())
     }
 
     /// The way of this mail to this recipient.

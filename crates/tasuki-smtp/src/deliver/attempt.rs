@@ -14,7 +14,7 @@ use tasuki_proto::smtp::{
 
 use super::dialing::NoConnection;
 use crate::{
-    config::{Settings, Smarthost, is_slow_down},
+    config::{Pool, Settings, Smarthost, is_slow_down},
     connect::Connection,
     context::{Context, Job},
     convert,
@@ -42,6 +42,8 @@ pub(super) struct Attempt<'a> {
     pub(super) passed_over: Vec<Arc<str>>,
     /// The receiver said that mail comes too fast.
     pub(super) too_fast: bool,
+    /// Our addresses that it goes out from.
+    pub(super) source: Option<Arc<Pool>>,
 }
 
 impl Attempt<'_> {
@@ -119,6 +121,11 @@ impl Attempt<'_> {
     /// Sends to one group, over the connection at hand or a new one. A connection that was used before may have died in
     /// between; that says nothing about the next hop, so it is replaced once.
     async fn send(&mut self, job: &Job, group: &[Recipient]) -> Result<Sent, NoConnection> {
+        let ours = self.source.as_ref().map(|pool| pool.name.as_str());
+        if let Some(open) = self.connection.take_if(|open| open.source() != ours) {
+            // Another mail's addresses.
+            open.quit(&self.context.deps.clock).await;
+        }
         let mut fresh = self.connection.is_none();
         loop {
             let connection = match self.connection.take() {

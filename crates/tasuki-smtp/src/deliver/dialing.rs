@@ -12,7 +12,7 @@ use super::{
     report::report_smarthost,
 };
 use crate::{
-    config::Smarthost,
+    config::{Smarthost, seed_of},
     connect::{Connection, Dialer},
     context::Job,
     port25,
@@ -61,7 +61,9 @@ impl Attempt<'_> {
         if candidates.is_empty() {
             return Err(NoConnection::Nobody);
         }
-        let dialer = self.dialer(None, None);
+        // A destination that greylists sees its mail come from the same address each time.
+        let mut dialer = self.dialer(None, None);
+        dialer.seed = seed_of(&job.held.lane.0);
         let first = candidates.first().cloned();
         let demands = tls_policy::demands(self.context, self.settings, self.hop, job, candidates)
             .await
@@ -239,6 +241,8 @@ impl Attempt<'_> {
             verifies,
             demand: Arc::new(Demand::NOTHING),
             connect_timeout: self.settings.delivery.connect_timeout,
+            source: self.source.clone(),
+            seed: self.context.metrics.connections.get(),
         }
     }
 }

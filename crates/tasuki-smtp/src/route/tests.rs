@@ -67,6 +67,7 @@ fn the_longest_route_wins() {
     let route = |domain: &str, via: &str| RouteConfig {
         domain: Some(d(domain)),
         via: via.into(),
+        source: None,
         ..RouteConfig::default()
     };
     let config = MailConfig {

@@ -69,6 +69,7 @@ async fn an_unused_connection_gives_way_to_another_destination() {
             principal: None,
             sender: None,
             via: "other".into(),
+            source: None,
         }];
         c.delivery.max_connections = 1;
         c.delivery.idle = Duration::from_secs(3600);

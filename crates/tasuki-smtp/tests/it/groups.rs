@@ -132,11 +132,13 @@ async fn routes_choose_by_sender_and_by_who_handed_it_in() {
             RouteConfig {
                 sender: Some("news.example".into()),
                 via: "by-sender".into(),
+                source: None,
                 ..RouteConfig::default()
             },
             RouteConfig {
                 principal: Some("app".into()),
                 via: "by-app".into(),
+                source: None,
                 ..RouteConfig::default()
             },
         ];

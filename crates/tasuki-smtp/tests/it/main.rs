@@ -24,6 +24,7 @@ mod rewrite;
 mod scram;
 mod session;
 mod sink;
+mod sources;
 mod support;
 mod tls_policy;
 mod wire;

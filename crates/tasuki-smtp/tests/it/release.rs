@@ -63,6 +63,7 @@ fn route(domain: &str, via: &str) -> RouteConfig {
         sender: None,
         principal: None,
         via: via.into(),
+        source: None,
     }
 }
 

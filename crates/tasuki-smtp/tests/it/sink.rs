@@ -42,6 +42,7 @@ struct Inner {
     received: Mutex<Vec<Received>>,
     commands: Mutex<Vec<String>>,
     connections: Mutex<usize>,
+    peers: Mutex<Vec<std::net::IpAddr>>,
     arrived: Notify,
 }
 
@@ -72,6 +73,7 @@ impl Sink {
             received: Mutex::default(),
             commands: Mutex::default(),
             connections: Mutex::new(0),
+            peers: Mutex::default(),
             arrived: Notify::new(),
         });
         let sink = Self {
@@ -79,7 +81,8 @@ impl Sink {
             inner: Arc::clone(&inner),
         };
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            while let Ok((stream, peer)) = listener.accept().await {
+                inner.peers.lock().unwrap().push(peer.ip());
                 let number = {
                     let mut connections = inner.connections.lock().unwrap();
                     *connections += 1;
@@ -102,6 +105,11 @@ impl Sink {
 
     pub(crate) fn commands(&self) -> Vec<String> {
         self.inner.commands.lock().unwrap().clone()
+    }
+
+    /// Where each connection was from.
+    pub(crate) fn peers(&self) -> Vec<std::net::IpAddr> {
+        self.inner.peers.lock().unwrap().clone()
     }
 
     pub(crate) fn connections(&self) -> usize {

@@ -17,6 +17,7 @@ fn route(domain: &str, sender: &str, principal: &str, via: &str) -> RouteConfig 
         sender: given(sender),
         principal: given(principal),
         via: via.into(),
+        source: None,
     }
 }
 
