@@ -240,15 +240,19 @@ async fn with_tlsa(
     let mut known: HashMap<String, Result<Vec<TlsaRecord>, LookupError>> = HashMap::new();
     let (mut found, mut trouble) = (Vec::new(), None);
     for to in candidates {
-        if !known.contains_key(&to.host) {
-            let port = settings.delivery.mx_port;
-            let records = context.resolver.tlsa(domain.as_str(), &to.host, port).await;
-            known.insert(to.host.clone(), records);
-        }
-        match known.get(&to.host) {
-            Some(Ok(records)) if records.is_empty() => found.push((to, None)),
-            Some(Ok(records)) => {
-                let usable = dane::usable(records.clone());
+        let records = match known.get(&to.host) {
+            Some(records) => records.clone(),
+            None => {
+                let port = settings.delivery.mx_port;
+                let records = context.resolver.tlsa(domain.as_str(), &to.host, port).await;
+                known.insert(to.host.clone(), records.clone());
+                records
+            }
+        };
+        match records {
+            Ok(records) if records.is_empty() => found.push((to, None)),
+            Ok(records) => {
+                let usable = dane::usable(records);
                 // RFC 7672 2.2: TLS all the same, though nothing can be said of the certificate.
                 let level = if usable.is_empty() {
                     Level::Encrypt
@@ -258,8 +262,7 @@ async fn with_tlsa(
                 let domain = Some(domain.clone());
                 found.push((to, Some(Demand { level, basis, domain })));
             }
-            Some(Err(error)) => trouble = Some(error.to_string()),
-            None => {}
+            Err(error) => trouble = Some(error.to_string()),
         }
     }
     match trouble {
