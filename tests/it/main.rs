@@ -19,6 +19,7 @@ mod mail_servers;
 mod proxies;
 mod readme;
 mod restart;
+mod stay;
 mod storage;
 mod support;
 mod tidy;

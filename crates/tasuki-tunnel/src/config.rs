@@ -20,6 +20,9 @@ pub struct TunnelConfig {
     /// A visitor's connection that takes no bytes for this long is cut.
     #[serde(with = "duration")]
     pub stall_timeout: Duration,
+    /// What all visitors' connections together may keep for the loss of a session; at the limit, sockets are not read.
+    #[serde(with = "size")]
+    pub memory: u64,
     /// Where agents connect.
     pub quic: QuicConfig,
     /// The shared Minecraft port.
@@ -141,6 +144,7 @@ impl Default for TunnelConfig {
         Self {
             connect_timeout: Duration::from_secs(3),
             stall_timeout: Duration::from_secs(30),
+            memory: 128 << 20,
             quic: QuicConfig::default(),
             minecraft: MinecraftConfig::default(),
             tcp: TcpConfig::default(),
@@ -266,6 +270,12 @@ impl TunnelConfig {
         ];
         if let Some((key, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
             return Err((key, "0 would let nobody in; write a positive number".into()));
+        }
+        if self.memory < 1 << 20 {
+            return Err((
+                "tunnel.memory",
+                "too little to carry anything; write at least \"1MiB\"".into(),
+            ));
         }
         // A declaration and its answer must fit into one control frame.
         if self.agents.max_endpoints > 128 {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::TunnelConfig;
+use crate::flows::Room;
 use crate::gateway::registry::Registry;
 use crate::gateway::{Inner, minecraft, session};
 use crate::handle::Handle;
@@ -83,6 +85,9 @@ impl Engine {
         let inner = Inner {
             metrics: Metrics::register(&deps.metrics),
             shared: ArcSwap::new(Arc::clone(&deps.shared)),
+            memory: Room::new(config.memory),
+            incarnation: rand::random(),
+            last_flow: AtomicU64::new(0),
             config: ArcSwap::from_pointee(config),
             deps,
             registry,
@@ -192,6 +197,7 @@ impl Handle {
                 old.connect_timeout != next.connect_timeout,
             ),
             ("tunnel.stall_timeout", old.stall_timeout != next.stall_timeout),
+            ("tunnel.memory", old.memory != next.memory),
             ("tunnel.minecraft", old.minecraft != next.minecraft),
             ("tunnel.tcp", old.tcp != next.tcp),
             ("tunnel.udp", old.udp != next.udp),
@@ -202,6 +208,7 @@ impl Handle {
                 .filter(|(_, changed)| *changed)
                 .map(|(key, _)| (*key).to_owned()),
         );
+        self.inner.memory.set_limit(next.memory);
         self.inner.config.store(Arc::new(next));
         self.inner.shared.store(Arc::clone(&snapshot.shared));
         applied
@@ -290,6 +297,10 @@ async fn drain(inner: &Arc<Inner>, endpoint: &quinn::Endpoint, grace: Duration) 
     let before = inner.flows.len();
     let _ = tokio::time::timeout(grace, inner.flows.wait()).await;
     let late = inner.flows.len();
+    // Nobody comes back to this process.
+    for visitors in inner.registry.all_visitors() {
+        visitors.gone.cancel();
+    }
     let code = VarInt::from_u32(CloseCode::GoingAway.code());
     for session in inner.registry.sessions() {
         session.close(CloseCode::GoingAway, "the gateway stops");

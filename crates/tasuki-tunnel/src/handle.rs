@@ -1,7 +1,6 @@
 //! What the command line and the admin API ask of a running engine.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use serde::Serialize;
@@ -109,6 +108,9 @@ impl Handle {
     /// Ends the agent's session and all its visitors at once, because it was revoked: it will not come back by itself.
     /// False if it is not connected. The key itself is removed in the accounts.
     pub fn revoke(&self, agent: PrincipalId) -> bool {
+        if let Some(session) = self.inner.registry.session(agent) {
+            session.visitors.gone.cancel();
+        }
         self.close(agent, CloseCode::Revoked, "this agent was revoked at the gateway")
     }
 
@@ -151,7 +153,7 @@ fn line(session: &Session) -> AgentLine {
         address: session.address(),
         rtt_us: u64::try_from(session.connection.rtt().as_micros()).unwrap_or(u64::MAX),
         key: session.fingerprint.to_string(),
-        connections: session.flows.load(Ordering::Relaxed),
+        connections: session.visitors.count(),
         sent_bytes: stats.udp_tx.bytes,
         received_bytes: stats.udp_rx.bytes,
         endpoints: session

@@ -14,6 +14,7 @@ pub mod agent;
 mod config;
 mod datagrams;
 mod engine;
+mod flows;
 mod gateway;
 mod handle;
 mod metrics;

@@ -60,6 +60,7 @@ pub(crate) struct Metrics {
     pub(crate) agent_sessions: Counter,
     agents_refused: Family<Refused, Counter>,
     datagrams_dropped: Family<Refused, Counter>,
+    pub(crate) resumed: Counter,
     pub(crate) totals: Totals,
 }
 
@@ -113,6 +114,11 @@ impl Metrics {
                 "datagrams_dropped",
                 "Datagrams of UDP visitors that were not carried, by reason",
                 Family::default(),
+            ),
+            resumed: branch.register(
+                "connections_resumed",
+                "Visitors' connections that went on in another session of their agent",
+                Counter::default(),
             ),
             totals,
         }

@@ -1,7 +1,10 @@
-//! Joins a TCP socket and a QUIC stream: bytes, half-close and resets, both ways.
+//! Joins a TCP socket with a flow: bytes, half-close and resets, both ways, over one QUIC stream after another.
 //!
 //! Both directions run to their own end. The end of one (FIN or finish) is carried over and the other goes on. A reset
 //! of either side ends both, and both sides see a reset: a cut connection never looks like a finished one.
+//!
+//! When the session is lost, the socket waits for a stream in the next one, and goes on where the far side's socket stands
+//! ([`crate::flows`]).
 //!
 //! Invariant: an idle flow holds no buffer; a blocked one holds what it read last and nothing more, and on the gateway
 //! only within the process's byte budget; a flow that does not move for [`Patience`] is cut, in either direction, so that
@@ -11,21 +14,23 @@ use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use prometheus_client::metrics::counter::Counter;
-use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+use quinn::{Connection, ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
 use socket2::{SockRef, TcpKeepalive};
 use tasuki_core::budget::{Budget, BudgetPermit};
-use tasuki_proto::tunnel::{RESET_ABORTED, RESET_STALLED};
+use tasuki_proto::tunnel::{Next, RESET_ABORTED, RESET_STALLED, RESUME_WITHIN};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 use tokio::task::coop::consume_budget;
 
+use crate::flows::Flow;
 use crate::pool::{BUFFER_BYTES, Pool};
 
 #[cfg(test)]
@@ -250,45 +255,72 @@ pub(crate) fn reset_socket(socket: TcpStream) {
     drop(socket);
 }
 
-/// Runs both directions to their ends. `before_down` runs first in the direction from the stream to the socket; its
-/// failure ends the flow.
+/// The two halves of a stream that carries a flow.
+pub(crate) struct Link {
+    pub(crate) outgoing: Outgoing,
+    pub(crate) incoming: RecvStream,
+    /// What it is lost with.
+    pub(crate) session: Connection,
+}
+
+/// Finds a stream in another session.
+pub(crate) trait Relink {
+    /// Waits for a stream on which both sides have said what they have taken, and the flow was rewound. `None` if there
+    /// will be none.
+    fn relink(&mut self, flow: &Flow) -> impl Future<Output = Option<Link>> + Send;
+}
+
+/// Why a stream does not carry the flow any more.
+#[derive(Debug, PartialEq, Eq)]
+enum Broken {
+    /// With its session; the flow can go on in another.
+    Lost,
+    /// With the flow.
+    Ended(End),
+}
+
+impl From<End> for Broken {
+    fn from(end: End) -> Self {
+        Self::Ended(end)
+    }
+}
+
+/// Runs both directions to their ends, or until `cut` says how it ends. `before_down` runs first in the direction from the
+/// first stream to the socket; its failure ends the flow.
 pub(crate) async fn splice<F>(
-    socket: TcpStream,
-    mut outgoing: Outgoing,
-    mut incoming: RecvStream,
+    mut socket: TcpStream,
+    flow: &Arc<Flow>,
+    mut link: Link,
     before_down: F,
+    mut relink: impl Relink,
+    cut: impl Future<Output = End>,
     shared: Shared<'_>,
 ) -> End
 where
     F: AsyncFnOnce(&mut RecvStream) -> Result<(), End>,
 {
-    let mut socket = socket;
-    let end = {
-        let (mut read_half, write_half) = socket.split();
-        let socket: &TcpStream = write_half.as_ref();
-        let stopped = outgoing.stream.stopped();
-        let mut up = pin!(socket_to_stream(&mut read_half, &mut outgoing, shared));
-        let mut down = pin!(async {
-            before_down(&mut incoming).await?;
-            stream_to_socket(&mut incoming, socket, shared).await
-        });
-        // Neither copy is ever dropped half-way, except when the flow as a whole is broken. While one direction has
-        // finished and the other is idle, only these last two waits can notice that the far side is gone.
-        tokio::select! {
-            done = &mut up => match done {
-                Ok(()) => tokio::select! {
-                    done = &mut down => done,
-                    () = broken(socket) => Err(End::TcpReset),
-                },
-                Err(end) => Err(end),
-            },
-            done = &mut down => match done {
-                Ok(()) => tokio::select! {
-                    done = &mut up => done,
-                    _ = stopped => Err(End::StreamReset),
-                },
-                Err(end) => Err(end),
-            },
+    let mut cut = pin!(cut);
+    let mut before_down = Some(before_down);
+    let end = loop {
+        let carried = tokio::select! {
+            carried = carry(&mut socket, flow, &mut link, before_down.take(), shared) => carried,
+            end = &mut cut => Err(end.into()),
+        };
+        match carried {
+            Ok(()) => break Ok(()),
+            Err(Broken::Ended(end)) => break Err(end),
+            Err(Broken::Lost) if !flow.keeps() => break Err(End::StreamReset),
+            Err(Broken::Lost) => {}
+        }
+        let next = tokio::select! {
+            next = tokio::time::timeout(RESUME_WITHIN, relink.relink(flow)) => next,
+            end = &mut cut => break Err(end),
+        };
+        match next {
+            Ok(Some(next)) => link = next,
+            // What is missing is only the far side's last word.
+            Ok(None) | Err(_) if flow.is_over() => break Ok(()),
+            Ok(None) | Err(_) => break Err(End::StreamReset),
         }
     };
     match end {
@@ -299,11 +331,70 @@ where
             } else {
                 RESET_ABORTED
             };
-            outgoing.reset(code);
-            let _ = incoming.stop(VarInt::from_u32(code));
+            link.outgoing.reset(code);
+            let _ = link.incoming.stop(VarInt::from_u32(code));
             reset_socket(socket);
             end
         }
+    }
+}
+
+/// Carries the flow on one stream.
+async fn carry<F>(
+    socket: &mut TcpStream,
+    flow: &Arc<Flow>,
+    link: &mut Link,
+    before_down: Option<F>,
+    shared: Shared<'_>,
+) -> Result<(), Broken>
+where
+    F: AsyncFnOnce(&mut RecvStream) -> Result<(), End>,
+{
+    let Link {
+        outgoing,
+        incoming,
+        session,
+    } = link;
+    let (mut read_half, write_half) = socket.split();
+    let socket: &TcpStream = write_half.as_ref();
+    let stopped = outgoing.stream.stopped();
+    let mut up = pin!(socket_to_stream(&mut read_half, flow, outgoing, shared));
+    let mut down = pin!(async {
+        if let Some(before_down) = before_down {
+            before_down(incoming).await?;
+        }
+        stream_to_socket(incoming, flow, socket, shared).await
+    });
+    // Neither copy is ever dropped half-way, except when the stream or the flow as a whole is broken. While one direction
+    // has finished and the other is idle, only these last two waits can notice that the far side is gone.
+    tokio::select! {
+        // Both may wait for other things than the stream: for room, and for a socket that takes nothing meanwhile.
+        _ = session.closed() => Err(Broken::Lost),
+        done = &mut up => match done {
+            Ok(()) => tokio::select! {
+                _ = session.closed() => Err(Broken::Lost),
+                done = &mut down => done,
+                () = broken(socket) => Err(End::TcpReset.into()),
+            },
+            Err(end) => Err(end),
+        },
+        done = &mut down => match done {
+            Ok(()) => tokio::select! {
+                _ = session.closed() => Err(Broken::Lost),
+                done = &mut up => done,
+                end = far_side_stopped(stopped) => Err(end),
+            },
+            Err(end) => Err(end),
+        },
+    }
+}
+
+/// Resolves when the far side stops the stream or loses it; never when it has read the stream to its end.
+async fn far_side_stopped(stopped: impl Future<Output = Result<Option<VarInt>, StoppedError>>) -> Broken {
+    match stopped.await {
+        Ok(Some(_)) => End::StreamReset.into(),
+        Err(_) => Broken::Lost,
+        Ok(None) => std::future::pending().await,
     }
 }
 
@@ -315,11 +406,14 @@ async fn broken(socket: &TcpStream) {
 
 async fn socket_to_stream(
     socket: &mut ReadHalf<'_>,
+    flow: &Flow,
     outgoing: &mut Outgoing,
     shared: Shared<'_>,
-) -> Result<(), End> {
+) -> Result<(), Broken> {
     let mut pace = Pace::default();
-    loop {
+    // What was kept for another stream goes first.
+    send_next(flow, outgoing, shared).await?;
+    while !flow.is_finished() {
         // A task whose budget is spent is told "nothing there" by every read until it yields, while `readable` goes on
         // saying that there is something: without this, the two would keep the thread to themselves for ever.
         consume_budget().await;
@@ -327,35 +421,36 @@ async fn socket_to_stream(
         let _permit = shared.room().await;
         let mut buffer = shared.pool.take();
         loop {
-            let room = buffer.capacity();
+            let mut room = match flow.try_room() {
+                Some(room) => room,
+                None => match tokio::time::timeout(shared.patience.usual, flow.room()).await {
+                    Ok(room) => room,
+                    Err(_) => return Err(End::Stalled.into()),
+                },
+            };
+            let capacity = buffer.capacity();
             let read = match read_now(socket, &mut buffer).await {
                 Some(Ok(0)) => {
                     shared.pool.put(buffer);
-                    outgoing.finish();
-                    return Ok(());
+                    flow.finish();
+                    return send_end(flow, outgoing, shared).await;
                 }
                 Some(Ok(read)) => read,
                 None => break,
-                Some(Err(_)) => return Err(End::TcpReset),
+                Some(Err(_)) => return Err(End::TcpReset.into()),
             };
             pace.note(read, &outgoing.stream);
-            let sending = async {
-                if read <= COPY_BELOW {
-                    let sent = outgoing.stream.write_all(&buffer).await;
-                    buffer.clear();
-                    sent
-                } else {
-                    outgoing.stream.write_chunk(buffer.split().freeze()).await
-                }
-            };
-            match tokio::time::timeout(shared.patience.usual, sending).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(End::StreamReset),
-                Err(_) => return Err(End::Stalled),
+            if read <= COPY_BELOW {
+                room.push(Bytes::copy_from_slice(&buffer));
+                buffer.clear();
+            } else {
+                room.push(buffer.split().freeze());
             }
+            drop(room);
             shared.meter.add_to_stream(read);
+            send_next(flow, outgoing, shared).await?;
             // The socket gave less than it could have: it is empty, and asking again would cost a call for nothing.
-            if read < room {
+            if read < capacity {
                 break;
             }
             if buffer.capacity() < MIN_ROOM {
@@ -364,6 +459,33 @@ async fn socket_to_stream(
         }
         shared.pool.put(buffer);
     }
+    send_end(flow, outgoing, shared).await
+}
+
+/// Sends what was not sent yet on this stream.
+async fn send_next(flow: &Flow, outgoing: &mut Outgoing, shared: Shared<'_>) -> Result<(), Broken> {
+    while let Some(next) = flow.next() {
+        let Next::Bytes(bytes) = next else {
+            outgoing.finish();
+            return Ok(());
+        };
+        match tokio::time::timeout(shared.patience.usual, outgoing.stream.write_chunk(bytes)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(WriteError::ConnectionLost(_))) => return Err(Broken::Lost),
+            Ok(Err(_)) => return Err(End::StreamReset.into()),
+            Err(_) => return Err(End::Stalled.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Sends the end, and waits until the far side's socket has taken it.
+async fn send_end(flow: &Flow, outgoing: &mut Outgoing, shared: Shared<'_>) -> Result<(), Broken> {
+    send_next(flow, outgoing, shared).await?;
+    // On a second stream the end may have been taken long ago.
+    outgoing.finish();
+    flow.done().await;
+    Ok(())
 }
 
 /// Reads what is there; `None` instead of waiting, so that no buffer is held while nothing comes.
@@ -402,29 +524,39 @@ impl Pace {
 
 async fn stream_to_socket(
     incoming: &mut RecvStream,
+    flow: &Arc<Flow>,
     socket: &TcpStream,
     shared: Shared<'_>,
-) -> Result<(), End> {
+) -> Result<(), Broken> {
     let mut chunks = [const { Bytes::new() }; CHUNKS];
     loop {
         // Neither the stream nor `try_write` yields by itself while both keep pace.
         consume_budget().await;
         match incoming.read_chunks(&mut chunks).await {
-            Ok(Some(count)) => write_chunks(socket, &mut chunks[..count], shared).await?,
+            Ok(Some(count)) => write_chunks(socket, flow, &mut chunks[..count], shared).await?,
             Ok(None) => {
-                // Fails only if the peer is gone, which the other direction tells.
-                let _ = SockRef::from(socket).shutdown(Shutdown::Write);
+                if !flow.has_end() {
+                    // Fails only if the peer is gone, which the other direction tells.
+                    let _ = SockRef::from(socket).shutdown(Shutdown::Write);
+                    flow.took_end();
+                }
                 return Ok(());
             }
             Err(ReadError::Reset(code)) if code == VarInt::from_u32(RESET_STALLED) => {
-                return Err(End::Stalled);
+                return Err(End::Stalled.into());
             }
-            Err(_) => return Err(End::StreamReset),
+            Err(ReadError::ConnectionLost(_)) => return Err(Broken::Lost),
+            Err(_) => return Err(End::StreamReset.into()),
         }
     }
 }
 
-async fn write_chunks(socket: &TcpStream, mut chunks: &mut [Bytes], shared: Shared<'_>) -> Result<(), End> {
+async fn write_chunks(
+    socket: &TcpStream,
+    flow: &Arc<Flow>,
+    mut chunks: &mut [Bytes],
+    shared: Shared<'_>,
+) -> Result<(), End> {
     while let Some(first) = chunks.first_mut() {
         if first.is_empty() {
             // Drops the packet memory behind the chunk as soon as it is written.
@@ -436,6 +568,7 @@ async fn write_chunks(socket: &TcpStream, mut chunks: &mut [Bytes], shared: Shar
             Ok(0) => return Err(End::TcpReset),
             Ok(mut written) => {
                 shared.meter.add_to_tcp(written);
+                flow.took(written);
                 for chunk in chunks.iter_mut() {
                     let part = written.min(chunk.len());
                     chunk.advance(part);

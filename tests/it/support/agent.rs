@@ -35,11 +35,29 @@ impl Agent {
     /// Runs an agent with these arguments and endpoints, in a directory of its name.
     #[track_caller]
     pub(crate) fn run(gateway: &Gateway, name: &str, arguments: &[&str], endpoints: &[String]) -> Self {
+        Self::run_by(
+            gateway,
+            gateway.address("tunnel.quic"),
+            name,
+            arguments,
+            endpoints,
+        )
+    }
+
+    /// The same, on a way that leads through `quic`.
+    #[track_caller]
+    pub(crate) fn run_by(
+        gateway: &Gateway,
+        quic: SocketAddr,
+        name: &str,
+        arguments: &[&str],
+        endpoints: &[String],
+    ) -> Self {
         let directory = gateway.directory().join(format!("agent-{name}"));
         std::fs::create_dir_all(&directory).unwrap();
         let mut command = Command::new(process::ours("tasuki-agent"));
         // The name in the printed command leads nowhere here.
-        command.args(["run", "--gateway", &gateway.address("tunnel.quic").to_string()]);
+        command.args(["run", "--gateway", &quic.to_string()]);
         command
             .args(arguments)
             .args(endpoints)

@@ -48,6 +48,10 @@ pub struct Hello {
     /// Redeems a one-time code, so that this session's key is enrolled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<EnrolCode>,
+    /// The agent's flows can go on in its next session; a number that is new with each start of the program. Flows of
+    /// another start are not known any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<u64>,
 }
 
 /// What kind of door an endpoint asks for.
@@ -121,6 +125,9 @@ pub struct Accepted {
     pub max_endpoints: u32,
     /// True if this session redeemed a code, so the agent's key is enrolled from now on.
     pub enrolled: bool,
+    /// The gateway's flows can go on in the next session; a number that is new with each start of the program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<u64>,
 }
 
 /// How one endpoint stands.

@@ -7,6 +7,10 @@
 //! Visitors of UDP ports travel in QUIC datagrams ([`Datagram`]): one flow for each visitor, nothing sent twice, and what
 //! is too old is dropped before it is sent ([`DatagramQueue`]).
 //!
+//! A flow outlives the session when both sides can do it ([`Hello::resume`], [`Accepted::resume`]): each keeps what the
+//! other's socket has not taken, and hears on a second stream of the agent, which begins with [`WORDS`], how far that is
+//! ([`Taken`]). In the next session the gateway opens a stream with a [`Resume`] for each flow.
+//!
 //! Both can grow. Control frames and fields that a side does not know are skipped; a stream header carries its own
 //! length, and what stands behind the known fields is skipped. [`VERSION`] rises only when that is not enough.
 //!
@@ -17,8 +21,11 @@ mod control;
 mod datagram;
 mod path;
 mod queue;
+mod resume;
 mod stream;
 
+#[cfg(test)]
+mod resume_tests;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +37,10 @@ pub use control::{
 pub use datagram::{Datagram, FlowId};
 pub use path::{PathWatch, SUSPECT_AFTER};
 pub use queue::{DatagramQueue, QueueLimits};
+pub use resume::{
+    BadOffset, FlowNumber, MAX_RETAINED, Next, RESUME_WITHIN, Resume, Retained, TELL_AFTER, TELL_EVERY,
+    Taken, WORDS,
+};
 pub use stream::{
     EndpointId, HeaderError, MAX_PLAYER, MAX_STREAM_HEADER, OpenReply, StreamHeader, StreamKind,
 };

@@ -1,7 +1,7 @@
 //! The short binary header of a visitor's stream, and the one byte that answers it.
 //!
 //! ```text
-//! u8 version (1) | u8 length of the rest | u8 kind | u32 endpoint | address of the visitor | address of the door | player
+//! u8 version (1) | u8 length of the rest | u8 kind | u32 endpoint | address of the visitor | address of the door | player | u64 flow
 //! address: u8 family (4, 6) | 4 or 16 bytes | u16 port
 //! player: u8 length, 0 for none | the name that the player claims, UTF-8
 //! ```
@@ -12,11 +12,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::resume::FlowNumber;
+
 /// The longest name of a player in bytes: 16 UTF-16 units.
 pub const MAX_PLAYER: usize = 48;
 /// The most bytes that a header can have.
 pub const MAX_STREAM_HEADER: usize = 2 + 255;
-const STREAM_VERSION: u8 = 1;
+pub(super) const STREAM_VERSION: u8 = 1;
+/// The kind in the place of which a [`super::Resume`] stands.
+pub(super) const RESUME: u8 = 3;
 
 /// An agent's number for one of its endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -47,6 +51,8 @@ pub struct StreamHeader {
     pub door: SocketAddr,
     /// Who a Minecraft client says that it is, if it joins: a claim until the server has authenticated it.
     pub player: Option<String>,
+    /// The flow's number, if it can go on in another session.
+    pub flow: Option<FlowNumber>,
 }
 
 /// Why a header cannot be read.
@@ -81,6 +87,9 @@ impl StreamHeader {
         let player = player.unwrap_or_default();
         out.push(player.len() as u8);
         out.extend_from_slice(player.as_bytes());
+        if let Some(flow) = self.flow {
+            out.extend_from_slice(&flow.0.to_be_bytes());
+        }
         out[1] = (out.len() - 2) as u8;
         out
     }
@@ -106,24 +115,28 @@ impl StreamHeader {
         let (endpoint, rest) = rest.split_first_chunk::<4>().ok_or(HeaderError::Malformed)?;
         let (visitor, rest) = read_address(rest)?;
         let (door, rest) = read_address(rest)?;
-        let player = read_player(rest)?;
+        let (player, rest) = read_player(rest)?;
+        let flow = rest.first_chunk::<8>();
         Ok(Self {
             kind,
             endpoint: EndpointId(u32::from_be_bytes(*endpoint)),
             visitor,
             door,
             player,
+            flow: flow.map(|flow| FlowNumber(u64::from_be_bytes(*flow))),
         })
     }
 }
 
-fn read_player(rest: &[u8]) -> Result<Option<String>, HeaderError> {
+fn read_player(rest: &[u8]) -> Result<(Option<String>, &[u8]), HeaderError> {
     let Some((length, rest)) = rest.split_first() else {
-        return Ok(None);
+        return Ok((None, rest));
     };
-    let name = rest.get(..usize::from(*length)).ok_or(HeaderError::Malformed)?;
+    let (name, rest) = rest
+        .split_at_checked(usize::from(*length))
+        .ok_or(HeaderError::Malformed)?;
     let name = std::str::from_utf8(name).map_err(|_| HeaderError::Malformed)?;
-    Ok((!name.is_empty()).then(|| name.to_owned()))
+    Ok(((!name.is_empty()).then(|| name.to_owned()), rest))
 }
 
 fn write_address(out: &mut Vec<u8>, address: SocketAddr) {

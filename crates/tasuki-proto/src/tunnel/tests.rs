@@ -13,6 +13,7 @@ fn hello() -> FromAgent {
         version: VERSION,
         software: "test".into(),
         code: Some(EnrolCode("s3cret".into())),
+        resume: Some(u64::MAX),
     })
 }
 
@@ -109,6 +110,7 @@ fn stream_headers_keep_both_families_and_skip_what_is_new() {
         visitor: "[2001:db8::1]:4711".parse().unwrap(),
         door: "[::ffff:192.0.2.1]:25565".parse().unwrap(),
         player: Some("Hanako".into()),
+        flow: Some(FlowNumber(1 << 40)),
     };
     let mut bytes = header.encode();
     assert!(bytes.len() <= MAX_STREAM_HEADER);
@@ -125,7 +127,8 @@ fn stream_headers_keep_both_families_and_skip_what_is_new() {
             ..header.clone()
         }
     );
-    let without_player = bytes.len() - "later".len() - 1 - "Hanako".len();
+    let without_flow = bytes.len() - "later".len() - 8;
+    let without_player = without_flow - 1 - "Hanako".len();
     for cut in 2..bytes.len() - 5 {
         let read = StreamHeader::decode_rest(&bytes[2..cut]);
         if cut == without_player {
@@ -134,6 +137,8 @@ fn stream_headers_keep_both_families_and_skip_what_is_new() {
                 None,
                 "an older side says nothing of players"
             );
+        } else if cut >= without_flow {
+            assert_eq!(read.unwrap().flow, None, "an older side says nothing of flows");
         } else {
             assert_eq!(read, Err(HeaderError::Malformed), "{cut}");
         }
@@ -179,6 +184,7 @@ fn udp_header() -> StreamHeader {
         visitor: "192.0.2.7:19132".parse().unwrap(),
         door: "198.51.100.1:19132".parse().unwrap(),
         player: None,
+        flow: None,
     }
 }
 

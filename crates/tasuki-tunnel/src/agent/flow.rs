@@ -1,19 +1,22 @@
 //! One visitor: the stream's header is read, the local server dialled, the answer given, then bytes run.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quinn::{RecvStream, SendStream, VarInt};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tasuki_proto::proxy_protocol;
-use tasuki_proto::tunnel::{OpenReply, RESET_ABORTED, RESET_REFUSED, StreamHeader};
+use tasuki_proto::tunnel::{FlowNumber, OpenReply, RESET_ABORTED, RESET_REFUSED, Resume, StreamHeader};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
 use super::visitors::Entered;
 use super::{Inner, LocalDoor, LocalEndpoint, Tell};
-use crate::splice::{End, Outgoing, Shared, prepare_socket, splice};
+use crate::flows::Flow;
+use crate::splice::{End, Link, Outgoing, Relink, Shared, prepare_socket, splice};
 
 /// How long the gateway may take to send a header that it has in hand.
 const HEADER: Duration = Duration::from_secs(10);
@@ -40,13 +43,126 @@ impl Drop for Place<'_> {
     }
 }
 
-pub(super) async fn serve(inner: Arc<Inner>, tell: Tell, send: SendStream, mut incoming: RecvStream) {
+pub(super) async fn serve(
+    inner: Arc<Inner>,
+    tell: Tell,
+    session: Connection,
+    (send, mut incoming): (SendStream, RecvStream),
+) {
     let mut outgoing = Outgoing::new(send);
-    let Ok(Some(header)) = tokio::time::timeout(HEADER, read_header(&mut incoming)).await else {
-        outgoing.reset(RESET_ABORTED);
-        let _ = incoming.stop(VarInt::from_u32(RESET_ABORTED));
+    match tokio::time::timeout(HEADER, read_opening(&mut incoming)).await {
+        Ok(Some(Opening::Visitor(header))) => visit(inner, tell, header, session, outgoing, incoming).await,
+        Ok(Some(Opening::Resume(resume))) => resume_flow(&inner, resume, session, outgoing, incoming).await,
+        Ok(None) | Err(_) => {
+            outgoing.reset(RESET_ABORTED);
+            let _ = incoming.stop(VarInt::from_u32(RESET_ABORTED));
+        }
+    }
+}
+
+/// How a stream begins.
+enum Opening {
+    Visitor(StreamHeader),
+    Resume(Resume),
+}
+
+/// A stream in a new session, for a flow that is there.
+struct Offer {
+    link: Link,
+    /// What the visitor's socket has taken.
+    taken: u64,
+}
+
+/// Where such streams are handed to their flows. Boxed: a channel has room for 32 at once, and there is one for each flow.
+#[derive(Default)]
+pub(super) struct Offers(Mutex<HashMap<FlowNumber, mpsc::Sender<Box<Offer>>>>);
+
+/// A flow's end of it; leaves the table when dropped.
+struct Receiving<'a> {
+    offers: &'a Offers,
+    number: Option<FlowNumber>,
+    receiver: mpsc::Receiver<Box<Offer>>,
+}
+
+impl Offers {
+    fn lock(&self) -> MutexGuard<'_, HashMap<FlowNumber, mpsc::Sender<Box<Offer>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn receive(&self, number: Option<FlowNumber>) -> Receiving<'_> {
+        let (sender, receiver) = mpsc::channel(1);
+        if let Some(number) = number {
+            self.lock().insert(number, sender);
+        }
+        Receiving {
+            offers: self,
+            number,
+            receiver,
+        }
+    }
+}
+
+impl Drop for Receiving<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.offers.lock().remove(&number);
+        }
+    }
+}
+
+impl Relink for Receiving<'_> {
+    async fn relink(&mut self, flow: &Flow) -> Option<Link> {
+        loop {
+            let Offer { mut link, taken } = *self.receiver.recv().await?;
+            flow.rewind(taken).ok()?;
+            let mut reply = vec![OpenReply::Connected.byte()];
+            reply.extend(flow.taken().to_be_bytes());
+            // Broken again: another session may come.
+            if link.outgoing.write_all(&reply).await.is_ok() {
+                return Some(link);
+            }
+        }
+    }
+}
+
+/// Hands the stream to its flow; the gateway resets one that is not known any more.
+async fn resume_flow(
+    inner: &Inner,
+    resume: Resume,
+    session: Connection,
+    mut outgoing: Outgoing,
+    incoming: RecvStream,
+) {
+    let known = inner.offers.lock().get(&resume.flow).cloned();
+    let Some(known) = known else {
+        let mut reply = vec![OpenReply::NotDeclared.byte()];
+        reply.extend(0_u64.to_be_bytes());
+        if outgoing.write_all(&reply).await.is_ok() {
+            outgoing.finish();
+        }
         return;
     };
+    let offer = Box::new(Offer {
+        link: Link {
+            outgoing,
+            incoming,
+            session,
+        },
+        taken: resume.taken,
+    });
+    // Fails only if the flow is over, and then the stream is reset.
+    let _ = known.send(offer).await;
+}
+
+async fn visit(
+    inner: Arc<Inner>,
+    tell: Tell,
+    header: StreamHeader,
+    session: Connection,
+    mut outgoing: Outgoing,
+    mut incoming: RecvStream,
+) {
+    let gone = inner.lineage().gone.clone();
     let place = Place::take(&inner);
     let opened = match &place {
         Some(_) => open(&inner, &tell, &header).await,
@@ -63,19 +179,37 @@ pub(super) async fn serve(inner: Arc<Inner>, tell: Tell, send: SendStream, mut i
             return;
         }
     };
-    if outgoing.write_all(&[OpenReply::Connected.byte()]).await.is_err() {
-        return;
-    }
+    let flow = inner.book.begin(header.flow);
+    let relink = inner.offers.receive(header.flow);
+    // If this fails, the session is lost, and the flow goes on in the next one.
+    let _ = outgoing.write_all(&[OpenReply::Connected.byte()]).await;
     let shared = Shared {
         pool: &inner.pool,
         patience: &inner.patience,
         meter: &visitor.meter,
         budget: None,
     };
-    let end = tokio::select! {
-        end = splice(socket, outgoing, incoming, async |_| Ok(()), shared) => end,
-        () = visitor.cut.cancelled() => End::Denied,
+    let cut = async {
+        tokio::select! {
+            () = visitor.cut.cancelled() => End::Denied,
+            () = gone.cancelled() => End::StreamReset,
+        }
     };
+    let link = Link {
+        outgoing,
+        incoming,
+        session,
+    };
+    let end = splice(
+        socket,
+        &flow,
+        link,
+        async |_: &mut RecvStream| Ok(()),
+        relink,
+        cut,
+        shared,
+    )
+    .await;
     tracing::debug!(
         endpoint = header.endpoint.0,
         result = ?end,
@@ -85,12 +219,15 @@ pub(super) async fn serve(inner: Arc<Inner>, tell: Tell, send: SendStream, mut i
     );
 }
 
-async fn read_header(incoming: &mut RecvStream) -> Option<StreamHeader> {
+async fn read_opening(incoming: &mut RecvStream) -> Option<Opening> {
     let mut head = [0; 2];
     incoming.read_exact(&mut head).await.ok()?;
     let mut rest = vec![0; StreamHeader::rest_length(head).ok()?];
     incoming.read_exact(&mut rest).await.ok()?;
-    StreamHeader::decode_rest(&rest).ok()
+    match Resume::decode_rest(&rest) {
+        Some(resume) => resume.ok().map(Opening::Resume),
+        None => StreamHeader::decode_rest(&rest).ok().map(Opening::Visitor),
+    }
 }
 
 /// Dials the local server of a declared endpoint, and of no other, for a visitor who may come.

@@ -18,16 +18,18 @@ mod udp;
 mod visitors;
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tasuki_core::shutdown::Shutdown;
 use tasuki_proto::backoff::Backoff;
 use tasuki_proto::names::Domain;
 use tasuki_proto::tunnel::{CloseCode, Declared, EndpointId, EndpointKind, EndpointState};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::flows::{Book, MAX_OF_AGENT, Room};
 use crate::pool::Pool;
 use crate::quic;
 use crate::splice::Patience;
@@ -47,6 +49,8 @@ const RETRY: [Duration; 7] = [
     Duration::from_secs(8),
     Duration::from_secs(15),
 ];
+/// The longest wait while visitors are on: they stay if a session comes within 12 s.
+const RETRY_WITH_VISITORS: Duration = Duration::from_secs(1);
 /// A session that lasted this long was a good one: the next wait is short again.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
 
@@ -239,11 +243,39 @@ struct Inner {
     patience: Patience,
     flows: AtomicU32,
     visitors: visitors::Visitors,
+    /// Flows with the gateway, over all sessions.
+    book: Arc<Book>,
+    /// Streams in a new session for flows that are there.
+    offers: flow::Offers,
+    /// This start of the program.
+    incarnation: u64,
+    lineage: Mutex<Lineage>,
     standing: control::Standing,
     tasks: TaskTracker,
 }
 
+/// Which start of the gateway's program the flows belong to.
+#[derive(Default)]
+struct Lineage {
+    gateway: Option<u64>,
+    /// Fires when they have to go, all of them.
+    gone: CancellationToken,
+}
+
 impl Inner {
+    fn lineage(&self) -> MutexGuard<'_, Lineage> {
+        self.lineage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Flows of another start of the gateway's program have no other end any more.
+    fn accepted_by(&self, gateway: Option<u64>) {
+        let mut lineage = self.lineage();
+        if lineage.gateway != gateway {
+            std::mem::take(&mut lineage.gone).cancel();
+            lineage.gateway = gateway;
+        }
+    }
+
     fn declared(&self) -> Vec<Declared> {
         let mut declared: Vec<Declared> = self
             .endpoints_by_id
@@ -305,6 +337,10 @@ impl Agent {
             pool: Pool::default(),
             flows: AtomicU32::new(0),
             visitors: visitors::Visitors::default(),
+            book: Book::new(Room::new(MAX_OF_AGENT)),
+            offers: flow::Offers::default(),
+            incarnation: rand::random(),
+            lineage: Mutex::default(),
             standing: control::Standing::default(),
             tasks: TaskTracker::new(),
         };
@@ -374,7 +410,10 @@ impl Agent {
             } else {
                 failures.saturating_add(1)
             };
-            let retry_in = backoff.delay(failures, rand::random());
+            let mut retry_in = backoff.delay(failures, rand::random());
+            if self.inner.flows.load(Ordering::Relaxed) > 0 {
+                retry_in = retry_in.min(RETRY_WITH_VISITORS);
+            }
             tell(Notice::Lost { reason, retry_in });
             tokio::select! {
                 () = tokio::time::sleep(retry_in) => {}
@@ -385,6 +424,8 @@ impl Agent {
 
     /// Waits for the connections' tasks: without a session they end at once.
     async fn close(self, result: Result<(), Final>) -> Result<(), Final> {
+        self.inner.accepted_by(None);
+        self.inner.lineage().gone.cancel();
         self.inner.tasks.close();
         let _ = tokio::time::timeout(Duration::from_secs(2), self.inner.tasks.wait()).await;
         result

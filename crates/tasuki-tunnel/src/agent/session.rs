@@ -1,6 +1,8 @@
 //! One session with the gateway, from the first packet to its end.
 
+use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportErrorCode, VarInt};
 use tasuki_core::shutdown::Shutdown;
 use tasuki_proto::tunnel::{
-    CloseCode, Datagram, EnrolCode, FromAgent, FromGateway, Hello, PathWatch, SERVER_NAME, VERSION,
+    CloseCode, Datagram, EnrolCode, FromAgent, FromGateway, Hello, PathWatch, SERVER_NAME, VERSION, WORDS,
     encode_frame,
 };
 use tokio::time::{Instant, MissedTickBehavior};
@@ -74,15 +76,21 @@ pub(super) async fn hold(
         Err(_) => return not_reached(Why::Lost("the gateway does not answer".into())),
     };
     let began = Instant::now();
-    inner.standing.session_began(&session.connection);
-    let why = session.serve(inner, shutdown, tell).await;
-    session.end().await;
+    let why = session.serve(inner, identity, shutdown, tell).await;
+    // A session that was lost goes on in the next one: the gateway must not take this for the end.
+    match why {
+        Why::Lost(_) => drop(tokio::spawn(session.end(CloseCode::GoingAway))),
+        Why::Shutdown | Why::Final(_) => session.end(CloseCode::Done).await,
+    }
     Ended {
         lasted: began.elapsed(),
         enrolled: true,
         why,
     }
 }
+
+/// A session that is dialled beside another.
+type Race<'a> = Pin<Box<dyn Future<Output = Result<Session, Why>> + Send + 'a>>;
 
 struct Session {
     endpoint: Endpoint,
@@ -93,6 +101,10 @@ struct Session {
     /// Streams the gateway may have open; raised while they fill.
     allowed: u32,
     path: PathWatch,
+    /// Packets that had come when the path was suspect last.
+    suspect_at: Option<u64>,
+    /// The gateway can go on with flows.
+    resumes: bool,
     notice: Option<Notice>,
 }
 
@@ -166,6 +178,7 @@ async fn introduce(
         version: VERSION,
         software: software(),
         code: code.map(|code| EnrolCode(code.to_owned())),
+        resume: Some(inner.incarnation),
     });
     let declare = FromAgent::Declare {
         endpoints: inner.declared(),
@@ -179,6 +192,7 @@ async fn introduce(
         Ok(None) => return Err(why_ended(&connection.closed().await)),
         Err(error) => return Err(Why::Lost(error.to_string())),
     };
+    inner.accepted_by(accepted.resume);
     write(&mut send, &declare).await?;
     Ok(Session {
         endpoint,
@@ -188,6 +202,8 @@ async fn introduce(
         input,
         allowed: quic::FIRST_FLOWS,
         path: PathWatch::default(),
+        suspect_at: None,
+        resumes: accepted.resume.is_some(),
         notice: Some(Notice::Connected {
             agent: accepted.agent,
             software: accepted.software,
@@ -236,51 +252,100 @@ fn why_ended(error: &ConnectionError) -> Why {
 }
 
 impl Session {
-    async fn serve(&mut self, inner: &Arc<Inner>, shutdown: &Shutdown, tell: &Tell) -> Why {
-        if let Some(notice) = self.notice.take() {
-            tell(notice);
-        }
-        let _datagrams = AbortOnDropHandle::new(tokio::spawn(udp::carry(
-            Arc::clone(inner),
-            Arc::clone(tell),
-            self.connection.clone(),
-        )));
+    async fn serve(
+        &mut self,
+        inner: &Arc<Inner>,
+        identity: &Identity,
+        shutdown: &Shutdown,
+        tell: &Tell,
+    ) -> Why {
+        let mut helpers = self.begin(inner, tell);
+        // Another session, dialled while this one is silent.
+        let mut race: Option<Race<'_>> = None;
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                _ = look.tick() => self.look_at_path(inner, tell),
+            let ended = tokio::select! {
+                _ = look.tick() => {
+                    let is_dead = self.look_at_path(inner, tell);
+                    if is_dead && self.resumes && race.is_none() {
+                        race = Some(Box::pin(greet(inner, identity, None)));
+                    }
+                    None
+                }
+                raced = async { race.as_mut().expect("polled only while there is one").await }, if race.is_some() => {
+                    race = None;
+                    if let Ok(next) = raced {
+                        helpers = self.go_on_in(next, helpers, inner, tell);
+                    }
+                    None
+                }
                 frame = read_frame::<FromGateway>(&mut self.receive, &mut self.input) => match frame {
-                    Ok(Some(frame)) => if let Some(why) = heed(inner, frame, tell) { return why },
-                    Ok(None) => return why_ended(&self.connection.closed().await),
-                    Err(error) => return Why::Lost(error.to_string()),
+                    Ok(Some(frame)) => heed(inner, frame, tell),
+                    Ok(None) => Some(why_ended(&self.connection.closed().await)),
+                    Err(error) => Some(Why::Lost(error.to_string())),
                 },
                 stream = self.connection.accept_bi() => match stream {
-                    Ok((send, receive)) => {
-                        inner.tasks.spawn(flow::serve(Arc::clone(inner), Arc::clone(tell), send, receive));
+                    Ok(stream) => {
+                        let session = self.connection.clone();
+                        inner.tasks.spawn(flow::serve(Arc::clone(inner), Arc::clone(tell), session, stream));
                         self.allow_more(inner);
+                        None
                     }
-                    Err(error) => return why_ended(&error),
+                    Err(error) => Some(why_ended(&error)),
                 },
                 () = shutdown.begun() => {
                     let _ = write(&mut self.send, &FromAgent::Goodbye).await;
-                    return Why::Shutdown;
+                    Some(Why::Shutdown)
+                }
+            };
+            let Some(why) = ended else { continue };
+            // The gateway ends the old session when it takes the new one, whose first word is on its way then.
+            if let (Why::Lost(_), Some(coming)) = (&why, race.take()) {
+                let raced = tokio::select! {
+                    raced = coming => raced,
+                    () = shutdown.begun() => return Why::Shutdown,
+                };
+                if let Ok(next) = raced {
+                    helpers = self.go_on_in(next, helpers, inner, tell);
+                    continue;
                 }
             }
+            return why;
         }
+    }
+
+    /// Takes the place of a session that fell silent. The gateway has given the doors to the new one; streams of the old
+    /// one are lost now, and their flows go on in this one.
+    fn go_on_in(
+        &mut self,
+        next: Session,
+        helpers: Vec<AbortOnDropHandle<()>>,
+        inner: &Arc<Inner>,
+        tell: &Tell,
+    ) -> Vec<AbortOnDropHandle<()>> {
+        let old = std::mem::replace(self, next);
+        tokio::spawn(old.end(CloseCode::GoingAway));
+        drop(helpers);
+        self.begin(inner, tell)
     }
 
     /// Takes a new local port when the gateway does not answer any more: the old one's way may be gone with a network
     /// or a router's table, and the session can live on over another. Visitors notice nothing but a short wait.
-    fn look_at_path(&mut self, inner: &Inner, tell: &Tell) {
+    ///
+    /// True if that did not help: then only another session can.
+    fn look_at_path(&mut self, inner: &Inner, tell: &Tell) -> bool {
         // Without visitors there is nobody to lose.
         if inner.flows.load(Ordering::Relaxed) == 0 {
-            return;
+            return false;
         }
         let stats = self.connection.stats();
         let (sent, received) = (stats.udp_tx.datagrams, stats.udp_rx.datagrams);
         if !self.path.observe(sent, received, Instant::now().into_std()) {
-            return;
+            return false;
+        }
+        if self.suspect_at.replace(received) == Some(received) {
+            return true;
         }
         tell(Notice::PathSilent);
         let own = any_port_towards(self.connection.remote_address());
@@ -301,6 +366,22 @@ impl Session {
                 tracing::debug!(error = %error, "no new socket; the session goes on with the old one");
             }
         }
+        false
+    }
+
+    /// Starts what runs beside the control stream; it ends when it is dropped.
+    fn begin(&mut self, inner: &Arc<Inner>, tell: &Tell) -> Vec<AbortOnDropHandle<()>> {
+        inner.standing.session_began(&self.connection);
+        if let Some(notice) = self.notice.take() {
+            tell(notice);
+        }
+        let datagrams = udp::carry(Arc::clone(inner), Arc::clone(tell), self.connection.clone());
+        let mut helpers = vec![AbortOnDropHandle::new(tokio::spawn(datagrams))];
+        if self.resumes {
+            let words = exchange_words(Arc::clone(inner), self.connection.clone());
+            helpers.push(AbortOnDropHandle::new(tokio::spawn(words)));
+        }
+        helpers
     }
 
     /// Lets the gateway open more streams when three of four are in use: each allowed one costs memory at once.
@@ -315,13 +396,28 @@ impl Session {
     }
 
     /// Says goodbye to the gateway; what still runs is cut, and both ends of it see a reset.
-    async fn end(self) {
-        self.connection.close(
-            VarInt::from_u32(CloseCode::Done.code()),
-            b"the agent ends the session",
-        );
+    async fn end(self, code: CloseCode) {
+        self.connection
+            .close(VarInt::from_u32(code.code()), b"the agent ends the session");
         // A gateway that does not listen any more is not waited for.
         let _ = tokio::time::timeout(FAREWELL, self.endpoint.wait_idle()).await;
+    }
+}
+
+/// Tells and hears how far the sockets of both ends are, until the session ends.
+async fn exchange_words(inner: Arc<Inner>, connection: Connection) {
+    let Ok((mut send, receive)) = connection.open_bi().await else {
+        return;
+    };
+    if send.write_all(&[WORDS]).await.is_err() {
+        return;
+    }
+    let (heard, ()) = tokio::join!(inner.book.hear(receive), inner.book.tell(&connection, send));
+    if heard.is_err() {
+        connection.close(
+            VarInt::from_u32(CloseCode::Protocol.code()),
+            b"more was taken than was sent",
+        );
     }
 }
 

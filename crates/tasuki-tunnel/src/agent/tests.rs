@@ -77,6 +77,7 @@ impl Asking {
             software: "test".into(),
             max_endpoints: 4,
             enrolled: false,
+            resume: None,
         };
         send.write_all(&encode_frame(&FromGateway::Accepted(accepted)).unwrap())
             .await
@@ -124,6 +125,7 @@ fn header(kind: StreamKind, endpoint: u32) -> StreamHeader {
         visitor: "192.0.2.1:1".parse().unwrap(),
         door: "192.0.2.2:2".parse().unwrap(),
         player: None,
+        flow: None,
     }
 }
 

@@ -1,8 +1,10 @@
 //! A visitor's stream: opened towards the agent, joined with the visitor's socket, counted.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use quinn::{RecvStream, VarInt};
 use tasuki_core::events::What;
 use tasuki_proto::minecraft::Page;
@@ -10,13 +12,15 @@ use tasuki_proto::tunnel::{OpenReply, RESET_ABORTED, StreamHeader};
 use tokio::net::TcpStream;
 
 use super::registry::Target;
-use super::session::Place;
+use super::visitors::{Place, Sessions};
 use super::{Inner, admit};
+use crate::flows::Begun;
 use crate::metrics::Door;
-use crate::splice::{End, Meter, Outgoing, Shared, reset_socket, splice};
+use crate::splice::{End, Link, Meter, Outgoing, Shared, reset_socket, splice};
 
 /// A stream on which header and first bytes are sent.
 pub(crate) struct Opened {
+    pub(crate) flow: Begun,
     pub(crate) outgoing: Outgoing,
     pub(crate) incoming: RecvStream,
     pub(crate) place: Place,
@@ -59,17 +63,25 @@ pub(crate) async fn open(
     first: &[u8],
     limit: Duration,
 ) -> Result<Opened, NotJoined> {
-    let place = target
-        .session
+    let visitors = &target.session.visitors;
+    let place = visitors
         .enter(inner.config.load().agents.max_connections)
         .ok_or(FULL)?;
+    let number = visitors.number(&inner.last_flow);
+    let flow = visitors.book.begin(number);
+    let header = StreamHeader {
+        flow: number,
+        ..header.clone()
+    };
     let opening = async {
         let (send, incoming) = target.session.connection.open_bi().await.map_err(|_| AWAY)?;
         let mut outgoing = Outgoing::new(send);
         let mut bytes = header.encode();
         bytes.extend_from_slice(first);
+        flow.push_sent(Bytes::copy_from_slice(first));
         outgoing.write_all(&bytes).await.map_err(|_| AWAY)?;
         Ok(Opened {
+            flow,
             outgoing,
             incoming,
             place,
@@ -111,6 +123,7 @@ pub(crate) async fn join(
     reply_limit: Option<Duration>,
 ) {
     let Opened {
+        flow,
         outgoing,
         incoming,
         place,
@@ -118,7 +131,7 @@ pub(crate) async fn join(
     } = opened;
     let meter = Meter::new(Some(inner.metrics.totals.clone()));
     meter.add_to_stream(sent);
-    let _proven = target.session.proven.enter(visitor.ip(), usize::MAX);
+    let _proven = target.session.visitors.proven.enter(visitor.ip(), usize::MAX);
     inner.metrics.opened(door);
     let (agent, from) = (target.session.agent, visitor.ip());
     inner.deps.events.emit(What::VisitorJoined {
@@ -128,7 +141,7 @@ pub(crate) async fn join(
     });
     let shared = Shared {
         pool: &inner.pool,
-        patience: &target.session.patience,
+        patience: &target.session.visitors.patience,
         meter: &meter,
         budget: Some(&inner.deps.budget),
     };
@@ -149,10 +162,23 @@ pub(crate) async fn join(
         }
         std::future::pending().await
     };
-    let end = tokio::select! {
-        end = splice(socket, outgoing, incoming, wait_for_reply, shared) => end,
-        () = banished => End::Denied,
+    let gone = &target.session.visitors.gone;
+    let cut = async {
+        tokio::select! {
+            () = banished => End::Denied,
+            () = gone.cancelled() => End::StreamReset,
+        }
     };
+    let link = Link {
+        outgoing,
+        incoming,
+        session: target.session.connection.clone(),
+    };
+    let relink = Sessions {
+        last: Arc::clone(&target.session),
+        metrics: &inner.metrics,
+    };
+    let end = splice(socket, &flow, link, wait_for_reply, relink, cut, shared).await;
     drop(place);
     inner.metrics.closed(door, end);
     tracing::debug!(

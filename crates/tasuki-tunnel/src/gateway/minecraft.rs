@@ -182,6 +182,7 @@ async fn join(
             Wish::Login { player } => Some(player.clone()),
             Wish::Status | Wish::Legacy(_) => None,
         },
+        flow: None,
     };
     let limit = inner.config.load().connect_timeout;
     let opening = async {

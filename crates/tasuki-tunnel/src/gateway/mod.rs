@@ -10,8 +10,10 @@ pub(crate) mod registry;
 pub(crate) mod session;
 pub(crate) mod tcp;
 pub(crate) mod udp;
+pub(crate) mod visitors;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arc_swap::ArcSwap;
 use tasuki_core::store::TunnelStore;
@@ -21,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::TunnelConfig;
+use crate::flows::Room;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::tls::Fingerprint;
@@ -31,6 +34,12 @@ pub(crate) struct Inner {
     pub(crate) config: ArcSwap<TunnelConfig>,
     pub(crate) shared: ArcSwap<Shared>,
     pub(crate) registry: registry::Registry,
+    /// What all flows may keep.
+    pub(crate) memory: Arc<Room>,
+    /// Tells agents whether it is still the same process that knows their flows.
+    pub(crate) incarnation: u64,
+    /// The number of the newest flow.
+    pub(crate) last_flow: AtomicU64,
     pub(crate) metrics: Metrics,
     pub(crate) pool: Pool,
     pub(crate) fingerprint: Fingerprint,

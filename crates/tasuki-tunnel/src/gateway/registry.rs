@@ -10,6 +10,7 @@ use tasuki_proto::tunnel::EndpointId;
 
 use super::grants::Wire;
 use super::session::Session;
+use super::visitors::Visitors;
 
 /// Where a name leads now.
 pub(crate) enum Route {
@@ -38,6 +39,8 @@ pub(crate) struct Registry {
 #[derive(Default)]
 struct Tables {
     sessions: HashMap<PrincipalId, Arc<Session>>,
+    /// Of agents that are here, and of those whose visitors wait for them.
+    visitors: HashMap<PrincipalId, Arc<Visitors>>,
     /// Minecraft names; `None` is the default.
     live: HashMap<Option<Domain>, Target>,
     owned: HashMap<(PrincipalId, String), Endpoint>,
@@ -75,6 +78,43 @@ impl Registry {
         tables
             .live
             .retain(|_, target| !Arc::ptr_eq(&target.session, session));
+    }
+
+    /// The visitors of an agent whose program started as `incarnation` says: those who wait for it, or none yet. The visitors
+    /// of an earlier start have to go: their other ends went with it.
+    pub(crate) fn visitors_of(
+        &self,
+        agent: PrincipalId,
+        incarnation: Option<u64>,
+        make: impl FnOnce() -> Arc<Visitors>,
+    ) -> Arc<Visitors> {
+        let mut tables = self.lock();
+        match tables.visitors.get(&agent) {
+            Some(known) if known.go_on_with(incarnation) => return Arc::clone(known),
+            Some(known) => known.gone.cancel(),
+            None => {}
+        }
+        let visitors = make();
+        tables.visitors.insert(agent, Arc::clone(&visitors));
+        visitors
+    }
+
+    /// Nobody waits for the agent any more.
+    pub(crate) fn forget_visitors(&self, agent: PrincipalId, visitors: &Arc<Visitors>) {
+        visitors.gone.cancel();
+        let mut tables = self.lock();
+        if tables
+            .visitors
+            .get(&agent)
+            .is_some_and(|known| Arc::ptr_eq(known, visitors))
+        {
+            tables.visitors.remove(&agent);
+        }
+    }
+
+    /// The visitors of all agents.
+    pub(crate) fn all_visitors(&self) -> Vec<Arc<Visitors>> {
+        self.lock().visitors.values().cloned().collect()
     }
 
     /// All sessions.

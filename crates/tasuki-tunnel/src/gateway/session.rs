@@ -1,27 +1,27 @@
 //! One agent's session, from its first packet to its end.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use quinn::{Connection, Incoming, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream, VarInt};
 use serde::de::DeserializeOwned;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::events::What;
 use tasuki_core::ids::PrincipalId;
 use tasuki_core::store::accounts::Principal;
 use tasuki_proto::tunnel::{
-    Accepted, CloseCode, ControlError, FromAgent, FromGateway, Hello, encode_frame, take_frame,
+    Accepted, CloseCode, ControlError, FromAgent, FromGateway, Hello, WORDS, encode_frame, take_frame,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::admit::{self, Refusal};
-use super::counts::PerAddress;
 use super::grants::Wire;
+use super::visitors::Visitors;
 use super::{Inner, declare, udp};
 use crate::datagrams::Datagrams;
 use crate::handle::EndpointLine;
@@ -43,17 +43,13 @@ pub(crate) struct Session {
     pub(crate) from: SocketAddr,
     pub(crate) since: Timestamp,
     pub(crate) connection: Connection,
-    pub(crate) patience: Patience,
-    /// Visitors' connections now.
-    pub(crate) flows: AtomicU32,
+    pub(crate) visitors: Arc<Visitors>,
     /// Frames for the agent from other tasks.
     pub(crate) outbox: mpsc::Sender<FromGateway>,
     /// Loops of its TCP and UDP ports.
     pub(crate) doors: TaskTracker,
     /// Visitors of its UDP ports, and what waits to be sent for them.
     pub(crate) udp: udp::Flows,
-    /// Addresses that have a TCP connection to it now: theirs is no forged source.
-    pub(crate) proven: PerAddress,
     pub(crate) datagrams: Datagrams,
     pub(crate) state: Mutex<State>,
 }
@@ -74,9 +70,6 @@ pub(crate) struct OpenPort {
     pub(crate) _open: DropGuard,
 }
 
-/// One visitor's place in a session.
-pub(crate) struct Place(Arc<Session>);
-
 impl Session {
     /// Ends the session; the agent is told why.
     pub(crate) fn close(&self, code: CloseCode, text: &str) {
@@ -90,17 +83,6 @@ impl Session {
         SocketAddr::new(now.ip().to_canonical(), now.port())
     }
 
-    /// A place for one more visitor, if there is one.
-    pub(crate) fn enter(self: &Arc<Self>, max: usize) -> Option<Place> {
-        let max = u32::try_from(max).unwrap_or(u32::MAX);
-        let entered = self
-            .flows
-            .try_update(Ordering::AcqRel, Ordering::Relaxed, |flows| {
-                (flows < max).then_some(flows + 1)
-            });
-        entered.is_ok().then(|| Place(Arc::clone(self)))
-    }
-
     /// Closes its ports and waits until they are free.
     pub(crate) async fn close_doors(&self) {
         drop(std::mem::take(
@@ -111,16 +93,12 @@ impl Session {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.flows.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// Why a session ended, in words for events and logs.
 enum Ended {
-    /// The agent went or was lost.
+    /// The agent was lost, or its connection closed.
     Gone(String),
+    /// The agent said goodbye.
+    Left,
     /// We close it.
     Closed(CloseCode, String),
 }
@@ -270,6 +248,14 @@ async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greete
     } = greeted;
     let config = inner.config();
     let (outbox, frames) = mpsc::channel(16);
+    let visitors = inner.registry.visitors_of(principal.id, hello.resume, || {
+        let patience = Patience::new(
+            config.stall_timeout,
+            quic::GATEWAY_STREAM_WINDOW,
+            quic::SESSION_WINDOW,
+        );
+        Visitors::new(hello.resume, patience, Arc::clone(&inner.memory))
+    });
     let session = Arc::new(Session {
         agent: principal.id,
         name: principal.name.clone(),
@@ -283,16 +269,10 @@ async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greete
         from,
         since: inner.deps.clock.wall(),
         connection,
-        patience: Patience::new(
-            config.stall_timeout,
-            quic::GATEWAY_STREAM_WINDOW,
-            quic::SESSION_WINDOW,
-        ),
-        flows: AtomicU32::new(0),
+        visitors,
         outbox,
         doors: TaskTracker::new(),
         udp: udp::Flows::default(),
-        proven: PerAddress::default(),
         datagrams: Datagrams::new(inner.metrics.datagrams_dropped("queue")),
         state: Mutex::new(State::default()),
     });
@@ -304,7 +284,13 @@ async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greete
         Ok(Some(old)) => {
             // The newest proven session wins: the old one is usually a line that died without a word.
             tracing::info!(tunnel.agent = %session.name, "a newer session of the agent takes over");
-            old.close(CloseCode::Replaced, "a newer session of this agent took over");
+            // The same program on another way goes on; two programs with one key would throw each other out for ever.
+            let code = if Arc::ptr_eq(&old.visitors, &session.visitors) {
+                CloseCode::GoingAway
+            } else {
+                CloseCode::Replaced
+            };
+            old.close(code, "a newer session of this agent took over");
             old.close_doors().await;
         }
         Ok(None) => {}
@@ -322,6 +308,7 @@ async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greete
         software: software(),
         max_endpoints: u32::try_from(config.agents.max_endpoints).unwrap_or(u32::MAX),
         enrolled,
+        resume: hello.resume.map(|_| inner.incarnation),
     };
     let mut control = Control {
         send,
@@ -331,14 +318,27 @@ async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greete
     };
     // Both end with the connection at the latest.
     let carried = AbortOnDropHandle::new(tokio::spawn(udp::carry(Arc::clone(&inner), Arc::clone(&session))));
+    let words = hello
+        .resume
+        .map(|_| AbortOnDropHandle::new(tokio::spawn(exchange_words(Arc::clone(&session)))));
     let ended = match control.write(&FromGateway::Accepted(accepted)).await {
-        Ok(()) => control.talk(&inner, &session).await,
+        Ok(()) => {
+            session.visitors.arrived(&session);
+            control.talk(&inner, &session).await
+        }
         Err(ended) => ended,
     };
-    drop(carried);
+    drop((carried, words));
+    // Lost is only a session that nobody ended: its visitors wait for the next one.
+    let is_lost = matches!(ended, Ended::Gone(_)) && !was_ended(&session.connection);
+    let is_alone = session.visitors.left(&session);
+    if !is_lost || (is_alone && session.visitors.count() == 0) {
+        inner.registry.forget_visitors(session.agent, &session.visitors);
+    }
     inner.registry.remove(&session);
     let reason = match ended {
         Ended::Gone(reason) => reason,
+        Ended::Left => "the agent stopped".to_owned(),
         Ended::Closed(code, text) => {
             session.close(code, &text);
             text
@@ -352,6 +352,38 @@ async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greete
         agent: session.agent,
         reason,
     });
+}
+
+/// The agent said that it has nothing more to do.
+fn was_ended(connection: &Connection) -> bool {
+    match connection.close_reason() {
+        Some(ConnectionError::ApplicationClosed(close)) => {
+            // A connection that is only dropped says code 0 too, without a word.
+            close.error_code == VarInt::from_u32(CloseCode::Done.code()) && !close.reason.is_empty()
+        }
+        _ => false,
+    }
+}
+
+/// Tells and hears how far the sockets of both ends are, until the session ends.
+async fn exchange_words(session: Arc<Session>) {
+    let Ok((send, mut receive)) = session.connection.accept_bi().await else {
+        return;
+    };
+    let mut kind = [0];
+    let book = &session.visitors.book;
+    let is_broken = match receive.read_exact(&mut kind).await {
+        Ok(()) if kind == [WORDS] => {
+            let (heard, ()) = tokio::join!(book.hear(receive), book.tell(&session.connection, send));
+            heard.is_err()
+        }
+        Ok(()) => true,
+        Err(_) => false,
+    };
+    if is_broken {
+        session.visitors.gone.cancel();
+        session.close(CloseCode::Protocol, "more was taken than was sent");
+    }
 }
 
 /// Name and version of this program, as the other side shows it.
@@ -420,7 +452,7 @@ async fn handle(
 ) -> Result<Option<FromGateway>, Ended> {
     match frame {
         FromAgent::Hello(_) => Err(Ended::Closed(CloseCode::Protocol, "a second hello".into())),
-        FromAgent::Goodbye => Err(Ended::Gone("the agent stopped".into())),
+        FromAgent::Goodbye => Err(Ended::Left),
         FromAgent::Unknown => Ok(None),
         FromAgent::Declare { endpoints } => {
             let endpoints = declare::declare(inner, session, endpoints)

@@ -64,6 +64,7 @@ async fn visit(inner: Arc<Inner>, target: Target, accepted: Accepted) {
         visitor: peer,
         door,
         player: None,
+        flow: None,
     };
     match flow::open(&inner, &target, &header, &[], limit).await {
         Ok(opened) => {

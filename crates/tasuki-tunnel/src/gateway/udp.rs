@@ -21,7 +21,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::counts::{Counted, PerAddress};
-use super::session::{Place, Session};
+use super::session::Session;
+use super::visitors::Place;
 use super::{Inner, admit};
 use crate::config::for_prefix;
 use crate::datagrams::MAX_PAYLOAD;
@@ -128,7 +129,7 @@ pub(crate) async fn carry(inner: Arc<Inner>, session: Arc<Session>) {
                         continue;
                     };
                     flow.known.store(true, Ordering::Relaxed);
-                    if !flow.may_send(payload.len()) && !session.proven.has(flow.visitor.ip()) {
+                    if !flow.may_send(payload.len()) && !session.visitors.proven.has(flow.visitor.ip()) {
                         unproven.inc();
                     } else if flow.socket.try_send_to(&payload, flow.visitor).is_ok() {
                         flow.meter.add_to_tcp(payload.len());
@@ -226,6 +227,7 @@ impl Visitors {
                 visitor: from,
                 door: self.local,
                 player: None,
+                flow: None,
             };
             Datagram::Open {
                 flow: flow.id,
@@ -263,7 +265,10 @@ impl Visitors {
             .counts
             .enter(ip, config.udp.max_visitors_per_address)
             .ok_or("address_full")?;
-        let place = session.enter(config.agents.max_connections).ok_or("full")?;
+        let place = session
+            .visitors
+            .enter(config.agents.max_connections)
+            .ok_or("full")?;
         let flow = Arc::new(Flow {
             id: session.udp.number(),
             socket: Arc::clone(&self.door.socket),

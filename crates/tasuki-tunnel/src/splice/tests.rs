@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::flows::{Book, Room};
 use crate::quic;
 use crate::tls::{self, Identity};
 
@@ -87,7 +88,9 @@ fn a_flow_whose_task_has_spent_its_budget_yields_and_goes_on() {
         };
         let mut outgoing = Outgoing::new(send);
         let (mut read_half, _write_half) = socket.split();
-        let mut up = pin!(socket_to_stream(&mut read_half, &mut outgoing, shared));
+        // A flow whose other end knows nothing of flows.
+        let flow = Book::new(Room::new(1 << 20)).begin(None);
+        let mut up = pin!(socket_to_stream(&mut read_half, &flow, &mut outgoing, shared));
         // As after a long run of reads that never had to wait: nothing of the budget is left in this poll.
         poll_fn(|context| {
             while pin!(consume_budget()).poll(context).is_ready() {}

@@ -7,5 +7,6 @@ mod hostile;
 mod limits;
 mod path;
 mod players;
+mod resume;
 mod udp;
 mod world;

@@ -13,8 +13,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::world::{ANY_PORT, Running, World, echo, new_key, soon, tcp_to};
 
 /// A router between home and gateway. Each of the home's ports has a port outside.
-struct Router {
-    addr: SocketAddr,
+pub(crate) struct Router {
+    pub(crate) addr: SocketAddr,
     table: Arc<Mutex<Table>>,
     _task: AbortOnDropHandle<()>,
 }
@@ -27,10 +27,12 @@ struct Table {
     dead: Vec<SocketAddr>,
     /// Nothing passes at all.
     cut: bool,
+    /// Only what begins with a handshake gets a way.
+    is_strict: bool,
 }
 
 impl Router {
-    async fn before(gateway: SocketAddr) -> Self {
+    pub(crate) async fn before(gateway: SocketAddr) -> Self {
         let inside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let addr = inside.local_addr().unwrap();
         let table = Arc::new(Mutex::new(Table::default()));
@@ -48,14 +50,21 @@ impl Router {
     }
 
     /// The ports at home in use now pass nothing any more, in either direction.
-    fn kill_ways(&self) {
+    pub(crate) fn kill_ways(&self) {
         let mut table = self.table.lock().unwrap();
         let dead: Vec<SocketAddr> = table.ways.keys().copied().collect();
         table.ways.clear();
         table.dead.extend(dead);
     }
 
-    fn cut(&self, cut: bool) {
+    /// As after a restart of a firewall that must have seen a connection's handshake: the running ones are dead, also from
+    /// new ports, and only new ones pass.
+    pub(crate) fn forget_connections(&self) {
+        self.kill_ways();
+        self.table.lock().unwrap().is_strict = true;
+    }
+
+    pub(crate) fn cut(&self, cut: bool) {
         self.table.lock().unwrap().cut = cut;
     }
 }
@@ -71,7 +80,12 @@ async fn forward(inside: Arc<UdpSocket>, table: Arc<Mutex<Table>>, gateway: Sock
             if table.cut || table.dead.contains(&from) {
                 continue;
             }
-            table.ways.get(&from).map(|(outside, _)| Arc::clone(outside))
+            let way = table.ways.get(&from).map(|(outside, _)| Arc::clone(outside));
+            // RFC 9000 17.2: packets of a handshake have a long header.
+            if way.is_none() && table.is_strict && buffer[0] & 0x80 == 0 {
+                continue;
+            }
+            way
         };
         let outside = match known {
             Some(outside) => outside,

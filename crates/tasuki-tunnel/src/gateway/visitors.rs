@@ -1,0 +1,150 @@
+//! The visitors of one agent. They outlive its sessions: when one is lost, each waits for the next and goes on in it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use tasuki_proto::tunnel::{FlowNumber, OpenReply, Resume};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::counts::PerAddress;
+use super::session::Session;
+use crate::flows::{Book, Flow, Room};
+use crate::metrics::Metrics;
+use crate::splice::{Link, Outgoing, Patience, Relink};
+
+/// Everybody who visits one start of an agent's program.
+pub(crate) struct Visitors {
+    /// Which start it is; `None` for an agent that cannot go on with flows.
+    incarnation: Option<u64>,
+    /// Connections now.
+    count: AtomicU32,
+    /// Addresses that have a TCP connection now: theirs is no forged source.
+    pub(crate) proven: PerAddress,
+    pub(crate) patience: Patience,
+    pub(crate) book: Arc<Book>,
+    session: watch::Sender<Option<Arc<Session>>>,
+    /// Fires when they have to go, all of them.
+    pub(crate) gone: CancellationToken,
+}
+
+/// One visitor's place.
+pub(crate) struct Place(Arc<Visitors>);
+
+impl Visitors {
+    pub(crate) fn new(incarnation: Option<u64>, patience: Patience, memory: Arc<Room>) -> Arc<Self> {
+        Arc::new(Self {
+            incarnation,
+            count: AtomicU32::new(0),
+            proven: PerAddress::default(),
+            patience,
+            book: Book::new(memory),
+            session: watch::Sender::default(),
+            gone: CancellationToken::new(),
+        })
+    }
+
+    /// Whether a session of this start of the agent may go on with them.
+    pub(crate) fn go_on_with(&self, incarnation: Option<u64>) -> bool {
+        incarnation.is_some() && self.incarnation == incarnation && !self.gone.is_cancelled()
+    }
+
+    /// A place for one more, if there is one.
+    pub(crate) fn enter(self: &Arc<Self>, max: usize) -> Option<Place> {
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        let entered = self
+            .count
+            .try_update(Ordering::AcqRel, Ordering::Relaxed, |count| {
+                (count < max).then_some(count + 1)
+            });
+        entered.is_ok().then(|| Place(Arc::clone(self)))
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// A number for a new flow, if flows can go on. `last` is of the whole process: no number ever comes twice.
+    pub(crate) fn number(&self, last: &AtomicU64) -> Option<FlowNumber> {
+        self.incarnation
+            .map(|_| FlowNumber(last.fetch_add(1, Ordering::Relaxed) + 1))
+    }
+
+    /// The agent is here: those who wait go on.
+    pub(crate) fn arrived(&self, session: &Arc<Session>) {
+        self.session.send_replace(Some(Arc::clone(session)));
+    }
+
+    /// The session is over; true if there is no newer one.
+    pub(crate) fn left(&self, session: &Arc<Session>) -> bool {
+        self.session.send_if_modified(|here| {
+            let is_same = here.as_ref().is_some_and(|here| Arc::ptr_eq(here, session));
+            if is_same {
+                *here = None;
+            }
+            is_same
+        });
+        self.session.borrow().is_none()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// One visitor's way from session to session.
+pub(crate) struct Sessions<'a> {
+    pub(crate) last: Arc<Session>,
+    pub(crate) metrics: &'a Metrics,
+}
+
+impl Relink for Sessions<'_> {
+    async fn relink(&mut self, flow: &Flow) -> Option<Link> {
+        let visitors = Arc::clone(&self.last.visitors);
+        let mut sessions = visitors.session.subscribe();
+        loop {
+            let next = {
+                let last = &self.last;
+                let next = sessions.wait_for(|session| {
+                    session
+                        .as_ref()
+                        .is_some_and(|session| !Arc::ptr_eq(session, last))
+                });
+                next.await.ok()?.clone()?
+            };
+            self.last = next;
+            // Broken again: another session may come.
+            let Some((link, reply)) = ask(&self.last, flow).await else {
+                continue;
+            };
+            let [status, taken @ ..] = reply;
+            if OpenReply::from_byte(status) != OpenReply::Connected {
+                return None;
+            }
+            flow.rewind(u64::from_be_bytes(taken)).ok()?;
+            self.metrics.resumed.inc();
+            return Some(link);
+        }
+    }
+}
+
+/// Opens a stream for the flow, and reads what the agent says of it.
+async fn ask(session: &Session, flow: &Flow) -> Option<(Link, [u8; Resume::REPLY_LENGTH])> {
+    let (send, mut incoming) = session.connection.open_bi().await.ok()?;
+    let mut outgoing = Outgoing::new(send);
+    let resume = Resume {
+        flow: flow.number(),
+        taken: flow.taken(),
+    };
+    outgoing.write_all(&resume.encode()).await.ok()?;
+    let mut reply = [0; Resume::REPLY_LENGTH];
+    incoming.read_exact(&mut reply).await.ok()?;
+    let link = Link {
+        outgoing,
+        incoming,
+        session: session.connection.clone(),
+    };
+    Some((link, reply))
+}
