@@ -28,8 +28,8 @@ const NO_PRESET: Preset = Preset {
     oauth: None,
 };
 
-/// docs: "Integrating with the SMTP API" (host, the literal user name, limits of a connection); the text of a used-up
-/// account is that of its API ("Maximum credits exceeded").
+/// docs: "Integrating with the SMTP API" (host and the literal user name); the mails of a connection are a careful figure.
+/// The text of a used-up account is that of its API ("Maximum credits exceeded").
 const SENDGRID: Preset = Preset {
     host: Some("smtp.sendgrid.net"),
     // The literal name; the password is the API key.
@@ -47,6 +47,7 @@ const SES: Preset = Preset {
     ..NO_PRESET
 };
 
+/// Figures and texts were not compared with the provider's pages.
 const MAILGUN: Preset = Preset {
     host: Some("smtp.mailgun.org"),
     connections: 10,
@@ -54,7 +55,8 @@ const MAILGUN: Preset = Preset {
     ..NO_PRESET
 };
 
-/// さくらのメールボックス, さくらのレンタルサーバ: the host is the contract's initial domain. It publishes no numbers for SMTP.
+/// さくらのメールボックス, さくらのレンタルサーバ: the host is the contract's initial domain. Its numbers for SMTP
+/// are not known to us; these are careful ones.
 const SAKURA: Preset = Preset {
     host_hint: "needs the initial domain of the contract, such as example.sakura.ne.jp",
     connections: 2,
