@@ -1,16 +1,20 @@
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
+use std::future::poll_fn;
 use std::sync::mpsc;
+use std::task::Poll;
+use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, Endpoint};
 use tasuki_proto::tunnel::SERVER_NAME;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::task::coop::consume_budget;
 
 use super::*;
 use crate::flows::{Book, Room};
+use crate::pool::Pool;
 use crate::quic;
 use crate::tls::{self, Identity};
 
