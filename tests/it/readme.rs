@@ -1,12 +1,14 @@
 //! The README's commands, run as they are written.
 
+mod mail;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::gateway::OwnNetwork;
 use crate::support::process::{self, Running};
-use crate::support::{eventually, open_directory, readme, root};
+use crate::support::{eventually, open_directory, readme};
 
 #[test]
 fn both_readmes_show_the_same_commands() {
@@ -33,7 +35,10 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let network = OwnNetwork::start();
+        Self::within(OwnNetwork::start())
+    }
+
+    fn within(network: OwnNetwork) -> Self {
         let programs = network.directory().join("programs");
         std::fs::create_dir(&programs).unwrap();
         write_cargo(&programs.join("cargo"));
@@ -47,14 +52,48 @@ impl Place {
         Self { network, path }
     }
 
-    fn shell(&self, script: &str, directory: &Path) -> Command {
+    fn shell(&self, script: &str) -> Command {
+        self.shell_in(self.network.directory(), script)
+    }
+
+    fn shell_in(&self, directory: &Path, script: &str) -> Command {
         let mut command = self.network.command(&process::find("sh"));
         command
-            .args(["-e", "-c", script])
-            .current_dir(directory)
+            .args(["-e", "-c", &format!("cd '{}'\n{script}", directory.display())])
             .env("PATH", &self.path)
             .env_remove("TASUKI_CONFIG");
         command
+    }
+
+    /// Runs a block's commands, each of which must succeed, and gives what they said.
+    #[track_caller]
+    fn run(&self, script: &str) -> String {
+        process::succeed(&mut self.shell(script))
+    }
+
+    /// `tasuki serve` in a directory of the place, until it is up.
+    fn serve_in(&self, directory: &Path, command: &str) -> Running {
+        let addresses = directory.join("data/addresses.json");
+        // What an earlier one left says nothing of this one.
+        let _ = std::fs::remove_file(&addresses);
+        let mut shell = self.shell_in(directory, &format!("exec {command}"));
+        let mut gateway = Running::start(command, &mut shell, &directory.join("serve.log"));
+        eventually("the gateway is up", || {
+            gateway.assert_runs();
+            addresses.exists().then_some(())
+        });
+        gateway
+    }
+
+    fn serve(&self) -> Running {
+        self.serve_in(self.network.directory(), "tasuki serve")
+    }
+
+    /// The id of a mail that waits, the oldest first.
+    #[track_caller]
+    fn waiting_mail(&self) -> Option<String> {
+        let listed: serde_json::Value = serde_json::from_str(&self.run("tasuki mail queue --json")).unwrap();
+        Some(listed["queue"][0]["mail"].as_str()?.to_owned())
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -82,23 +121,26 @@ done
 #[test]
 fn the_first_steps_of_the_readme_work_as_written() {
     let place = Place::new();
-    let here = place.network.directory();
     let serve = readme::block("run: serve");
-    let mut command = place.shell(&format!("exec {}", serve.trim()), here);
-    let mut gateway = Running::start(serve.trim(), &mut command, &place.file("serve.log"));
-    eventually("the gateway of the README is up", || {
-        gateway.assert_runs();
-        place.file("data/addresses.json").exists().then_some(())
-    });
+    let mut gateway = place.serve_in(place.network.directory(), serve.trim());
     for (mark, script) in readme::blocks("README.md") {
         match mark.as_str() {
-            "run: first-mail" => first_mail(&place, &script),
-            "run: queue" | "run: dkim" | "run: enroll" | "run: subscribers" | "run: status" => {
-                process::succeed(&mut place.shell(&script, here));
+            "run: first-mail" => {
+                first_mail(&place, &script);
+            }
+            "run: queue-read" => {
+                let id = place
+                    .waiting_mail()
+                    .expect("the first mail waits: there is no network");
+                let said = place.run(&script.replace("ID", &id));
+                assert!(said.contains("you@example.net"), "{said}");
+            }
+            "run: queue" | "run: enroll" | "run: subscribers" | "run: status" => {
+                place.run(&script);
             }
             "run: demo" | "run: serve" | "run: init" | "run: none" | "nginx" | "caddy" => {}
-            // The mail chapter: its own test.
-            "run: sink" | "run: copier" => {}
+            // The mail chapter: in the order of a newcomer, in `mail`.
+            mark if mail::BLOCKS.contains(&mark) => {}
             other if other.starts_with("config: ") => {}
             other => panic!("README.md has a block {other:?} that no test runs"),
         }
@@ -106,105 +148,24 @@ fn the_first_steps_of_the_readme_work_as_written() {
     assert!(gateway.terminate().success());
 }
 
-/// The first command prints the password that the second needs.
-fn first_mail(place: &Place, script: &str) {
+/// The first command prints the password that the second needs; gives the second with it.
+fn first_mail(place: &Place, script: &str) -> String {
     let (add, rest) = script.split_once('\n').unwrap();
-    let printed = process::succeed(&mut place.shell(add, place.network.directory()));
+    let printed = place.run(add);
     let password = printed
         .lines()
         .find_map(|line| line.strip_prefix("password: "))
         .unwrap_or_else(|| panic!("{printed}"));
     let rest = rest.replace("PASSWORD", password);
-    let said = process::succeed(&mut place.shell(&rest, place.network.directory()));
-    assert!(
-        said.contains("you@example.net"),
-        "the mail is in the queue: {said}"
-    );
-}
-
-/// `tasuki serve` in the place, until it is up.
-fn serve(place: &Place) -> Running {
-    let here = place.network.directory();
-    let mut command = place.shell("exec tasuki serve", here);
-    let mut gateway = Running::start("tasuki serve", &mut command, &place.file("serve.log"));
-    eventually("the gateway is up", || {
-        gateway.assert_runs();
-        place.file("data/addresses.json").exists().then_some(())
-    });
-    gateway
-}
-
-#[test]
-fn the_mail_chapter_of_the_readme_works_as_written() {
-    let place = Place::new();
-    let here = place.network.directory();
-    assert!(serve(&place).terminate().success());
-    std::fs::write(place.file("tasuki.toml"), readme::block("config: sink")).unwrap();
-    // Nobody lets it run as root.
-    let sink = readme::block("run: sink");
-    let sink = if process::is_root() {
-        sink.replace("smtp-sink", "smtp-sink -u nobody")
-    } else {
-        sink
-    };
-    let path = std::env::var("PATH").unwrap() + ":/usr/sbin";
-    let mut command = place.shell(&format!("exec {}", sink.trim()), here);
-    let sink = Running::start("smtp-sink", command.env("PATH", path), &place.file("sink.log"));
-    let mut gateway = serve(&place);
-    first_mail(
-        &place,
-        &readme::block("run: first-mail").replace("tasuki mail queue", "echo you@example.net"),
-    );
-    eventually("the sink counts the mail", || {
-        sink.log().contains("mesg=1").then_some(())
-    });
-    eventually("the queue is empty", || {
-        let said = process::succeed(&mut place.shell("tasuki mail queue", here));
-        said.starts_with("the queue is empty").then_some(())
-    });
-    process::succeed(&mut place.shell(&readme::block("run: copier"), here));
-    let listed = process::succeed(&mut place.shell("tasuki service list", here));
-    assert!(listed.contains("copier"), "{listed}");
-    assert!(gateway.terminate().success());
-}
-
-/// What stands beside a `main.cf` parameter in the table is a key of `config/tasuki.toml`, in both languages.
-#[test]
-fn every_key_in_the_table_for_postfix_users_exists() {
-    let keys: toml::Table = std::fs::read_to_string(root().join("config/tasuki.toml"))
-        .unwrap()
-        .parse()
-        .unwrap();
-    let text = std::fs::read_to_string(root().join("config/tasuki.toml")).unwrap();
-    for file in ["README.md", "README.ja.md"] {
-        let readme = std::fs::read_to_string(root().join(file)).unwrap();
-        let rows = readme
-            .lines()
-            .skip_while(|line| !line.starts_with("| main.cf |"))
-            .skip(2);
-        let mut seen = 0;
-        for row in rows.take_while(|line| line.starts_with('|')) {
-            let ours = row.split('|').nth(2).unwrap();
-            for key in ours.split('`').skip(1).step_by(2) {
-                let (sections, last) = key.rsplit_once('.').unwrap();
-                let table = sections
-                    .split('.')
-                    .try_fold(&keys, |table, name| table.get(name)?.as_table());
-                let table = table.unwrap_or_else(|| panic!("{file}: no section {sections}"));
-                // Keys without a default are there as comments.
-                let there = table.contains_key(last) || text.contains(&format!("\n# {last} = "));
-                assert!(there, "{file}: no key {key}");
-                seen += 1;
-            }
-        }
-        assert!(seen > 15, "{file} has no table for Postfix users");
-    }
+    let said = place.run(&rest);
+    assert!(said.contains("you@example.net"), "the mail is told of: {said}");
+    rest
 }
 
 #[test]
 fn the_public_setup_of_the_readme_makes_a_configuration_without_mistakes() {
     let place = Place::new();
-    process::succeed(&mut place.shell(&readme::block("run: init"), place.network.directory()));
+    place.run(&readme::block("run: init"));
     assert!(place.file("tasuki.toml").exists());
 }
 
@@ -239,10 +200,7 @@ fn the_pieces_of_configuration_in_the_readme_have_no_mistakes() {
 fn the_demo_of_the_readme_runs_and_ends_by_itself_with_once() {
     let place = Place::new();
     let demo = readme::block("run: demo");
-    let said = process::succeed(&mut place.shell(
-        &format!("{} --once --json", demo.trim()),
-        place.network.directory(),
-    ));
+    let said = place.run(&format!("{} --once --json", demo.trim()));
     let report: serde_json::Value = serde_json::from_str(&said).unwrap();
     for engine in ["mail", "fediverse", "tunnel"] {
         assert!(report.to_string().contains(engine), "{report}");

@@ -343,9 +343,15 @@ pub(crate) struct SmallDisk(PathBuf);
 impl SmallDisk {
     #[track_caller]
     fn mount(at: &Path, mib: usize) -> Self {
+        Self::mount_for(at, at.parent().unwrap(), mib)
+    }
+
+    /// It belongs to the owner of `like`.
+    #[track_caller]
+    pub(crate) fn mount_for(at: &Path, like: &Path, mib: usize) -> Self {
         use std::os::unix::fs::MetadataExt;
         std::fs::create_dir(at).unwrap();
-        let owner = std::fs::metadata(at).unwrap();
+        let owner = std::fs::metadata(like).unwrap();
         let options = format!("size={mib}m,mode=700,uid={},gid={}", owner.uid(), owner.gid());
         let mut command = tool_as_root("mount");
         command
@@ -375,39 +381,64 @@ impl Drop for SmallDisk {
 pub(crate) struct OwnNetwork {
     holder: Running,
     directory: TempDir,
+    /// Whether it has names of its own, too.
+    named: bool,
 }
 
 impl OwnNetwork {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[], &[])
+    }
+
+    /// With further addresses, and with names that are all this machine's.
+    pub(crate) fn start_with(addresses: &[&str], names: &[&str]) -> Self {
         let directory = open_directory();
         let mut command = tool("unshare");
         if !is_root() {
             command.arg("--map-root-user");
         }
-        let script = format!(
-            "{} link set lo up && echo '{{}}' && exec cat",
-            process::find("ip").display()
-        );
+        let ip = process::find("ip").display().to_string();
+        let mut script = format!("{ip} link set lo up");
+        for address in addresses {
+            script += &format!(" && {ip} address add {address}/32 dev lo");
+        }
+        if !names.is_empty() {
+            let ours: String = names.iter().map(|name| format!("127.0.0.1 {name}\n")).collect();
+            let hosts = directory.path().join("hosts");
+            std::fs::write(&hosts, format!("127.0.0.1 localhost\n{ours}")).unwrap();
+            let mount = process::find("mount");
+            script += &format!(" && {} --bind {} /etc/hosts", mount.display(), hosts.display());
+            command.arg("--mount");
+        }
+        script += " && echo '{}' && exec cat";
         command.args(["--net", "sh", "-c", &script]);
         let log = directory.path().join("network.log");
         let (holder, lines) = Running::start_and_read("a network of its own", &mut command, &log);
         lines.next_json();
-        Self { holder, directory }
+        Self {
+            holder,
+            directory,
+            named: !names.is_empty(),
+        }
     }
 
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// A program that runs in this network.
+    /// A program that runs in this network; one with names of its own starts it in [`Self::directory`].
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = tool("nsenter");
         if !is_root() {
             command.args(["--user", "--preserve-credentials"]);
         }
-        command
-            .args(["--target", &self.holder.id().to_string(), "--net"])
-            .arg(program);
+        command.args(["--target", &self.holder.id().to_string(), "--net"]);
+        if self.named {
+            command
+                .arg("--mount")
+                .arg(format!("--wd={}", self.directory().display()));
+        }
+        command.arg(program);
         command
     }
 }

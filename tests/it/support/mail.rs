@@ -103,7 +103,7 @@ impl Sink {
     }
 }
 
-pub(super) fn read_messages(folder: &Path) -> Vec<Message> {
+pub(crate) fn read_messages(folder: &Path) -> Vec<Message> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| read_message(&entry.path())).collect()
 }
