@@ -1,20 +1,21 @@
 //! `kill -9`, again and again, with many senders, many destinations, and every end that a mail can have: each accepted
 //! mail is delivered, given back or waiting, and repeats are few.
 //!
-//! `scripts/crash` runs it at full size.
+//! Here it is 20,000 mails in ten rounds; `scripts/crash` runs ten rounds of 20,000 each.
 
 use std::collections::BTreeSet;
 
 use crate::support::figures::Figures;
 use crate::support::gateway::Gateway;
 use crate::support::mail::{self, Report, Sink};
+use crate::support::postgres::Postgres;
 use crate::support::{PATIENCE, eventually, free_port, loopback, within};
 
 const SENDERS: usize = 20;
 /// The last but one refuses every recipient, the last one is never there.
 const DESTINATIONS: usize = 50;
-/// Connections to one destination at once.
-const CONNECTIONS: usize = 4;
+/// Connections to one destination at once; those to all together stay below `mail.delivery.max_connections`.
+const CONNECTIONS: usize = 8;
 
 /// What a run can be told by the environment.
 fn size(name: &str, default: usize) -> usize {
@@ -34,7 +35,8 @@ struct Scene {
 }
 
 impl Scene {
-    fn set() -> Self {
+    /// With the store that `store` names.
+    fn set(store: &str) -> Self {
         // A second for each mail: much is under way at any time.
         let sink = Sink::start(&["-w", "1", "-m", "1000"]);
         let refusing = Sink::start(&["-f", "RCPT"]);
@@ -52,7 +54,7 @@ impl Scene {
         let connections = format!("tls = \"none\"\nconnections = {CONNECTIONS}\n");
         let office = "[[mail.mynetworks]]\nnet = \"127.0.0.0/8\"\nservice = \"shop\"\n";
         let config = Gateway::smarthosts(&routes).replace("tls = \"none\"\n", &connections) + office;
-        let gateway = Gateway::start(&config);
+        let gateway = Gateway::start_on(store, &config);
         gateway.cli(&["service", "add", "shop", "--send-as", "shop.test"]);
         Self {
             gateway,
@@ -135,8 +137,18 @@ impl Scene {
 
 #[test]
 fn mail_of_20_senders_to_50_destinations_survives_kill_9_again_and_again() {
-    let (rounds, mails) = (size("TASUKI_CRASH_ROUNDS", 2), size("TASUKI_CRASH_MAILS", 4000));
-    let mut scene = Scene::set();
+    killed_again_and_again("");
+}
+
+#[test]
+fn mail_of_20_senders_to_50_destinations_survives_kill_9_on_postgresql() {
+    let postgres = Postgres::start();
+    killed_again_and_again(&postgres.url());
+}
+
+fn killed_again_and_again(store: &str) {
+    let (rounds, mails) = (size("TASUKI_CRASH_ROUNDS", 10), size("TASUKI_CRASH_MAILS", 2000));
+    let mut scene = Scene::set(store);
     let (mut accepted, mut unanswered) = (BTreeSet::new(), BTreeSet::new());
     for round in 0..rounds {
         let report = scene.round(round, mails);

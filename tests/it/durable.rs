@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 
 use crate::support::gateway::Gateway;
+use crate::support::postgres::Postgres;
 use crate::support::process::{Running, tool_as_root};
 use crate::support::{PATIENCE, eventually};
 
@@ -118,77 +119,119 @@ impl Client {
 
 #[test]
 fn strace_sees_stable_storage_before_each_250() {
-    // A next hop that never accepts: nothing is settled meanwhile, so whatever is written is a mail that comes in.
-    let next_hop = TcpListener::bind("127.0.0.1:0").unwrap();
-    let gateway = Gateway::start(&format!(
-        "{}\n{}",
-        Gateway::smarthost(next_hop.local_addr().unwrap()),
-        "[[mail.mynetworks]]\nnet = \"127.0.0.0/8\"\nservice = \"shop\"\n"
-    ));
-    gateway.cli(&["service", "add", "shop", "--send-as", "shop.test"]);
-    let mut client = Client::connect(&gateway);
-    client.say("EHLO client.test\r\n", "250");
+    // A body above 16 KiB is in a segment, a smaller one beside its envelope.
+    let scene = Scene::set("");
+    scene.stable_before_each_250(&Vec::new, "tasuki.db-wal", Some("/segments/"));
+}
 
-    let trace = gateway.directory().join("trace");
-    let mut strace = tool_as_root("strace");
-    strace
-        .args(["-f", "-y", "-s", "48", "-p", &gateway.id().to_string(), "-o"])
-        .arg(&trace)
-        .args([
+#[test]
+fn strace_sees_postgresqls_log_on_stable_storage_before_each_250() {
+    let postgres = Postgres::start();
+    let scene = Scene::set(&postgres.url());
+    // The commit is there when one of PostgreSQL's processes has synced the log: a backend of ours, or its WAL writer.
+    scene.stable_before_each_250(&|| postgres.processes(), "/pg_wal/", None);
+}
+
+/// A gateway with a next hop that never accepts: nothing is settled meanwhile, so whatever is written is a mail that comes
+/// in.
+struct Scene {
+    gateway: Gateway,
+    _next_hop: TcpListener,
+}
+
+impl Scene {
+    fn set(store: &str) -> Self {
+        let next_hop = TcpListener::bind("127.0.0.1:0").unwrap();
+        let gateway = Gateway::start_on(
+            store,
+            &format!(
+                "{}\n{}",
+                Gateway::smarthost(next_hop.local_addr().unwrap()),
+                "[[mail.mynetworks]]\nnet = \"127.0.0.0/8\"\nservice = \"shop\"\n"
+            ),
+        );
+        gateway.cli(&["service", "add", "shop", "--send-as", "shop.test"]);
+        Self {
+            gateway,
+            _next_hop: next_hop,
+        }
+    }
+
+    /// Between the go-ahead and the `250` of each mail `envelope` is written and then synced by the gateway or the store's
+    /// processes; with a large body `body`, too.
+    fn stable_before_each_250(&self, store: &dyn Fn() -> Vec<u32>, envelope: &str, body: Option<&str>) {
+        let small = "0123456789\r\n".repeat(100);
+        let large = "0123456789\r\n".repeat(20_000);
+        let bodies = [&small, &large, &small, &large, &small];
+        let mut client = Client::connect(&self.gateway);
+        client.say("EHLO client.test\r\n", "250");
+        // Connections to the store are there after the first mail, and what is asked once has been asked.
+        client.send(&small);
+        let watched: Vec<u32> = store().into_iter().chain([self.gateway.id()]).collect();
+        let text = self.trace(&watched, &mut client, &bodies);
+        let calls = calls(&text);
+        let replies = |start: &str| -> Vec<usize> {
+            let start = format!("\"{start}");
+            let said = calls.iter().filter(|c| c.text.contains(&start));
+            said.map(|c| c.begun).collect()
+        };
+        let (go_ahead, queued) = (replies("354 "), replies("250 2.0.0 queued as "));
+        assert_eq!(
+            (go_ahead.len(), queued.len()),
+            (bodies.len(), bodies.len()),
+            "{text}"
+        );
+        for ((from, to), sent) in go_ahead.into_iter().zip(queued).zip(bodies) {
+            let excerpt = || {
+                let lines: Vec<&str> = text.lines().skip(from).take(to - from + 1).collect();
+                lines.join("\n")
+            };
+            assert!(
+                is_stable(&calls, envelope, (from, to)),
+                "the envelope:\n{}",
+                excerpt()
+            );
+            if let Some(body) = body.filter(|_| sent.len() > 16 * 1024) {
+                assert!(is_stable(&calls, body, (from, to)), "the body:\n{}", excerpt());
+            }
+        }
+    }
+
+    /// What these processes do while the mails are sent.
+    fn trace(&self, watched: &[u32], client: &mut Client, bodies: &[&String]) -> String {
+        let trace = self.gateway.directory().join("trace");
+        let mut strace = tool_as_root("strace");
+        strace.args(["-f", "-y", "-s", "48", "-o"]).arg(&trace);
+        strace.args([
             "-e",
             "trace=fsync,fdatasync,write,writev,pwrite64,pwritev,sendto,sendmsg",
         ]);
-    let mut running = Running::start("strace", &mut strace, &gateway.directory().join("strace.log"));
-    eventually("strace watches the gateway", || {
-        running.assert_runs();
-        running.log().contains("attached").then_some(())
-    });
-    let small = "0123456789\r\n".repeat(100);
-    let large = "0123456789\r\n".repeat(20_000);
-    let sizes = [&small, &large, &small, &large, &small];
-    for body in sizes {
-        client.send(body);
-    }
-    let text = eventually("the trace shows the last reply", || {
-        let text = std::fs::read_to_string(&trace).ok()?;
-        (text.matches("\"250 2.0.0 queued as ").count() == sizes.len()).then_some(text)
-    });
-    running.terminate();
-
-    let calls = calls(&text);
-    let replies = |start: &str| -> Vec<usize> {
-        let start = format!("\"{start}");
-        let said = calls.iter().filter(|c| c.text.contains(&start));
-        said.map(|c| c.begun).collect()
-    };
-    let (go_ahead, queued) = (replies("354 "), replies("250 2.0.0 queued as "));
-    assert_eq!(
-        (go_ahead.len(), queued.len()),
-        (sizes.len(), sizes.len()),
-        "{text}"
-    );
-    for ((from, to), body) in go_ahead.into_iter().zip(queued).zip(sizes) {
-        let excerpt = || {
-            text.lines()
-                .skip(from)
-                .take(to - from + 1)
-                .collect::<Vec<_>>()
-                .join("\n")
-        };
-        assert!(
-            is_stable(&calls, "tasuki.db-wal", (from, to)),
-            "the envelope:\n{}",
-            excerpt()
-        );
-        if body.len() > 16 * 1024 {
-            assert!(
-                is_stable(&calls, "/segments/", (from, to)),
-                "the body:\n{}",
-                excerpt()
-            );
+        for process in watched {
+            strace.args(["-p", &process.to_string()]);
         }
+        let mut running = Running::start(
+            "strace",
+            &mut strace,
+            &self.gateway.directory().join("strace.log"),
+        );
+        eventually("strace watches all of them", || {
+            running.assert_runs();
+            let log = running.log();
+            watched
+                .iter()
+                .all(|process| log.contains(&format!("Process {process} attached")))
+                .then_some(())
+        });
+        for body in bodies {
+            client.send(body);
+        }
+        let text = eventually("the trace shows the last reply", || {
+            let text = std::fs::read_to_string(&trace).ok()?;
+            (text.matches("\"250 2.0.0 queued as ").count() == bodies.len()).then_some(text)
+        });
+        running.terminate();
+        text
     }
-    drop(next_hop);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use super::gateway::SmallDisk;
 use super::process::{self, Running, is_root, tool};
 use super::{eventually, open_directory};
 
@@ -16,6 +17,36 @@ pub(crate) struct Postgres {
 
 impl Postgres {
     pub(crate) fn start() -> Self {
+        let postgres = Self::without_database();
+        process::succeed(&mut postgres.psql("create database tasuki"));
+        postgres
+    }
+
+    /// With the tables of the database on a file system of this size.
+    pub(crate) fn start_on_small_disk(mib: usize) -> (Self, SmallDisk) {
+        let postgres = Self::without_database();
+        let tables = postgres.tables();
+        let disk = SmallDisk::mount_for(&tables, postgres.directory.path(), mib);
+        let place = format!("create tablespace small location '{}'", tables.display());
+        process::succeed(&mut postgres.psql(&place));
+        process::succeed(&mut postgres.psql("create database tasuki tablespace small"));
+        (postgres, disk)
+    }
+
+    /// Where the tables are that are on a small disk.
+    pub(crate) fn tables(&self) -> PathBuf {
+        self.directory.path().join("tables")
+    }
+
+    /// The server's processes, the first one before its children.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let first = self.server.as_ref().unwrap().id();
+        let children = std::fs::read_to_string(format!("/proc/{first}/task/{first}/children")).unwrap();
+        let children = children.split_whitespace().map(|id| id.parse().unwrap());
+        [first].into_iter().chain(children).collect()
+    }
+
+    fn without_database() -> Self {
         let directory = open_directory();
         let data = directory.path().join("data");
         if is_root() {
@@ -32,7 +63,6 @@ impl Postgres {
             directory,
         };
         postgres.start_again();
-        process::succeed(&mut postgres.psql("create database tasuki"));
         postgres
     }
 
