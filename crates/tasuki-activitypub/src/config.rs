@@ -48,6 +48,9 @@ pub struct FediConfig {
     pub log_max_bytes: u64,
     /// Deliveries under way to one host at once.
     pub host_concurrency: usize,
+    /// Activities that waited over a minute and are sent to one host in a second, when it returns; at most 10 to the Misskey
+    /// family. What is new goes before them.
+    pub backlog_per_second: u32,
     /// Deliveries under way to all hosts at once.
     pub max_deliveries: usize,
     /// Time to connect to another server, TLS included.
@@ -96,6 +99,7 @@ impl Default for FediConfig {
             retention: Duration::from_secs(3 * 24 * HOUR),
             log_max_bytes: 1 << 30,
             host_concurrency: 4,
+            backlog_per_second: 50,
             max_deliveries: 2000,
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(10),
@@ -158,6 +162,9 @@ impl FediConfig {
         }
         if !(1..=64).contains(&self.host_concurrency) {
             return refuse("host_concurrency", "must be from 1 to 64");
+        }
+        if !(1..=10_000).contains(&self.backlog_per_second) {
+            return refuse("backlog_per_second", "must be from 1 to 10000");
         }
         if !(1..=100_000).contains(&self.max_deliveries) {
             return refuse("max_deliveries", "must be from 1 to 100000");

@@ -43,8 +43,9 @@ const MAX_RECENT_NEWS: u64 = 50_000;
 const REFRESH: Duration = Duration::from_secs(2);
 
 /// Keys of the configuration that are read once, at the start.
-const NEEDS_RESTART: [&str; 5] = [
+const NEEDS_RESTART: [&str; 6] = [
     "host_concurrency",
+    "backlog_per_second",
     "max_deliveries",
     "connect_timeout",
     "request_timeout",
@@ -145,6 +146,7 @@ impl Engine {
             metrics: metrics.clone(),
             events: deps.events.for_engine(EngineKind::Fediverse),
             clock: deps.clock.clone(),
+            backlog_per_second: config.backlog_per_second,
             places: Arc::new(Semaphore::new(config.max_deliveries)),
             progressed: Notify::new(),
         };

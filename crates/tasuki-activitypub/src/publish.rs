@@ -94,7 +94,8 @@ impl Inner {
         let object = object.cloned().unwrap_or_else(|| activity.id.clone());
         let kind = match activity.kind {
             Kind::Delete => EntryKind::Delete,
-            _ => EntryKind::Activity,
+            Kind::Create => EntryKind::Activity,
+            _ => EntryKind::Change,
         };
         let news = News {
             activity,

@@ -149,7 +149,8 @@ impl Inner {
             after = Some(last.seq);
             for entry in &read {
                 let is_empty = entry.body.is_empty() && entry.announce.is_none();
-                if entry.kind != EntryKind::Activity || is_empty || !what.matches(entry) {
+                let is_relayed = matches!(entry.kind, EntryKind::Activity | EntryKind::Change);
+                if !is_relayed || is_empty || !what.matches(entry) {
                     continue;
                 }
                 let waiting = waiting(entry, &progress);
@@ -183,7 +184,7 @@ fn waiting(entry: &Entry, progress: &Progress) -> u64 {
     let common = progress.all_up_to.unwrap_or(LogSeq(0));
     let waits = |number: &u32| match behind.get(&HostNo(*number)) {
         None => entry.seq > common,
-        Some(host) => entry.seq > host.up_to && !host.also.contains(&entry.seq),
+        Some(host) => !host.has(entry.seq),
     };
     entry.audience.iter().filter(waits).count() as u64
 }

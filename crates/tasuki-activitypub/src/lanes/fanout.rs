@@ -235,7 +235,7 @@ impl Fanout {
                 let due = due_of(&ready.entry);
                 for number in &ready.entry.audience {
                     if let Some(lane) = self.lanes.lane(HostNo(number)) {
-                        lane.push(due);
+                        lane.push(due, ready.entry.kind);
                     }
                 }
                 reign.dispatched = Some(ready.entry.seq);
@@ -277,7 +277,12 @@ impl Fanout {
                 continue;
             }
             let seed = u64::from(number.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mut machine = Machine::new(config.host_concurrency, config.backoff(), seed);
+            let mut machine = Machine::new(
+                config.host_concurrency,
+                config.backlog_per_second,
+                config.backoff(),
+                seed,
+            );
             let row = reign.behind.remove(&number);
             if let Some(row) = &row {
                 machine.restore(

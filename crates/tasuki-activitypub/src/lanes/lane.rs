@@ -1,6 +1,5 @@
 //! The lane of one host: takes what is due, asks the machine what to try, sends, and keeps the checkpoint's view up to date.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::pin::Pin;
@@ -19,23 +18,20 @@ use tasuki_core::store::fedi::{Entry, EntryKind, HostProgress, ModerationEffect}
 use tasuki_proto::activitypub::decision::Delivery;
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::ids::{Authority, ObjectId};
-use tasuki_proto::activitypub::software::{inbox_limit_bytes, refuses_forwards};
+use tasuki_proto::activitypub::software::{backlog_limit, inbox_limit_bytes, refuses_forwards};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::log::{Log, Payload, Ready};
 use super::machine::{Due, End, Machine, Settled};
 use super::send::{Sender, Target, in_words};
+use super::view::{LOW, View};
 use crate::metrics::Metrics;
 use crate::outage::{Look, Outage};
 use crate::scout::Suspects;
 use crate::subscribers::Subscribers;
 use crate::trail::Trail;
 
-/// What may wait in memory for one host; beyond it the lane reads the log itself.
-const MAX_QUEUE: usize = 256;
-/// The machine is fed when it has fewer than this.
-const LOW: usize = 64;
 /// Entries read from the log at once by a lane that is far behind.
 const READ_ON: usize = 64;
 /// Bytes of bodies read at once by such a lane.
@@ -59,33 +55,12 @@ pub(crate) struct Common {
     pub(crate) metrics: Metrics,
     pub(crate) events: EventBus,
     pub(crate) clock: Clock,
+    /// Entries of its backlog that a host is sent in a second.
+    pub(crate) backlog_per_second: u32,
     /// Places for deliveries to all hosts together.
     pub(crate) places: Arc<Semaphore>,
     /// A lane came further, or failed: there is something for a checkpoint.
     pub(crate) progressed: Notify,
-}
-
-/// Where a host's deliveries stand, as seen from outside.
-#[derive(Debug, Default)]
-struct View {
-    queue: VecDeque<Due>,
-    /// The queue overflowed, or this is a restart: everything after this place is read from the log by the lane itself.
-    reading_after: Option<Option<LogSeq>>,
-    /// The end of the log was seen: pushed entries queue up again while the gap between reading and pushing is closed.
-    joining: bool,
-    /// Everything up to here was read from the log; when it is pushed too, it is the same.
-    read_up_to: Option<LogSeq>,
-    /// The first entry that the machine has open.
-    first_open: Option<(LogSeq, Timestamp)>,
-    open: usize,
-    settled: Vec<LogSeq>,
-    parked: Vec<(LogSeq, u32)>,
-    failures: u32,
-    next_try: Option<Timestamp>,
-    last_error: Option<String>,
-    /// When it last answered anything, and by how many seconds its clock differed from ours.
-    answered_at: Option<Timestamp>,
-    skew_s: Option<i64>,
 }
 
 /// One host.
@@ -131,10 +106,7 @@ impl Lane {
             authority: Authority::parse(&host).ok(),
             host,
             target: ArcSwap::from_pointee(Target::of(inbox)),
-            view: Mutex::new(View {
-                reading_after,
-                ..View::default()
-            }),
+            view: Mutex::new(View::new(reading_after)),
             wake: Notify::new(),
             alive: AtomicBool::new(false),
         }
@@ -150,21 +122,8 @@ impl Lane {
     }
 
     /// Something is due for this host.
-    pub(crate) fn push(&self, due: Due) {
-        let mut view = self.lock();
-        let known = view.read_up_to.is_some_and(|seq| due.seq <= seq);
-        if !known && (view.reading_after.is_none() || view.joining) {
-            if view.queue.len() < MAX_QUEUE {
-                view.queue.push_back(due);
-            } else if view.joining {
-                // All that is queued comes after the place of reading.
-                view.joining = false;
-                view.queue.clear();
-            } else {
-                view.reading_after = Some(view.queue.back().map(|due| due.seq));
-            }
-        }
-        drop(view);
+    pub(crate) fn push(&self, due: Due, kind: EntryKind) {
+        self.lock().push(due, kind);
         self.wake.notify_one();
     }
 
@@ -200,16 +159,7 @@ impl Lane {
 
     /// The first entry that is not settled, with its age; `None` when the host has all that was pushed.
     pub(crate) fn first_open(&self) -> Option<(LogSeq, Option<Timestamp>)> {
-        let view = self.lock();
-        let queued = view.queue.front().map(|due| (due.seq, Some(due.at)));
-        let open = view.first_open.map(|(seq, at)| (seq, Some(at)));
-        let unread = view
-            .reading_after
-            .map(|after| (LogSeq(after.map_or(0, |seq| seq.0).saturating_add(1)), None));
-        [open, queued, unread]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(seq, _)| *seq)
+        self.lock().oldest()
     }
 
     /// Whether the lane is well: nothing failed, nothing overflowed.
@@ -224,7 +174,12 @@ impl Lane {
         HostProgress {
             host: self.number,
             up_to,
-            also: view.settled.iter().copied().filter(|seq| *seq > up_to).collect(),
+            also: view
+                .settled
+                .iter()
+                .copied()
+                .filter(|(_, last)| *last > up_to)
+                .collect(),
             parked: view.parked.clone(),
             failures: view.failures,
             next_try: view.next_try,
@@ -251,23 +206,8 @@ impl Lane {
 
     /// Moves what is queued into the machine and shows the machine's state to the outside, in one step.
     fn sync(&self, common: &Common, machine: &mut Machine) {
-        let mut view = self.lock();
-        while machine.open() < LOW && !view.joining {
-            let Some(due) = view.queue.pop_front() else { break };
-            if machine.handle_due(due) {
-                common.metrics.due.inc();
-            }
-        }
-        if view.queue.is_empty() && view.reading_after.is_none() && machine.open() == 0 {
-            machine.forget_below(LogSeq(i64::MAX));
-        }
-        view.first_open = machine.first_open();
-        view.open = machine.open();
-        view.settled = machine.settled().collect();
-        view.parked = machine.parked().collect();
-        view.failures = machine.failures();
-        view.next_try = machine.next_try();
-        view.last_error = machine.last_error().map(str::to_owned);
+        let fed = self.lock().feed(machine, common.clock.wall());
+        common.metrics.due.inc_by(fed);
     }
 
     /// Works until `stop`, then finishes what is under way.
@@ -286,6 +226,7 @@ impl Lane {
             let store_failed = self.read_log(&common, &mut machine).await;
             self.sync(&common, &mut machine);
             let now = common.clock.wall();
+            machine.set_pace(self.pace(&common));
             let letters_only = common.subscribers.orders().brake.is_some();
             // When the fault seems to be ours, a few of those that fail are tried, not all.
             let rests = machine.failures() > 0 && !common.outage.lets_try(self.number);
@@ -332,31 +273,32 @@ impl Lane {
             };
             common.progressed.notify_one();
             let Some(last) = read.last().map(|entry| entry.seq) else {
-                self.join(after);
+                self.lock().join(after);
                 continue;
             };
+            let mut before = None;
             for entry in read.iter().filter(|entry| entry.audience.contains(self.number.0)) {
-                if machine.handle_due(due_of(entry)) {
+                let due = Due {
+                    after: before.replace(entry.seq),
+                    ..due_of(entry)
+                };
+                if machine.handle_due(due) {
                     common.metrics.due.inc();
                 }
             }
-            let mut view = self.lock();
-            view.first_open = machine.first_open();
-            view.reading_after = Some(Some(last));
-            view.read_up_to = Some(last);
+            self.lock().was_read(last, machine);
         }
         false
     }
 
-    /// The log had nothing more. The first time, pushed entries begin to queue and the log is read once more; when there is
-    /// still nothing, the queue goes on where reading ended, and no entry was missed between the two.
-    fn join(&self, after: Option<LogSeq>) {
-        let mut view = self.lock();
-        if view.joining {
-            view.queue.retain(|due| after.is_none_or(|seq| due.seq > seq));
-            view.reading_after = None;
-        }
-        view.joining = !view.joining;
+    /// How many entries of its backlog the host is sent in a second.
+    fn pace(&self, common: &Common) -> u32 {
+        let table = common.subscribers.table();
+        let subscriber = self.authority.as_ref().and_then(|host| table.host(host));
+        let limit = subscriber.and_then(|known| known.software.as_deref().and_then(backlog_limit));
+        limit.map_or(common.backlog_per_second, |limit| {
+            limit.min(common.backlog_per_second)
+        })
     }
 
     /// Whether a block that came after an entry was accepted stops it: the host gets nothing more, or the author's host
@@ -371,7 +313,7 @@ impl Lane {
         match entry.kind {
             EntryKind::Control => false,
             EntryKind::Delete => self.authority.as_ref().is_some_and(blocks),
-            EntryKind::Activity => {
+            EntryKind::Activity | EntryKind::Change => {
                 let author = ObjectId::parse(&entry.object).ok();
                 self.authority.as_ref().is_some_and(blocks)
                     || author.is_some_and(|object| blocks(object.authority()))
@@ -584,6 +526,7 @@ pub(crate) fn due_of(entry: &Entry) -> Due {
     entry.object.hash(&mut hasher);
     Due {
         seq: entry.seq,
+        after: None,
         object: hasher.finish(),
         is_letter: entry.kind == EntryKind::Control,
         at: entry.at,

@@ -66,7 +66,7 @@ impl Ready {
     /// The Announce in place of the forward, made now if nobody needed one when the entry was accepted; `None` for what cannot
     /// be announced.
     pub(crate) fn announced(&self, relay: Option<&Relay>) -> Option<Payload> {
-        if self.announce.is_some() || self.entry.kind != EntryKind::Activity {
+        if self.announce.is_some() || !matches!(self.entry.kind, EntryKind::Activity | EntryKind::Change) {
             return self.announce.clone();
         }
         let activity: serde_json::Value = serde_json::from_slice(&self.entry.body).ok()?;

@@ -10,6 +10,8 @@ mod lane;
 mod log;
 mod machine;
 mod send;
+mod settled;
+mod view;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod authors;
+mod backlog;
 mod brake;
 mod deliveries;
 mod documents;

@@ -258,6 +258,8 @@ pub struct NewSubscription {
 pub enum EntryKind {
     /// The received bytes go out unchanged to hosts that take forwards; `announce` goes to the others, if there is one.
     Activity,
+    /// Like `Activity`, about something that was published before: an edit, a boost, a move. It does not overtake.
+    Change,
     /// Like `Activity`; also blanks what waits of the same object.
     Delete,
     /// A document of the relay itself for single hosts: Accept, Reject, Follow.
@@ -326,8 +328,9 @@ pub struct HostProgress {
     pub host: HostNo,
     /// It has everything up to here.
     pub up_to: LogSeq,
-    /// Entries after `up_to` that it has already (several are in flight).
-    pub also: Vec<LogSeq>,
+    /// Spans of entries after `up_to` that it has already (several are in flight, and new ones overtake a backlog): first and
+    /// last; what lies between and is for this host, it has.
+    pub also: Vec<(LogSeq, LogSeq)>,
     /// Entries set aside after repeated failures, with the number of attempts.
     pub parked: Vec<(LogSeq, u32)>,
     /// Failures in a row of the host itself.
@@ -336,6 +339,17 @@ pub struct HostProgress {
     pub next_try: Option<Timestamp>,
     /// The last failure, at most 500 bytes.
     pub last_error: Option<String>,
+}
+
+impl HostProgress {
+    /// Whether the host has an entry that is for it. Parked entries count as had.
+    pub fn has(&self, seq: LogSeq) -> bool {
+        seq <= self.up_to
+            || self
+                .also
+                .iter()
+                .any(|(first, last)| (*first..=*last).contains(&seq))
+    }
 }
 
 /// All hosts' progress.

@@ -150,6 +150,12 @@ pub fn inbox_limit_bytes(software: &str) -> Option<usize> {
     is_misskey_family(software).then_some(MISSKEY_INBOX_BYTES)
 }
 
+/// How many activities of a backlog servers running `software` are sent in a second, where they cannot take as many as others:
+/// a stock Misskey works through 32 jobs a second, and most of them are its own users'.
+pub fn backlog_limit(software: &str) -> Option<u32> {
+    is_misskey_family(software).then_some(10)
+}
+
 /// What is known of the software of a subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Known<'a> {

@@ -120,13 +120,16 @@ async fn note_who_got(
 
 /// Empties what waits of a deleted object: nobody gets its text any more.
 async fn blank(conn: &mut Conn, object: &[u8]) -> StoreResult<()> {
-    sqlx::query("UPDATE log SET body = $2, announce = NULL, size = 0 WHERE object_hash = $1 AND kind = $3")
-        .bind(object)
-        .bind(Vec::<u8>::new())
-        .bind(word(&EntryKind::Activity))
-        .execute(conn)
-        .await
-        .map_err(store_error)?;
+    sqlx::query(
+        "UPDATE log SET body = $2, announce = NULL, size = 0 WHERE object_hash = $1 AND kind IN ($3, $4)",
+    )
+    .bind(object)
+    .bind(Vec::<u8>::new())
+    .bind(word(&EntryKind::Activity))
+    .bind(word(&EntryKind::Change))
+    .execute(conn)
+    .await
+    .map_err(store_error)?;
     Ok(())
 }
 
@@ -134,15 +137,17 @@ async fn blank(conn: &mut Conn, object: &[u8]) -> StoreResult<()> {
 pub(super) async fn purge(conn: &mut Conn, places: &[LogSeq]) -> StoreResult<u64> {
     let mut emptied = 0;
     for place in places {
-        emptied +=
-            sqlx::query("UPDATE log SET body = $2, announce = NULL, size = 0 WHERE seq = $1 AND kind = $3")
-                .bind(place.0)
-                .bind(Vec::<u8>::new())
-                .bind(word(&EntryKind::Activity))
-                .execute(&mut *conn)
-                .await
-                .map_err(store_error)?
-                .rows_affected();
+        emptied += sqlx::query(
+            "UPDATE log SET body = $2, announce = NULL, size = 0 WHERE seq = $1 AND kind IN ($3, $4)",
+        )
+        .bind(place.0)
+        .bind(Vec::<u8>::new())
+        .bind(word(&EntryKind::Activity))
+        .bind(word(&EntryKind::Change))
+        .execute(&mut *conn)
+        .await
+        .map_err(store_error)?
+        .rows_affected();
     }
     Ok(emptied)
 }
@@ -279,10 +284,7 @@ fn losers(audience: &RoaringBitmap, seq: LogSeq, common: i64, behind: &[HostProg
         .iter()
         .filter(|host| match known.get(host) {
             None => seq.0 > common,
-            Some(host) => {
-                host.parked.iter().any(|(place, _)| *place == seq)
-                    || (seq > host.up_to && !host.also.contains(&seq))
-            }
+            Some(host) => host.parked.iter().any(|(place, _)| *place == seq) || !host.has(seq),
         })
         .map(HostNo)
         .collect()

@@ -10,12 +10,13 @@ use super::{Due, End, Machine, Settled};
 
 fn machine() -> Machine {
     let steps: Vec<Duration> = [10, 30, 60].map(Duration::from_secs).to_vec();
-    Machine::new(4, Backoff::try_new(steps, 0).unwrap(), 1)
+    Machine::new(4, 1_000_000, Backoff::try_new(steps, 0).unwrap(), 1)
 }
 
 fn due(seq: i64, object: u64) -> Due {
     Due {
         seq: LogSeq(seq),
+        after: Some(LogSeq(seq - 1)),
         object,
         is_letter: false,
         at: at(0),
@@ -194,7 +195,7 @@ fn a_refusal_settles_and_our_own_fault_blames_nobody() {
 fn what_was_settled_before_a_restart_is_not_due_again() {
     let mut machine = machine();
     machine.restore(
-        &[LogSeq(5)],
+        &[(LogSeq(5), LogSeq(5))],
         &[(LogSeq(6), 3)],
         2,
         Some(at(30)),
@@ -246,4 +247,77 @@ fn whatever_happens_every_entry_is_in_exactly_one_place() {
         assert!(running.len() <= 4);
     }
     assert!(over > 1000, "{over}");
+}
+
+#[test]
+fn the_oldest_entry_moves_on_however_much_is_settled_beyond_it() {
+    let mut machine = warm();
+    machine.handle_due(due(1, 1));
+    let stuck = machine.poll_attempt(at(0), false).unwrap();
+    machine.handle_due(due(2, 2));
+    let next = machine.poll_attempt(at(0), false).unwrap();
+    machine.handle_end(next.seq, End::Done, at(0));
+    // The host took another one: the failure is the entry's own, and it waits.
+    assert_eq!(machine.handle_end(stuck.seq, failed(), at(0)), Settled::Again);
+    for n in 0..600 {
+        // Every other entry is open for another reason, so that spans do not join.
+        machine.handle_due(Due {
+            after: None,
+            ..due(10 + 2 * n, 10 + n.unsigned_abs())
+        });
+        let Some(tried) = machine.poll_attempt(at(1), false) else {
+            break;
+        };
+        machine.handle_end(tried.seq, End::Done, at(1));
+    }
+    assert!(machine.settled().count() <= 512);
+    let later = at(1_000);
+    assert_eq!(
+        machine.poll_attempt(later, false).map(|due| due.seq),
+        Some(stuck.seq)
+    );
+    machine.handle_end(stuck.seq, End::Done, later);
+    assert!(machine.poll_attempt(later, false).is_some(), "the rest goes on");
+}
+
+#[test]
+fn a_backlog_goes_out_at_its_pace_and_after_what_is_new() {
+    let mut machine = warm();
+    machine.set_pace(10);
+    for seq in 1..=40 {
+        machine.handle_due(due(seq, seq.unsigned_abs()));
+    }
+    let now = at(3_600);
+    let done = |machine: &mut Machine, now| {
+        let mut sent = Vec::new();
+        while let Some(tried) = machine.poll_attempt(now, false) {
+            machine.handle_end(tried.seq, End::Done, now);
+            sent.push(tried.seq.0);
+        }
+        sent
+    };
+    // A second's worth at once, and then ten a second.
+    assert_eq!(done(&mut machine, now), (1..=11).collect::<Vec<_>>());
+    let soon = machine.poll_timeout(now).unwrap();
+    assert_eq!(soon.since(now), Duration::from_millis(100));
+    machine.handle_due(Due {
+        at: now,
+        ..due(1_000, 1_000)
+    });
+    assert_eq!(done(&mut machine, now), [1_000], "what is new does not wait");
+    assert_eq!(done(&mut machine, soon), [12]);
+    assert_eq!(
+        done(&mut machine, soon.plus(Duration::from_millis(500))),
+        (13..=17).collect::<Vec<_>>()
+    );
+    // A letter is never backlog, and an entry behind an older one of its object is not new before that one is gone.
+    machine.handle_due(Due {
+        at: now,
+        ..due(1_001, 40)
+    });
+    machine.handle_due(Due {
+        is_letter: true,
+        ..due(1_002, 1_002)
+    });
+    assert_eq!(done(&mut machine, soon.plus(Duration::from_millis(500))), [1_002]);
 }
