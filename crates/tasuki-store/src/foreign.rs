@@ -1,4 +1,6 @@
-//! Reading the database of another relay program: ActivityRelay (barkshark), version 20240625 of its schema, on SQLite.
+//! Reading the databases of other relay programs: here ActivityRelay (barkshark), version 20240625 of its schema, on SQLite.
+
+mod aode;
 
 use std::path::Path;
 
@@ -7,6 +9,8 @@ use sqlx::{ConnectOptions as _, Connection as _};
 use tasuki_core::store::fedi::{
     ForeignRelay, ForeignSubscriber, ModerationEffect, ModerationKind, SubscriptionStyle,
 };
+
+pub use aode::read_aode;
 
 /// Software that joins relays in LitePub's way.
 const LITEPUB: [&str; 2] = ["pleroma", "akkoma"];
@@ -22,6 +26,14 @@ pub enum ForeignError {
         /// What SQLite says.
         #[source]
         source: sqlx::Error,
+    },
+    /// Not a directory of aode-relay.
+    #[error("{path} is not the directory of aode-relay's database (SLED_PATH): {why}")]
+    Directory {
+        /// The directory.
+        path: String,
+        /// What is wrong with it.
+        why: String,
     },
 }
 

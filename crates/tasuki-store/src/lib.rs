@@ -14,7 +14,7 @@ mod postgres;
 mod sqlite;
 mod words;
 
-pub use foreign::{ForeignError, read_activityrelay};
+pub use foreign::{ForeignError, read_activityrelay, read_aode};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

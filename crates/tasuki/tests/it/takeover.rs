@@ -14,6 +14,12 @@ const DATABASE: &str = concat!(
     "/../tasuki-store/tests/data/activityrelay-0.3.5.sqlite3"
 );
 
+/// Written by aode-relay 0.3.131 itself.
+const AODE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../tasuki-store/tests/data/aode-0.3.131"
+);
+
 /// Debian's Redis on a socket in a directory of its own.
 struct Redis {
     directory: TempDir,
@@ -128,6 +134,26 @@ fn an_activityrelay_is_taken_over_with_its_key_after_a_dry_run() {
 }
 
 #[test]
+fn an_aode_relay_is_taken_over_with_its_key() {
+    let gateway = Gateway::start("");
+    let import = ["fedi", "import", "--from", "aode", AODE];
+    let dry = gateway.ok(&[&import[..], &["--dry-run"]].concat()).out;
+    assert!(
+        dry.contains("4096 bits, would be taken over") && dry.contains("2 subscribers would be new"),
+        "{dry}"
+    );
+    let done = gateway.ok(&[&import[..], &["--json"]].concat()).json();
+    assert_eq!((&done["key"], &done["rules"]), (&"taken".into(), &1.into()));
+    assert_eq!(
+        hosts(&gateway),
+        [
+            host("akkoma.test", "lite_pub", "active"),
+            host("mastodon.test", "mastodon", "active")
+        ]
+    );
+}
+
+#[test]
 fn relays_on_redis_and_lists_are_taken_over() {
     let redis = Redis::start();
     // As Activity-Relay writes them (models/state.go).
@@ -231,6 +257,7 @@ fn relays_on_redis_and_lists_are_taken_over() {
     for (words, code) in [
         (["csv", list.to_str().unwrap()], 65),
         (["activityrelay", list.to_str().unwrap()], 65),
+        (["aode", list.to_str().unwrap()], 65),
         (["activity-relay", "http://a.test"], 64),
         (["activity-relay", "unix:/nowhere"], 69),
     ] {

@@ -23,17 +23,18 @@ const MAX_FILE_BYTES: u64 = 8 << 20;
 #[command(after_help = "Examples:
   tasuki fedi import --from activityrelay /var/lib/activityrelay/relay.sqlite3 --dry-run
   tasuki fedi import --from activity-relay redis://127.0.0.1:6379/0 --key /etc/activity-relay/actor.pem
+  tasuki fedi import --from aode /var/lib/relay/sled/db-0-34 --dry-run
   tasuki fedi import --from pub-relay redis://127.0.0.1:6379 --key actor.pem
   tasuki fedi import --from csv subscribers.csv --key actor.pem
 
 Stop the old relay first, and give this gateway its name (server.host): actor, inbox, key id and key then stay as they are, and no
-instance has to do anything. ActivityRelay's database holds the key; the others keep it in a file (PEM, PKCS#1 or PKCS#8).
+instance has to do anything. The databases of ActivityRelay and aode-relay hold the key; the others keep it in a file (PEM, PKCS#1 or PKCS#8).
 A CSV begins with a line of names: actor and inbox, and if known style (mastodon or litepub) and follow_id.")]
 pub(super) struct Import {
     /// The program that ran the relay
     #[arg(long)]
     from: Program,
-    /// Its database: a file, redis://[:PASSWORD@]HOST[:PORT][/DATABASE], or unix:/PATH
+    /// Its database: a file, a directory, redis://[:PASSWORD@]HOST[:PORT][/DATABASE], or unix:/PATH
     source: String,
     /// The file with its private key, where that is not in the database
     #[arg(long)]
@@ -52,6 +53,8 @@ enum Program {
     ActivityRelayRedis,
     /// Barkshark's ActivityRelay (SQLite)
     Activityrelay,
+    /// asonix' aode-relay (sled)
+    Aode,
     /// pub-relay (Redis)
     PubRelay,
     /// A list
@@ -61,6 +64,8 @@ enum Program {
 pub(super) fn run(import: Import, gateway: &Gateway) -> Outcome {
     let mut relay = match import.from {
         Program::Activityrelay => activityrelay(Path::new(&import.source))?,
+        Program::Aode => tasuki_store::read_aode(Path::new(&import.source))
+            .map_err(|error| Fail::new(exit::DATA, chain(&error)))?,
         Program::ActivityRelayRedis => redis::activity_relay(&import.source)?,
         Program::PubRelay => redis::pub_relay(&import.source)?,
         Program::Csv => ForeignRelay {
