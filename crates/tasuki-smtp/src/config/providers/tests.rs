@@ -77,6 +77,8 @@ fn too_fast_is_told_from_not_this_mail() {
     let rules = Providers::check(&[]).unwrap();
     let google = rules.of_host("aspmx.l.google.com");
     let yahoo = rules.of_host("mta7.am0.yahoodns.net");
+    let outlook = rules.of_host("example-com.mail.protection.outlook.com");
+    let docomo = rules.of_host("mfsmax.docomo.ne.jp");
     for (rule, text) in [
         (
             google,
@@ -87,6 +89,19 @@ fn too_fast_is_told_from_not_this_mail() {
             yahoo,
             "421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred",
         ),
+        (
+            outlook,
+            "451 4.7.650 The mail server [192.0.2.1] has been temporarily rate limited due to IP reputation.",
+        ),
+        (
+            outlook,
+            "451 4.7.652 The mail server [192.0.2.1] has exceeded the maximum number of connections.",
+        ),
+        (
+            outlook,
+            "451 4.7.500 Server busy. Please try again later from [192.0.2.1]. (S77714)",
+        ),
+        (docomo, "552 Too many recipients"),
         (None, "421 4.3.2 busy"),
         (None, "450 4.7.1 Error: too many connections from 192.0.2.1"),
     ] {
@@ -102,6 +117,11 @@ fn too_fast_is_told_from_not_this_mail() {
             "550 5.1.1 The email account that you tried to reach does not exist",
         ),
         (yahoo, "451 4.7.1 greylisted"),
+        (
+            yahoo,
+            "553 5.7.2 [TSS09] All messages from 192.0.2.1 will be permanently deferred; Retrying will NOT succeed.",
+        ),
+        (docomo, "550 Unknown user someone@docomo.ne.jp"),
         (None, "550 5.7.1 too many connections to spam lists"),
     ] {
         assert!(!is_slow_down(rule, &reply(text), true), "{text}");
