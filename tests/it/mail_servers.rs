@@ -1,5 +1,5 @@
-//! The gateway between two mail servers of the same other make: Postfix, Exim, sendmail. What a mail carries beside its
-//! text arrives: what its sender wants to know (RFC 3461), and addresses in UTF-8 (RFC 6531).
+//! The gateway between two mail servers of other makes: Postfix, Exim, sendmail. What a mail carries beside its text
+//! arrives: what its sender wants to know (RFC 3461), and addresses in UTF-8 (RFC 6531).
 
 use crate::support::eventually;
 use crate::support::figures::all_mail_is_settled;
@@ -16,11 +16,15 @@ struct Chain {
 
 impl Chain {
     fn of(make: Make) -> Self {
-        let next_hop = MailServer::next_hop(make);
+        Self::between(make, make)
+    }
+
+    fn between(before: Make, behind: Make) -> Self {
+        let next_hop = MailServer::next_hop(behind);
         let office = "[[mail.mynetworks]]\nnet = \"127.0.0.0/8\"\nservice = \"shop\"\n";
         let gateway = Gateway::start(&(Gateway::smarthost(next_hop.address) + office));
         gateway.cli(&["service", "add", "shop", "--send-as", "shop.test"]);
-        let upstream = MailServer::upstream(make, gateway.address("mail.relay"));
+        let upstream = MailServer::upstream(before, gateway.address("mail.relay"));
         Self {
             next_hop,
             gateway,
@@ -81,6 +85,30 @@ fn works_before_and_behind(make: Make) {
         (whole.count() == 12).then_some(())
     });
 
+    tells_what_was_asked(&chain);
+
+    // Nobody wants to know.
+    let mut arguments = vec![
+        "--sender",
+        "orders@shop.test",
+        "--recipient",
+        "nobody@elsewhere.test",
+    ];
+    arguments.extend(["--name", "silent-", "--notify", "NEVER"]);
+    assert_eq!(chain.send(&arguments).accepted.len(), 1);
+    eventually("the gateway has given it up", || {
+        (all_mail_is_settled(&chain.gateway).bounced == 2).then_some(())
+    });
+    let told = chain.next_hop.messages();
+    assert!(
+        !told
+            .iter()
+            .any(|message| message.text.contains("nobody@elsewhere.test"))
+    );
+    chain.gateway.assert_healthy();
+}
+
+fn tells_what_was_asked(chain: &Chain) {
     // Success is told by the last server that knows how, and it knows what the first was asked.
     let mut arguments = vec!["--sender", "orders@shop.test", "--recipient", "box@next.test"];
     arguments.extend(["--name", "wanted-"]);
@@ -110,26 +138,41 @@ fn works_before_and_behind(make: Make) {
         told.text
     );
     assert_repeats_the_wishes(&told, "ORDER+8");
+    // RET=HDRS (RFC 3461 4.3): the header comes back, the text does not.
+    assert!(told.text.contains("X-Test-Id: refused-0"), "{}", told.text);
+    assert!(!told.text.contains("END refused-0"), "{}", told.text);
+}
 
-    // Nobody wants to know.
-    let mut arguments = vec![
-        "--sender",
-        "orders@shop.test",
-        "--recipient",
-        "nobody@elsewhere.test",
-    ];
-    arguments.extend(["--name", "silent-", "--notify", "NEVER"]);
-    assert_eq!(chain.send(&arguments).accepted.len(), 1);
-    eventually("the gateway has given it up", || {
-        (all_mail_is_settled(&chain.gateway).bounced == 2).then_some(())
-    });
-    let told = chain.next_hop.messages();
-    assert!(
-        !told
-            .iter()
-            .any(|message| message.text.contains("nobody@elsewhere.test"))
-    );
-    chain.gateway.assert_healthy();
+/// Every make before every other one: what one says, another understands through the gateway.
+fn mixed(pairs: [(Make, Make); 3]) {
+    for (before, behind) in pairs {
+        let chain = Chain::between(before, behind);
+        tells_what_was_asked(&chain);
+        assert_eq!(
+            all_mail_is_settled(&chain.gateway).bounced,
+            1,
+            "{before:?} {behind:?}"
+        );
+        chain.gateway.assert_healthy();
+    }
+}
+
+#[test]
+fn notifications_hold_between_postfix_exim_and_sendmail() {
+    mixed([
+        (Make::Postfix, Make::Exim),
+        (Make::Exim, Make::Sendmail),
+        (Make::Sendmail, Make::Postfix),
+    ]);
+}
+
+#[test]
+fn notifications_hold_between_sendmail_exim_and_postfix() {
+    mixed([
+        (Make::Sendmail, Make::Exim),
+        (Make::Exim, Make::Postfix),
+        (Make::Postfix, Make::Sendmail),
+    ]);
 }
 
 fn notifies(message: &Message, action: &str) -> bool {
@@ -164,8 +207,7 @@ fn sendmail_works_before_and_behind_the_gateway() {
     works_before_and_behind(Make::Sendmail);
 }
 
-fn carries_utf8_addresses(make: Make) {
-    let chain = Chain::of(make);
+fn carries_utf8_addresses(chain: &Chain) {
     for (sender, recipient, name) in [
         ("注文@shop.test", "box@next.test", "sender-"),
         ("orders@shop.test", "箱@next.test", "recipient-"),
@@ -183,30 +225,27 @@ fn carries_utf8_addresses(make: Make) {
 
 #[test]
 fn postfix_gets_and_gives_addresses_in_utf_8() {
-    carries_utf8_addresses(Make::Postfix);
+    carries_utf8_addresses(&Chain::of(Make::Postfix));
+    carries_utf8_addresses(&Chain::between(Make::Postfix, Make::Exim));
 }
 
 #[test]
 fn exim_gets_and_gives_addresses_in_utf_8() {
-    carries_utf8_addresses(Make::Exim);
+    carries_utf8_addresses(&Chain::of(Make::Exim));
+    carries_utf8_addresses(&Chain::between(Make::Exim, Make::Postfix));
 }
 
-/// Debian's sendmail is built without SMTPUTF8: nothing is altered for it, the sender is told (RFC 6531 3.2).
+/// Debian's sendmail is built without SMTPUTF8: nothing is altered for it, the sender is told (RFC 6531 3.2), whichever
+/// server before the gateway the mail came from.
 #[test]
 fn an_address_in_utf_8_that_the_next_hop_cannot_take_comes_back() {
-    let chain = Chain::of(Make::Sendmail);
-    let port = chain.gateway.address("mail.relay").port().to_string();
-    let report = mail::send(
-        &[
-            "--port",
-            &port,
-            "--sender",
-            "orders@shop.test",
-            "--recipient",
-            "箱@next.test",
-        ],
-        chain.gateway.directory(),
-    );
+    for before in [Make::Postfix, Make::Exim] {
+        comes_back(&Chain::between(before, Make::Sendmail));
+    }
+}
+
+fn comes_back(chain: &Chain) {
+    let report = chain.send(&["--sender", "orders@shop.test", "--recipient", "箱@next.test"]);
     assert_eq!(report.accepted.len(), 1, "{report:?}");
     let told = chain.arrives("the sender is told", |message| {
         message.text.contains("Action: failed")
