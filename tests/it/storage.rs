@@ -15,7 +15,8 @@ use crate::support::figures::all_mail_is_settled;
 use crate::support::gateway::{Gateway, SmallDisk};
 use crate::support::mail::{self, Report, Sink};
 use crate::support::postgres::Postgres;
-use crate::support::{eventually, free_port, loopback};
+use crate::support::process::{self, Running};
+use crate::support::{client, eventually, free_port, loopback};
 
 /// Clients on loopback act as the service `shop`; nobody is at the next hop yet, so that mail stays in the store.
 fn config(next_hop: SocketAddr) -> String {
@@ -199,6 +200,41 @@ fn full_disk(gateway: &Gateway, next_hop: SocketAddr, disk: &SmallDisk, place: &
             .as_bool()?
             .then_some(())
     });
+    gateway.assert_healthy();
+}
+
+/// Another process holds the database: a backup that was forgotten, for example.
+#[test]
+fn a_locked_database_puts_mail_and_activities_off_until_it_is_free_and_loses_nothing() {
+    let next_hop = loopback(free_port());
+    let gateway = Gateway::start(&config(next_hop));
+    gateway.cli(&["service", "add", "shop", "--send-as", "shop.test"]);
+    let (author, _reader) = instances(&gateway);
+    assert_eq!(publish(&author), 202);
+    let before = send(&gateway, "before-", "10", "2000");
+    assert_eq!(before.accepted.len(), 10, "{before:?}");
+
+    let mut command = process::python(&client("lock_database.py"));
+    command.arg(gateway.directory().join("data/tasuki.db"));
+    let log = gateway.directory().join("lock.log");
+    let (mut lock, lines) = Running::start_and_read("a forgotten backup", &mut command, &log);
+    lines.next_json();
+    for size in ["2000", "500000"] {
+        let during = send(&gateway, "during-", "2", size);
+        assert!(during.accepted.is_empty(), "{during:?}");
+        assert_put_off(&during, &[451], "4.3.");
+    }
+    assert_eq!(publish(&author), 503);
+    assert_eq!(waiting(&gateway), 10);
+    gateway.assert_healthy();
+
+    lock.tell("enough");
+    let mut accepted = before.accepted;
+    mail_is_taken_again(&gateway, &mut accepted, "2000", &[451], "4.3.");
+    eventually("activities are taken again", || {
+        (publish(&author) == 202).then_some(())
+    });
+    all_arrives(&gateway, next_hop, &accepted);
     gateway.assert_healthy();
 }
 

@@ -184,7 +184,9 @@ impl Db {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(5))
+            // Only another process can hold the lock, a backup for example. Whoever comes waits for the transaction that
+            // waits, and for its own: peers give up after ten seconds, so they are told to come again before that.
+            .busy_timeout(Duration::from_secs(2))
             .foreign_keys(false)
             .statement_cache_capacity(256)
             .pragma("wal_autocheckpoint", "4000")
