@@ -34,6 +34,29 @@ pub enum Opening {
     Malformed(&'static str),
 }
 
+/// Why a ClientHello is not answered (RFC 8446 6.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alert {
+    /// It is not what RFC 8446 says.
+    DecodeError,
+    /// The one who would answer cannot, through no fault of the client's.
+    InternalError,
+    /// RFC 6066 3: nobody here has the name.
+    UnrecognizedName,
+}
+
+impl Alert {
+    /// The fatal alert as a record, before any key exists.
+    pub fn record(self) -> [u8; 7] {
+        let description = match self {
+            Self::DecodeError => 50,
+            Self::InternalError => 80,
+            Self::UnrecognizedName => 112,
+        };
+        [21, 3, 3, 0, 2, 2, description]
+    }
+}
+
 /// Reads the bytes that a client has sent so far.
 pub fn read(bytes: &[u8]) -> Opening {
     match handshake(bytes) {

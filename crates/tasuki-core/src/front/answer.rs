@@ -1,7 +1,7 @@
 //! Answers of the door itself: RFC 9457 problem documents, redirects, ACME proofs.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LOCATION};
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 
@@ -21,6 +21,44 @@ pub fn problem(status: StatusCode, detail: &str) -> Response<WebBody> {
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response
+}
+
+/// A page for people, in Japanese and English, when the server behind a name does not serve now; a problem document for
+/// programs. `accepts_html` is whether the client asked for a page.
+#[must_use]
+pub fn not_serving(
+    status: StatusCode,
+    japanese: &str,
+    english: &str,
+    accepts_html: bool,
+) -> Response<WebBody> {
+    let mut response = if accepts_html {
+        let page = format!(
+            "<!doctype html>\n<html lang=\"ja\">\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
+             content=\"width=device-width\">\n<title>{}</title>\n<style>body{{font-family:sans-serif;max-width:36em;\
+             margin:15vh auto;padding:0 1em;line-height:1.7;color:#333}}</style>\n<p>{japanese}</p>\n<p lang=\"en\">\
+             {english}</p>\n",
+            status.as_u16(),
+        );
+        let mut response = Response::new(full(page));
+        *response.status_mut() = status;
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        response
+    } else {
+        problem(status, english)
+    };
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"),
+    );
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("30"));
+    }
     response
 }
 

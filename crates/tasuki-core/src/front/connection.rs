@@ -1,21 +1,23 @@
 //! One connection: who it is, what it speaks, to whom it goes.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use rustls::ServerConfig;
-use tasuki_proto::client_hello::{self, ClientHello, Opening};
+use tasuki_proto::client_hello::{self, Alert, ClientHello, Opening};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
+use super::http_service::{self, Peer};
 use super::metrics::Reason;
+use super::routes::Way;
 use super::stream::{Prefixed, WriteDeadline};
-use super::{Inner, Live, RawConnection, RawHandler, client, http_service};
+use super::{Inner, Live, RawConnection, RawHandler, client};
 use crate::accept::{Accepted, Acceptor};
 use crate::bans::Standing;
 use crate::engine::EngineKind;
@@ -83,6 +85,7 @@ impl Inner {
                 }
             }
         }
+        let door = stream.get_ref().local_addr()?;
         // From here on a connection costs something: count it against its address.
         let _counted = match self.admit(&live, from.0.ip()) {
             Ok(counted) => counted,
@@ -92,10 +95,15 @@ impl Inner {
             }
         };
         let served = if secure {
-            self.serve_tls(&live, stream, from, shutdown).await
+            self.serve_tls(&live, stream, (from, door), shutdown).await
         } else {
             let stream = WriteDeadline::new(stream, WRITE_TIMEOUT);
-            http_service::serve(&self, &live.config, stream, from, false, shutdown).await
+            let peer = Peer {
+                client: from,
+                door,
+                secure: false,
+            };
+            http_service::serve(&self, &live.config, stream, peer, shutdown).await
         };
         drop(permit);
         served
@@ -120,7 +128,7 @@ impl Inner {
         self: &Arc<Self>,
         live: &Live,
         mut stream: Prefixed<TcpStream>,
-        from: ClientAddr,
+        (from, door): (ClientAddr, SocketAddr),
         shutdown: Shutdown,
     ) -> io::Result<()> {
         let hello = match timeout(OPENING_TIMEOUT, read_hello(&mut stream)).await {
@@ -134,14 +142,22 @@ impl Inner {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         };
-        if let Some(handler) = self.routes.raw(&hello) {
-            let connection = RawConnection {
-                stream,
-                hello,
-                client: from,
-            };
-            handler.handle(connection, shutdown).await;
-            return Ok(());
+        match self.routes.way(&hello) {
+            Way::Ours => {}
+            Way::Raw(handler) => {
+                let connection = RawConnection {
+                    stream,
+                    hello,
+                    client: from,
+                };
+                handler.handle(connection, shutdown).await;
+                return Ok(());
+            }
+            // The certificate has not that name: a client that says which one it wants is told so at once.
+            Way::Stranger => {
+                self.metrics.refused(Reason::UnknownName);
+                return refuse(&mut stream, Alert::UnrecognizedName).await;
+            }
         }
         let stream = WriteDeadline::new(stream, WRITE_TIMEOUT);
         let stream = match shake_hands(Arc::clone(&self.https), stream).await {
@@ -151,7 +167,12 @@ impl Inner {
                 return Err(error);
             }
         };
-        http_service::serve(self, &live.config, stream, from, true, shutdown).await
+        let peer = Peer {
+            client: from,
+            door,
+            secure: true,
+        };
+        http_service::serve(self, &live.config, stream, peer, shutdown).await
     }
 
     /// Remembers a warning for the operator; logs it the first time.
@@ -213,9 +234,18 @@ async fn read_hello(stream: &mut Prefixed<TcpStream>) -> io::Result<ClientHello>
                 stream.shutdown().await?;
                 return Err(io::Error::other("the client does not speak TLS"));
             }
-            Opening::Malformed(problem) => return Err(io::Error::other(problem)),
+            Opening::Malformed(problem) => {
+                refuse(stream, Alert::DecodeError).await?;
+                return Err(io::Error::other(problem));
+            }
         }
     }
+}
+
+/// Says why no TLS is spoken with the client, and closes.
+async fn refuse(stream: &mut Prefixed<TcpStream>, alert: Alert) -> io::Result<()> {
+    stream.write_all(&alert.record()).await?;
+    stream.shutdown().await
 }
 
 /// Shows the ACME server the certificate it looks for (RFC 8737), and closes.

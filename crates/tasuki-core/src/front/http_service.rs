@@ -1,7 +1,8 @@
 //! HTTP/1.1 and HTTP/2 on one connection: each request to its host's service, and no connection idle for long.
 
 use std::io;
-use std::pin::{Pin, pin};
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -23,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use super::answer::{acme_proof, problem, redirect};
 use super::connection::{UNTRUSTED_PROXY, is_exempt};
 use super::routes::{Route, Target, normal};
-use super::{FrontConfig, Inner, Live, WebBody, client};
+use super::{Arrival, FrontConfig, Inner, Live, WebBody, arrival, client};
 use crate::bans::Standing;
 use crate::failure::BoxError;
 use crate::net::{ClientAddr, is_special};
@@ -40,24 +41,39 @@ const GOING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a client that is to be slowed; a longer one would only hold memory.
 const LONGEST_SLOWING: Duration = Duration::from_secs(5);
 
+/// Whose connection it is.
+#[derive(Clone, Copy)]
+pub(super) struct Peer {
+    pub(super) client: ClientAddr,
+    pub(super) door: SocketAddr,
+    /// TLS ended here.
+    pub(super) secure: bool,
+}
+
 /// Serves `stream` until it ends, is idle for too long, or `shutdown` has begun and its requests are answered.
 pub(super) async fn serve<S>(
     inner: &Arc<Inner>,
     config: &FrontConfig,
     stream: S,
-    from: ClientAddr,
-    secure: bool,
+    peer: Peer,
     shutdown: Shutdown,
 ) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Arc::new(Activity::default());
-    let service = service_fn(|request: Request<Incoming>| {
-        let inner = Arc::clone(inner);
-        let busy = activity.begin();
+    let (hold, held) = arrival::hold();
+    let (of_requests, begun) = (Arc::clone(inner), Arc::clone(&activity));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let inner = Arc::clone(&of_requests);
+        let busy = begun.begin();
+        request.extensions_mut().insert(Arrival {
+            door: peer.door,
+            secure: peer.secure,
+            hold: hold.clone(),
+        });
         async move {
-            let mut response = inner.answer(request, from, secure).await;
+            let mut response = inner.answer(request, peer).await;
             inner.metrics.answered(response.status());
             if response.status() == StatusCode::REQUEST_TIMEOUT {
                 response
@@ -68,7 +84,8 @@ where
         }
     });
     let builder = builder(config);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut connection = Box::pin(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = shutdown.begun() => None,
@@ -85,7 +102,13 @@ where
         }
     };
     match ended {
-        Ok(ended) => ended.map_err(io::Error::other),
+        Ok(Ok(())) => {
+            drop(connection);
+            // A service may go on with the connection after it was upgraded; it ends that by itself.
+            held.released().await;
+            Ok(())
+        }
+        Ok(Err(error)) => Err(io::Error::other(error)),
         Err(()) => Ok(()),
     }
 }
@@ -110,7 +133,10 @@ fn builder(config: &FrontConfig) -> Builder<TokioExecutor> {
 }
 
 impl Inner {
-    async fn answer(&self, request: Request<Incoming>, peer: ClientAddr, secure: bool) -> Response<WebBody> {
+    async fn answer(&self, mut request: Request<Incoming>, peer: Peer) -> Response<WebBody> {
+        let Peer {
+            client: peer, secure, ..
+        } = peer;
         if let Some(proof) = self.acme_proof(&request) {
             return proof;
         }
@@ -125,6 +151,14 @@ impl Inner {
             Target::NothingThere => {
                 return problem(StatusCode::NOT_FOUND, "nothing is served under this name here");
             }
+            Target::OnlyTls if !secure && !came_by_https(&live, peer, &request) => {
+                return redirect(&https_url(&host, &request));
+            }
+            // A browser that found the name on our certificate asks again on a connection of its own (RFC 9110 15.5.20).
+            Target::OnlyTls => {
+                let detail = "this name is reached by a TLS connection of its own, with this name in it";
+                return problem(StatusCode::MISDIRECTED_REQUEST, detail);
+            }
             Target::Unknown => {
                 let shown: String = host.chars().take(253).collect();
                 let detail = format!("this gateway does not serve {shown:?}");
@@ -134,8 +168,18 @@ impl Inner {
         if let Some(refusal) = self.judge(&live, &route, client).await {
             return refusal;
         }
-        if is_own && !secure && live.config.redirect_to_https && !came_by_https(&live, peer, &request) {
-            return to_https(&live, &host, &request);
+        let by_proxy = came_by_https(&live, peer, &request);
+        if !secure && !by_proxy && live.config.redirect_to_https {
+            return match is_own {
+                true => to_https(&live, &host, &request),
+                false => redirect(&https_url(&host, &request)),
+            };
+        }
+        if let Some(arrival) = request.extensions_mut().get_mut::<Arrival>() {
+            arrival.secure |= by_proxy;
+        }
+        if route.service.bounds_its_time() {
+            return route.service.call(request, client).await;
         }
         let limit = live.config.request_timeout;
         timeout(limit, route.service.call(request, client))
@@ -214,6 +258,11 @@ fn checked(authority: &Authority) -> Result<String, &'static str> {
 fn came_by_https(live: &Live, peer: ClientAddr, request: &Request<Incoming>) -> bool {
     let said = request.headers().get("x-forwarded-proto");
     client::is_in(&live.shared.trusted_proxies, peer.0.ip()) && said.is_some_and(|proto| proto == "https")
+}
+
+fn https_url(host: &str, request: &Request<Incoming>) -> String {
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    format!("https://{host}{path}")
 }
 
 fn to_https(live: &Live, host: &str, request: &Request<Incoming>) -> Response<WebBody> {

@@ -25,6 +25,8 @@ pub(super) enum Reason {
     Hello,
     /// The TLS handshake failed.
     Handshake,
+    /// The client asks for a name that nobody here has.
+    UnknownName,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -30,6 +30,7 @@ use crate::shutdown::{Drained, Shutdown};
 use crate::tls::{ACME_ALPN, Tls};
 
 mod answer;
+mod arrival;
 mod caps;
 mod client;
 mod config;
@@ -39,10 +40,11 @@ mod metrics;
 mod routes;
 mod stream;
 
-pub use answer::{full, problem};
+pub use answer::{full, not_serving, problem};
+pub use arrival::{Arrival, Hold};
 pub use client::read_proxied;
 pub use config::FrontConfig;
-pub use routes::{RawConnection, RawHandler, Route, Routes};
+pub use routes::{Guest, Guests, RawConnection, RawHandler, Route, Routes};
 pub use stream::Prefixed;
 
 use caps::Caps;
@@ -57,7 +59,15 @@ pub type WebBody = UnsyncBoxBody<Bytes, BoxError>;
 pub trait WebService: Send + Sync {
     /// Answers one request. The front door gives up after `front.request_timeout` (the future is dropped then); the
     /// length of the body is for the service to bound.
+    ///
+    /// Among the request's extensions is its [`Arrival`].
     async fn call(&self, request: Request<Incoming>, client: ClientAddr) -> Response<WebBody>;
+
+    /// Whether the service itself ends a request that makes no progress, so that one whose body streams for longer than
+    /// `front.request_timeout` may go on.
+    fn bounds_its_time(&self) -> bool {
+        false
+    }
 }
 
 /// What the front door is given.

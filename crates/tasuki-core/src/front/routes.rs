@@ -34,6 +34,22 @@ pub struct RawConnection {
     pub client: ClientAddr,
 }
 
+/// Looks up names that are neither the gateway's own nor fixed: such guests come and go, so they are asked for with each
+/// connection and request.
+pub trait Guests: Send + Sync {
+    /// Who serves `host` (in lower case).
+    fn find(&self, host: &str) -> Option<Guest>;
+}
+
+/// Who serves a guest's name.
+#[derive(Clone)]
+pub enum Guest {
+    /// TLS goes to it undecrypted; what comes without TLS is sent there by a redirect.
+    Raw(Arc<dyn RawHandler>),
+    /// Requests go to it; TLS ends here.
+    Web(Route),
+}
+
 /// A web service and the engine it belongs to, whose bans hold for it.
 #[derive(Clone)]
 pub struct Route {
@@ -49,7 +65,17 @@ struct Table {
     own: Option<Route>,
     by_host: HashMap<String, Route>,
     raw_by_alpn: HashMap<Vec<u8>, Arc<dyn RawHandler>>,
-    raw_by_name: HashMap<String, Arc<dyn RawHandler>>,
+    guests: Option<Arc<dyn Guests>>,
+}
+
+/// Where a TLS connection goes.
+pub(super) enum Way {
+    /// To this handler, undecrypted.
+    Raw(Arc<dyn RawHandler>),
+    /// TLS ends here.
+    Ours,
+    /// The client names somebody whom nobody here knows.
+    Stranger,
 }
 
 /// Where a request goes.
@@ -59,6 +85,8 @@ pub(super) enum Target {
     Route(Route, bool),
     /// The own name, but nothing is served on it.
     NothingThere,
+    /// A name that is served by TLS alone, and not by ours.
+    OnlyTls,
     /// Not our name.
     Unknown,
 }
@@ -88,40 +116,37 @@ impl Routes {
         });
     }
 
-    /// Gives every TLS connection for `host` to `handler`, undecrypted.
-    pub fn set_raw_name(&self, host: &str, handler: Arc<dyn RawHandler>) {
-        let host = normal(host);
-        self.change(|table| {
-            table.raw_by_name.insert(host.clone(), Arc::clone(&handler));
-        });
-    }
-
-    /// Takes `host` from whoever has it.
-    pub fn remove_host(&self, host: &str) {
-        let host = normal(host);
-        self.change(|table| {
-            table.by_host.remove(&host);
-            table.raw_by_name.remove(&host);
-        });
+    /// Says who knows the guests' names.
+    pub fn set_guests(&self, guests: Arc<dyn Guests>) {
+        self.change(|table| table.guests = Some(Arc::clone(&guests)));
     }
 
     pub(super) fn set_own_names(&self, names: &[String]) {
         self.change(|table| table.own_names = names.to_vec());
     }
 
-    pub(super) fn raw(&self, hello: &ClientHello) -> Option<Arc<dyn RawHandler>> {
+    /// A guest's name comes before its ALPN: the proofs of ACME for that name are the guest's own.
+    pub(super) fn way(&self, hello: &ClientHello) -> Way {
         let table = self.0.load();
+        let guest = match &hello.server_name {
+            Some(name) => table.guest(name),
+            None => None,
+        };
+        if let Some(Guest::Raw(handler)) = guest {
+            return Way::Raw(handler);
+        }
         let by_alpn = hello
             .alpn
             .iter()
             .find_map(|offered| table.raw_by_alpn.get(offered));
-        let by_name = || {
-            hello
-                .server_name
-                .as_ref()
-                .and_then(|name| table.raw_by_name.get(name))
-        };
-        by_alpn.or_else(by_name).cloned()
+        if let Some(handler) = by_alpn {
+            return Way::Raw(Arc::clone(handler));
+        }
+        match &hello.server_name {
+            // Without a name of our own every name may be meant for us.
+            Some(name) if guest.is_none() && !table.own_names.is_empty() && !table.has(name) => Way::Stranger,
+            _ => Way::Ours,
+        }
     }
 
     pub(super) fn web(&self, host: &str) -> Target {
@@ -129,15 +154,14 @@ impl Routes {
         if let Some(route) = table.by_host.get(host) {
             return Target::Route(route.clone(), false);
         }
-        let is_own = if table.own_names.is_empty() {
-            host == "localhost" || host.parse::<IpAddr>().is_ok()
-        } else {
-            table.own_names.iter().any(|own| own == host)
-        };
-        match (&table.own, is_own) {
+        match (&table.own, table.is_own(host)) {
             (Some(route), true) => Target::Route(route.clone(), true),
             (None, true) => Target::NothingThere,
-            (_, false) => Target::Unknown,
+            (_, false) => match table.guest(host) {
+                Some(Guest::Web(route)) => Target::Route(route, false),
+                Some(Guest::Raw(_)) => Target::OnlyTls,
+                None => Target::Unknown,
+            },
         }
     }
 
@@ -147,6 +171,27 @@ impl Routes {
             change(&mut table);
             table
         });
+    }
+}
+
+impl Table {
+    fn is_own(&self, host: &str) -> bool {
+        if self.own_names.is_empty() {
+            host == "localhost" || host.parse::<IpAddr>().is_ok()
+        } else {
+            self.own_names.iter().any(|own| own == host)
+        }
+    }
+
+    /// Whether the host is ours to answer for, whoever answers.
+    fn has(&self, host: &str) -> bool {
+        self.is_own(host) || self.by_host.contains_key(host) || host == "localhost"
+    }
+
+    fn guest(&self, host: &str) -> Option<Guest> {
+        let guests = self.guests.as_ref()?;
+        // Nobody is a guest under a name of the house.
+        (!self.has(host)).then(|| guests.find(host))?
     }
 }
 

@@ -36,6 +36,22 @@ impl<S> Prefixed<S> {
         (self.prefix, self.inner)
     }
 
+    /// The stream beneath.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The same with another stream beneath: one that moves to another runtime, for example.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn try_map<T>(self, change: impl FnOnce(S) -> io::Result<T>) -> io::Result<Prefixed<T>> {
+        Ok(Prefixed {
+            prefix: self.prefix,
+            inner: change(self.inner)?,
+        })
+    }
+
     /// Takes `count` of the bytes read ahead away for good.
     pub(super) fn consume(&mut self, count: usize) {
         self.prefix.advance(count.min(self.prefix.len()));

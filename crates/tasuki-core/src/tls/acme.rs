@@ -54,6 +54,8 @@ pub(super) enum AcmeError {
 pub(super) struct Order<'a> {
     pub(super) config: &'a AcmeConfig,
     pub(super) names: &'a [String],
+    /// Where the certificate is kept.
+    pub(super) path: PathBuf,
     pub(super) keys_dir: &'a Path,
     pub(super) server_key: &'a KeyPair,
     pub(super) challenges: &'a Challenges,
@@ -61,9 +63,8 @@ pub(super) struct Order<'a> {
 }
 
 /// The certificate that an earlier order left, if it still serves.
-pub(super) fn kept(keys_dir: &Path, key: &KeyPair, names: &[String], now: Timestamp) -> Option<Certificate> {
-    let path = cert_path(keys_dir);
-    let pem = std::fs::read(&path).ok()?;
+pub(super) fn kept(path: &Path, key: &KeyPair, names: &[String], now: Timestamp) -> Option<Certificate> {
+    let pem = std::fs::read(path).ok()?;
     match parse(&pem, key) {
         Ok(certificate) if certificate.covers(names) && certificate.not_after > now => Some(certificate),
         Ok(_) => None,
@@ -92,7 +93,13 @@ impl Order<'_> {
         order.finalize_csr(&self.request()?).await?;
         let chain = order.poll_certificate(&patience).await?;
         let certificate = parse(chain.as_bytes(), self.server_key)?;
-        let path = cert_path(self.keys_dir);
+        let path = self.path.clone();
+        if let Some(dir) = path.parent() {
+            files::make_private_dir(dir).map_err(|source| TlsError::Write {
+                path: dir.to_owned(),
+                source,
+            })?;
+        }
         files::write_private(&path, chain.as_bytes()).map_err(|source| TlsError::Write { path, source })?;
         Ok(certificate)
     }
@@ -258,6 +265,7 @@ fn parse(pem: &[u8], key: &KeyPair) -> Result<Certificate, TlsError> {
     Certificate::new(chain, key_der(key), "the ACME certificate")
 }
 
-fn cert_path(keys_dir: &Path) -> PathBuf {
+/// Where the gateway's own certificate is kept.
+pub(super) fn cert_path(keys_dir: &Path) -> PathBuf {
     keys_dir.join("acme").join("cert.pem")
 }

@@ -86,6 +86,15 @@ impl Certificate {
         names.iter().all(|name| self.names.contains(name))
     }
 
+    /// Whether a client that asks for `name` takes it (RFC 9525 6.3: a wildcard stands for one label).
+    #[must_use]
+    pub fn is_for(&self, name: &str) -> bool {
+        let wildcard = name.split_once('.').map(|(_, rest)| format!("*.{rest}"));
+        self.names
+            .iter()
+            .any(|has| has == name || wildcard.as_ref() == Some(has))
+    }
+
     /// How long it is good in all.
     #[must_use]
     pub fn life(&self) -> Duration {

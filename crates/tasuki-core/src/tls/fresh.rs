@@ -24,12 +24,30 @@ const ORDER_RETRIES_MINUTES: [u64; 6] = [1, 5, 15, 60, 180, 360];
 /// What [`Tls::refresh`] remembers between two looks.
 pub(super) struct Renewal {
     stamps: Stamps,
-    failures: u32,
-    next_order: Timestamp,
-    backoff: Backoff,
+    retry: Retry,
     /// Moves the renewal earlier by up to a thirtieth of the certificate's life, so that not all gateways that started
     /// together ask together.
     jitter: f64,
+}
+
+/// When the next order may be made after failed ones.
+#[derive(Default)]
+pub(super) struct Retry {
+    failures: u32,
+    next: Timestamp,
+}
+
+impl Retry {
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        now >= self.next
+    }
+
+    pub(super) fn failed(&mut self, now: Timestamp) {
+        self.failures = self.failures.saturating_add(1);
+        let steps = ORDER_RETRIES_MINUTES.map(|minutes| Duration::from_secs(minutes * 60));
+        let backoff = Backoff::try_new(steps, 20).expect("the table is not empty and has no zero");
+        self.next = now.plus(backoff.delay(self.failures, rand::random()));
+    }
 }
 
 /// Time and size of the certificate files when they were read.
@@ -37,12 +55,9 @@ type Stamps = Vec<(PathBuf, Option<(SystemTime, u64)>)>;
 
 impl Renewal {
     pub(super) fn new(settings: &Settings) -> Self {
-        let steps = ORDER_RETRIES_MINUTES.map(|minutes| Duration::from_secs(minutes * 60));
         Self {
             stamps: stamps(settings),
-            failures: 0,
-            next_order: Timestamp(0),
-            backoff: Backoff::try_new(steps, 20).expect("the table is not empty and has no zero"),
+            retry: Retry::default(),
             jitter: rand::random(),
         }
     }
@@ -58,7 +73,8 @@ impl Tls {
                 () = shutdown.begun() => return,
                 () = tokio::time::sleep(LOOK) => {}
                 // Whoever mends the configuration should not wait for the end of a pause.
-                () = self.inner.reloaded.notified() => self.inner.renewal.lock().await.next_order = Timestamp(0),
+                () = self.inner.reloaded.notified() => self.inner.renewal.lock().await.retry = Retry::default(),
+                () = self.inner.guests_changed.notified() => {}
             }
         }
     }
@@ -79,6 +95,7 @@ impl Tls {
         if let Err(error) = result {
             self.failed(&settings, &with_causes(&error));
         }
+        self.refresh_guests(&settings).await;
     }
 
     async fn refresh_files(&self, settings: &Arc<Settings>, renewal: &mut Renewal) -> Result<(), TlsError> {
@@ -101,7 +118,7 @@ impl Tls {
     }
 
     fn reissue_if_due(&self, settings: &Settings) -> Result<(), TlsError> {
-        let presented = self.inner.newest.0.load();
+        let presented = self.inner.newest.own.load();
         let now = self.inner.clock.wall();
         if presented.source == Source::PrivateCa && now >= presented.certificate.renew_at() {
             drop(presented);
@@ -117,19 +134,42 @@ impl Tls {
         let now = self.inner.clock.wall();
         let names = settings.acme_names();
         let due = {
-            let presented = self.inner.newest.0.load();
+            let presented = self.inner.newest.own.load();
             let certificate = &presented.certificate;
             let early = (certificate.life() / 30).mul_f64(renewal.jitter);
             presented.source != Source::Acme
                 || !certificate.covers(&names)
                 || now >= certificate.renew_at().minus(early)
         };
-        if !due || now < renewal.next_order {
+        if !due || !renewal.retry.is_due(now) {
             return;
         }
+        let path = acme::cert_path(&self.inner.keys_dir);
+        match self.order(settings, &names, path).await {
+            Ok(certificate) => {
+                renewal.retry = Retry::default();
+                renewal.jitter = rand::random();
+                self.present(certificate, Source::Acme);
+            }
+            Err(error) => {
+                renewal.retry.failed(self.inner.clock.wall());
+                let text = format!("{error}; the next attempt is at {}", renewal.retry.next);
+                self.failed(settings, &text);
+            }
+        }
+    }
+
+    /// One order; the error in one line.
+    pub(super) async fn order(
+        &self,
+        settings: &Settings,
+        names: &[String],
+        path: PathBuf,
+    ) -> Result<Certificate, String> {
         let order = acme::Order {
             config: &settings.config.acme,
-            names: &names,
+            names,
+            path,
             keys_dir: &self.inner.keys_dir,
             server_key: self.inner.ca.server_key(),
             challenges: &self.inner.challenges,
@@ -139,25 +179,7 @@ impl Tls {
             .await
             .unwrap_or(Err(acme::AcmeError::TooSlow));
         self.inner.challenges.clear();
-        match outcome {
-            Ok(certificate) => {
-                renewal.failures = 0;
-                renewal.next_order = Timestamp(0);
-                renewal.jitter = rand::random();
-                self.present(certificate, Source::Acme);
-            }
-            Err(error) => {
-                renewal.failures = renewal.failures.saturating_add(1);
-                let pause = renewal.backoff.delay(renewal.failures, rand::random());
-                renewal.next_order = self.inner.clock.wall().plus(pause);
-                let text = format!(
-                    "{}; the next attempt is at {}",
-                    with_causes(&error),
-                    renewal.next_order
-                );
-                self.failed(settings, &text);
-            }
-        }
+        outcome.map_err(|error| with_causes(&error))
     }
 
     fn present(&self, certificate: Certificate, source: Source) {
@@ -165,7 +187,7 @@ impl Tls {
         let days_left = certificate.days_left(self.inner.clock.wall());
         self.inner
             .newest
-            .0
+            .own
             .store(Arc::new(Presented { certificate, source }));
         self.inner.trouble.store(None);
         tracing::info!(tls.names = ?names, tls.source = source.name(), days_left, "certificate replaced");

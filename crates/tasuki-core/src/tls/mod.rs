@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
@@ -27,6 +27,7 @@ mod ca;
 mod certificate;
 mod config;
 mod fresh;
+mod guests;
 mod resolver;
 mod trust;
 
@@ -37,6 +38,7 @@ pub use trust::client_config;
 use ca::PrivateCa;
 use config::Settings;
 use fresh::Renewal;
+use guests::Waiting;
 use resolver::{Challenges, Newest, Presented};
 
 /// The ALPN of ACME's TLS challenge (RFC 8737 6.2).
@@ -74,6 +76,9 @@ struct Inner {
     /// Why the last attempt to replace the certificate failed.
     trouble: ArcSwapOption<String>,
     renewal: tokio::sync::Mutex<Renewal>,
+    waiting: Mutex<Waiting>,
+    /// Wakes [`Tls::keep_fresh`] when guests have come.
+    guests_changed: tokio::sync::Notify,
     /// Wakes [`Tls::keep_fresh`] after a reload.
     reloaded: tokio::sync::Notify,
 }
@@ -176,7 +181,12 @@ impl Tls {
                 events,
                 ca,
                 settings: ArcSwap::from_pointee(settings),
-                newest: Arc::new(Newest(ArcSwap::from_pointee(presented))),
+                newest: Arc::new(Newest {
+                    own: ArcSwap::from_pointee(presented),
+                    guests: ArcSwap::default(),
+                }),
+                waiting: Mutex::default(),
+                guests_changed: tokio::sync::Notify::new(),
                 challenges: Arc::default(),
                 tickets,
                 client: ArcSwap::new(client),
@@ -191,7 +201,7 @@ impl Tls {
     /// (`tls-server-end-point`, RFC 5929 4). A session that began just before the certificate was replaced has another.
     #[must_use]
     pub fn end_point(&self) -> Option<Vec<u8>> {
-        self.inner.newest.0.load().certificate.end_point.clone()
+        self.inner.newest.own.load().certificate.end_point.clone()
     }
 
     /// A server configuration that always presents the newest certificate. `alpn` in order of preference; empty for
@@ -236,14 +246,14 @@ impl Tls {
     /// The certificate that is presented now.
     #[must_use]
     pub fn certificate(&self) -> Certificate {
-        self.inner.newest.0.load().certificate.clone()
+        self.inner.newest.own.load().certificate.clone()
     }
 
     /// Whole days until the presented certificate expires.
     #[must_use]
     pub fn days_left(&self) -> i64 {
         let now = self.inner.clock.wall();
-        self.inner.newest.0.load().certificate.days_left(now)
+        self.inner.newest.own.load().certificate.days_left(now)
     }
 
     /// The fingerprint of the presented certificate's key, see [`spki_fingerprint`].
@@ -251,7 +261,7 @@ impl Tls {
     pub fn fingerprint(&self) -> String {
         self.inner
             .newest
-            .0
+            .own
             .load()
             .certificate
             .fingerprint()
@@ -261,7 +271,7 @@ impl Tls {
     /// What is presented, and what is wrong.
     #[must_use]
     pub fn status(&self) -> TlsStatus {
-        let presented = self.inner.newest.0.load();
+        let presented = self.inner.newest.own.load();
         TlsStatus {
             source: presented.source,
             wanted: self.inner.settings.load().source(),
@@ -298,13 +308,13 @@ impl Tls {
         inner.settings.store(Arc::new(settings));
         inner.client.store(client);
         // The private CA's certificate need not change with every reload.
-        let current = inner.newest.0.load_full();
+        let current = inner.newest.own.load_full();
         let keeps = presented.source == Source::PrivateCa
             && current.source == Source::PrivateCa
             && current.certificate.covers(&presented.certificate.names)
             && inner.clock.wall() < current.certificate.renew_at();
         if !keeps {
-            inner.newest.0.store(Arc::new(presented));
+            inner.newest.own.store(Arc::new(presented));
         }
         inner.trouble.store(None);
         inner.reloaded.notify_one();
@@ -337,7 +347,12 @@ fn pick(settings: &Settings, ca: &PrivateCa, keys_dir: &Path, now: Timestamp) ->
         });
     }
     if settings.source() == Source::Acme
-        && let Some(certificate) = acme::kept(keys_dir, ca.server_key(), &settings.acme_names(), now)
+        && let Some(certificate) = acme::kept(
+            &acme::cert_path(keys_dir),
+            ca.server_key(),
+            &settings.acme_names(),
+            now,
+        )
     {
         return Ok(Presented {
             certificate,

@@ -18,8 +18,12 @@ pub(super) struct Presented {
     pub(super) source: Source,
 }
 
-/// Presents the newest certificate to everybody, with or without SNI.
-pub(super) struct Newest(pub(super) ArcSwap<Presented>);
+/// Presents the newest certificate to everybody, with or without SNI, unless they ask for a guest.
+pub(super) struct Newest {
+    pub(super) own: ArcSwap<Presented>,
+    /// Those of guests, by name.
+    pub(super) guests: ArcSwap<HashMap<String, Arc<Presented>>>,
+}
 
 impl fmt::Debug for Newest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,8 +32,17 @@ impl fmt::Debug for Newest {
 }
 
 impl ResolvesServerCert for Newest {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.load().certificate.certified))
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let own = self.own.load();
+        let guests = self.guests.load();
+        let guest = match hello.server_name() {
+            Some(name) if !guests.is_empty() && !own.certificate.is_for(name) => {
+                guests.get(&name.to_ascii_lowercase())
+            }
+            _ => None,
+        };
+        let presented = guest.map_or(&own.certificate, |guest| &guest.certificate);
+        Some(Arc::clone(&presented.certified))
     }
 }
 

@@ -15,7 +15,8 @@ use tasuki_core::clock::Clock;
 use tasuki_core::engine::{EngineKind, Shared, Snapshot};
 use tasuki_core::events::EventBus;
 use tasuki_core::front::{
-    FrontConfig, FrontDeps, FrontDoor, RawConnection, RawHandler, Route, WebBody, WebService, full,
+    FrontConfig, FrontDeps, FrontDoor, Guest, Guests, RawConnection, RawHandler, Route, WebBody, WebService,
+    full,
 };
 use tasuki_core::metrics::Metrics;
 use tasuki_core::net::ClientAddr;
@@ -405,6 +406,87 @@ impl RawHandler for Collect {
     }
 }
 
+/// Knows `home.example`, and tries to be the gateway itself.
+struct Home(Guest);
+
+impl Guests for Home {
+    fn find(&self, host: &str) -> Option<Guest> {
+        ["home.example", "relay.example"]
+            .contains(&host)
+            .then(|| self.0.clone())
+    }
+}
+
+/// A ClientHello with this name and these protocols, and what the door says to it before it closes.
+async fn greeted(door: SocketAddr, name: &str, alpn: &[&[u8]]) -> Vec<u8> {
+    let mut config = tasuki_core::tls::client_config(&[], &[])
+        .unwrap()
+        .as_ref()
+        .clone();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    let mut stream = TcpStream::connect(door).await.unwrap();
+    stream.write_all(&hello).await.unwrap();
+    let mut said = Vec::new();
+    timeout(LONG, stream.read_to_end(&mut said))
+        .await
+        .unwrap()
+        .unwrap();
+    said
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_has_is_refused_with_an_alert() {
+    let house = open(on_free_ports(), relay_example());
+    // RFC 8446 6: alert, fatal, unrecognized_name.
+    let alert = [21, 3, 3, 0, 2, 2, 112];
+    assert_eq!(greeted(house.secure(), "stranger.example", &[]).await, alert);
+    // decode_error
+    let mut stream = TcpStream::connect(house.secure()).await.unwrap();
+    stream.write_all(&[22, 3, 1, 0, 4, 9, 9, 9, 9]).await.unwrap();
+    let mut said = Vec::new();
+    timeout(LONG, stream.read_to_end(&mut said))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(said, [21, 3, 3, 0, 2, 2, 50]);
+    house.over_tls(&[]).await;
+}
+
+#[tokio::test]
+async fn a_guest_answers_the_proofs_of_acme_for_its_own_name() {
+    let house = open(on_free_ports(), relay_example());
+    let (sender, mut seen) = tokio::sync::mpsc::channel(1);
+    let guests = Home(Guest::Raw(Arc::new(Collect(sender))));
+    house.door.routes().set_guests(Arc::new(guests));
+    greeted(house.secure(), "home.example", &[b"acme-tls/1"]).await;
+    let (name, _) = timeout(LONG, seen.recv()).await.unwrap().unwrap();
+    assert_eq!(name.as_deref(), Some("home.example"));
+    // For the gateway's own name nobody else answers.
+    let said = greeted(house.secure(), "relay.example", &[b"acme-tls/1"]).await;
+    assert_eq!(said.first(), Some(&21), "no order is open: {said:?}");
+    assert!(seen.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn plain_requests_for_a_name_of_tls_alone_are_sent_there() {
+    let house = open(on_free_ports(), relay_example());
+    let (sender, _seen) = tokio::sync::mpsc::channel(1);
+    let guests = Home(Guest::Raw(Arc::new(Collect(sender))));
+    house.door.routes().set_guests(Arc::new(guests));
+    let answer = house.fetch("home.example", "").await;
+    assert!(answer.starts_with("HTTP/1.1 308"), "{answer}");
+    assert!(
+        answer.contains("location: https://home.example/x\r\n"),
+        "{answer}"
+    );
+    let own = house.fetch("relay.example", "").await;
+    assert!(own.starts_with("HTTP/1.1 200"), "{own}");
+}
+
 #[tokio::test]
 async fn a_name_with_a_raw_handler_is_handed_over_undecrypted() {
     let house = open(on_free_ports(), relay_example());
@@ -412,7 +494,7 @@ async fn a_name_with_a_raw_handler_is_handed_over_undecrypted() {
     house
         .door
         .routes()
-        .set_raw_name("Home.Example", Arc::new(Collect(sender)));
+        .set_guests(Arc::new(Home(Guest::Raw(Arc::new(Collect(sender))))));
     let stream = TcpStream::connect(house.secure()).await.unwrap();
     let name = ServerName::try_from("home.example").unwrap();
     let _ = TlsConnector::from(house.tls.client()).connect(name, stream).await;
