@@ -25,3 +25,4 @@ mod support;
 mod tidy;
 mod tunnel;
 mod two_gateways;
+mod web;

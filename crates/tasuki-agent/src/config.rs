@@ -55,6 +55,8 @@ enum Kind {
     Tcp,
     Udp,
     Minecraft,
+    Https,
+    Http,
 }
 
 /// `[[endpoint]]`.
@@ -204,10 +206,18 @@ fn read(path: &Path) -> Result<(File, Vec<LocalEndpoint>), Fail> {
                 ));
             }
             (Kind::Minecraft, None, name) => LocalDoor::Minecraft(name.clone()),
-            (Kind::Minecraft, Some(_), _) => {
+            (Kind::Https, None, Some(name)) => LocalDoor::Https(name.clone()),
+            (Kind::Http, None, Some(name)) => LocalDoor::Http(name.clone()),
+            (Kind::Minecraft | Kind::Https | Kind::Http, Some(_), _) => {
                 return Err(wrong(
                     "endpoint.port",
-                    "Minecraft endpoints share the gateway's port".into(),
+                    "only tcp and udp endpoints have a port; the others share the gateway's".into(),
+                ));
+            }
+            (Kind::Https | Kind::Http, None, None) => {
+                return Err(wrong(
+                    "endpoint.name",
+                    "a https or http endpoint needs the host name that visitors type".into(),
                 ));
             }
         };
@@ -255,6 +265,8 @@ fn endpoint_of(
         LocalDoor::Udp(port) => format!("udp-{port}"),
         LocalDoor::Minecraft(Some(name)) => format!("minecraft-{name}").chars().take(64).collect(),
         LocalDoor::Minecraft(None) => "minecraft".into(),
+        LocalDoor::Https(name) => format!("https-{name}").chars().take(64).collect(),
+        LocalDoor::Http(name) => format!("http-{name}").chars().take(64).collect(),
     });
     LocalEndpoint {
         label,
@@ -321,6 +333,30 @@ fn endpoints_of(arguments: &Run) -> Result<Vec<LocalEndpoint>, Fail> {
             None,
         ));
     }
+    for (option, all, door) in [
+        (
+            "--https",
+            &arguments.https,
+            LocalDoor::Https as fn(Domain) -> LocalDoor,
+        ),
+        ("--http", &arguments.http, LocalDoor::Http as _),
+    ] {
+        for text in all {
+            let (name, local) = text.split_once('=').ok_or_else(|| {
+                let problem = "is not NAME=HOST:PORT, for example home.example.org=127.0.0.1:443";
+                Fail::new(USAGE, format!("{option}: {text:?} {problem}"))
+            })?;
+            check_target(option, local)?;
+            let name = Domain::parse(name)
+                .map_err(|error| Fail::new(USAGE, format!("{option}: {name:?}: {error}")))?;
+            endpoints.push(endpoint_of(
+                door(name),
+                local.to_owned(),
+                arguments.proxy_v2,
+                None,
+            ));
+        }
+    }
     unique(&endpoints).map_err(|problem| Fail::new(USAGE, problem))?;
     Ok(endpoints)
 }
@@ -359,7 +395,7 @@ mod tests {
         let path = dir.path().join("agent.toml");
         std::fs::write(&path, text).unwrap();
         let (_, endpoints) = read(&path).ok().unwrap();
-        assert_eq!(endpoints.len(), 3);
+        assert_eq!(endpoints.len(), 5);
         assert_eq!(endpoints[1].door, LocalDoor::Tcp(25570));
         assert_eq!(endpoints[2].door, LocalDoor::Udp(24454));
     }

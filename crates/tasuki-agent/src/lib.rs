@@ -112,6 +112,12 @@ struct Run {
     /// The host name of the --minecraft server, if it has none of its own
     #[arg(long, value_name = "NAME", requires = "minecraft")]
     name: Option<String>,
+    /// A local web server with TLS of its own, under a host name (may be repeated)
+    #[arg(long, value_name = "NAME=HOST:PORT")]
+    https: Vec<String>,
+    /// A local web server without TLS, under a host name; the TLS is the gateway's (may be repeated)
+    #[arg(long, value_name = "NAME=HOST:PORT")]
+    http: Vec<String>,
     /// Send visitors' addresses to the local TCP servers by PROXY protocol version 2
     #[arg(long)]
     proxy_v2: bool,

@@ -89,19 +89,6 @@ pub const CONNECTIONS: AddressRates = AddressRates {
     prefix: Rate::per_second(4_000, 1_200),
 };
 
-/// Minecraft status pings: a client's server list asks once for each entry, and people press refresh; twenty players
-/// behind one address do so at the start of an event.
-pub const MINECRAFT_STATUS: AddressRates = AddressRates {
-    address: Rate::per_second(100, 20),
-    prefix: Rate::per_second(400, 80),
-};
-
-/// Minecraft logins: twenty players behind one address join within seconds, and again after a server restart.
-pub const MINECRAFT_LOGINS: AddressRates = AddressRates {
-    address: Rate::per_second(40, 2),
-    prefix: Rate::per_second(160, 8),
-};
-
 /// Inbox requests whose signature is not proven yet, each of which may cost a key fetch and an RSA check. A large
 /// instance sends a burst from one address; once its key is cached, its requests are not counted here.
 pub const UNVERIFIED_INBOX: AddressRates = AddressRates {

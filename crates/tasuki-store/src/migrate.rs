@@ -35,6 +35,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     13 "0013_brake",
     14 "0014_lives",
     15 "0015_tls",
+    21 "0021_sharing",
 );
 
 const POSTGRES: &[Migration] = migrations!("postgres":
@@ -52,6 +53,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     13 "0013_brake",
     14 "0014_lives",
     15 "0015_tls",
+    21 "0021_sharing",
 );
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";

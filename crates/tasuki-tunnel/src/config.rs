@@ -31,6 +31,8 @@ pub struct TunnelConfig {
     pub tcp: TcpConfig,
     /// Visitors of agents' UDP ports.
     pub udp: UdpConfig,
+    /// Requests for agents' HTTP endpoints.
+    pub http: HttpConfig,
     /// What one agent may have.
     pub agents: AgentsConfig,
 }
@@ -68,10 +70,15 @@ pub struct MinecraftConfig {
     pub handshake_timeout: Duration,
     /// Proxies whose players' addresses and profiles in the handshake are handed on unchanged.
     pub trusted_upstreams: Vec<ipnet::IpNet>,
-    /// Server list requests from one address: this many at once, a tenth of it each second.
+    /// Server list requests from one address: this many at once; ten times as many from its /24 or /48.
     pub status_burst: u32,
-    /// Joins from one address: this many at once, a tenth of it each second.
+    /// And so many each second after that.
+    pub status_per_second: u32,
+    /// Joins from one address: this many at once; ten times as many from its /24 or /48.
     pub login_burst: u32,
+    /// And so many each second after that. For 60 s after a start of the gateway or of the agent it is three times as much
+    /// of all, and always five times as much for an address that stayed in a game for 5 minutes within a week.
+    pub login_per_second: u32,
     /// What players read.
     pub texts: Texts,
 }
@@ -88,7 +95,7 @@ pub struct Texts {
     pub server_refused: String,
     /// The local server does not answer in time.
     pub server_silent: String,
-    /// The address asks too often.
+    /// The address asks too often. `{seconds}` stands for the time to wait.
     pub too_many: String,
     /// The agent has as many connections as it may have.
     pub full: String,
@@ -96,6 +103,10 @@ pub struct Texts {
     pub denied: String,
     /// The gateway stops.
     pub closing: String,
+    /// The local server sleeps.
+    pub sleeping: String,
+    /// The local server is being started.
+    pub starting: String,
 }
 
 /// `[tunnel.tcp]`.
@@ -127,6 +138,23 @@ pub struct UdpConfig {
     pub idle_timeout: Duration,
 }
 
+/// `[tunnel.http]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// A request, an answer or a websocket in which nothing moves for this long is ended.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_secs(300),
+        }
+    }
+}
+
 /// `[tunnel.agents]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -149,6 +177,7 @@ impl Default for TunnelConfig {
             minecraft: MinecraftConfig::default(),
             tcp: TcpConfig::default(),
             udp: UdpConfig::default(),
+            http: HttpConfig::default(),
             agents: AgentsConfig::default(),
         }
     }
@@ -174,8 +203,10 @@ impl Default for MinecraftConfig {
             max_connections_per_address: 200,
             handshake_timeout: Duration::from_secs(5),
             trusted_upstreams: Vec::new(),
-            status_burst: 100,
-            login_burst: 40,
+            status_burst: 40,
+            status_per_second: 10,
+            login_burst: 20,
+            login_per_second: 2,
             texts: Texts::default(),
         }
     }
@@ -193,6 +224,8 @@ impl Default for Texts {
             full: text(Page::Full),
             denied: text(Page::Denied),
             closing: text(Page::Closing),
+            sleeping: text(Page::Sleeping),
+            starting: text(Page::Starting),
         }
     }
 }
@@ -264,8 +297,16 @@ impl TunnelConfig {
                 self.minecraft.status_burst as usize,
             ),
             (
+                "tunnel.minecraft.status_per_second",
+                self.minecraft.status_per_second as usize,
+            ),
+            (
                 "tunnel.minecraft.login_burst",
                 self.minecraft.login_burst as usize,
+            ),
+            (
+                "tunnel.minecraft.login_per_second",
+                self.minecraft.login_per_second as usize,
             ),
         ];
         if let Some((key, _)) = positive.into_iter().find(|(_, value)| *value == 0) {
@@ -285,6 +326,7 @@ impl TunnelConfig {
             ("tunnel.connect_timeout", self.connect_timeout),
             ("tunnel.stall_timeout", self.stall_timeout),
             ("tunnel.udp.idle_timeout", self.udp.idle_timeout),
+            ("tunnel.http.idle_timeout", self.http.idle_timeout),
             ("tunnel.quic.handshake_timeout", self.quic.handshake_timeout),
             (
                 "tunnel.minecraft.handshake_timeout",
@@ -312,36 +354,34 @@ impl Texts {
             Page::Full => &self.full,
             Page::Denied => &self.denied,
             Page::Closing => &self.closing,
+            Page::Sleeping => &self.sleeping,
+            Page::Starting => &self.starting,
         }
     }
 }
 
 impl MinecraftConfig {
     pub(crate) fn status_rate(&self) -> Rate {
-        per_second(self.status_burst)
+        Rate::per_second(self.status_burst, self.status_per_second)
     }
 
     pub(crate) fn login_rate(&self) -> Rate {
-        per_second(self.login_burst)
+        Rate::per_second(self.login_burst, self.login_per_second)
     }
 }
 
-/// `burst` at once, a tenth of it (rounded up) each second.
-fn per_second(burst: u32) -> Rate {
+/// `rate` so many times.
+pub(crate) fn times(rate: Rate, factor: u32) -> Rate {
     Rate {
-        burst,
-        per_period: burst.div_ceil(10),
-        period: Duration::from_secs(1),
-    }
-}
-
-/// The rate for a whole /24 or /48: four times that of an address.
-pub(crate) fn for_prefix(rate: Rate) -> Rate {
-    Rate {
-        burst: rate.burst.saturating_mul(4),
-        per_period: rate.per_period.saturating_mul(4),
+        burst: rate.burst.saturating_mul(factor),
+        per_period: rate.per_period.saturating_mul(factor),
         ..rate
     }
+}
+
+/// The rate for a whole /24 or /48: a carrier has many customers in one.
+pub(crate) fn for_prefix(rate: Rate) -> Rate {
+    times(rate, 10)
 }
 
 /// Ports `from` to `to`, both included, written "20000-29999".

@@ -1,14 +1,15 @@
 //! The engine's face: build, addresses, reload, run.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use quinn::VarInt;
 use quinn::crypto::rustls::QuicServerConfig;
 use tasuki_core::accept::Acceptor;
+use tasuki_core::front::FrontDoor;
 use tasuki_core::seal::SealError;
 use tasuki_core::shutdown::{Drained, Shutdown};
 use tasuki_core::store::TunnelStore;
@@ -20,8 +21,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::TunnelConfig;
 use crate::flows::Room;
+use crate::gateway::ports::Ports;
 use crate::gateway::registry::Registry;
-use crate::gateway::{Inner, minecraft, session};
+use crate::gateway::regulars::{MOST, Regulars, WEEK};
+use crate::gateway::{Inner, minecraft, session, web};
 use crate::handle::Handle;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -38,6 +41,7 @@ pub struct Engine {
     inner: Arc<Inner>,
     endpoint: quinn::Endpoint,
     minecraft: Option<Acceptor>,
+    runtime: tokio::runtime::Handle,
     addrs: Addrs,
 }
 
@@ -80,6 +84,13 @@ impl Engine {
             quic,
             minecraft: minecraft.as_ref().map(Acceptor::local_addr),
         };
+        let now = deps.clock.wall();
+        let regulars = Regulars::default();
+        let known = deps.store.regulars(now.minus(WEEK), MOST).await;
+        regulars.remember(known.map_err(|error| BuildError::Other {
+            what: "tunnel: regular visitors cannot be read",
+            source: error.into(),
+        })?);
         let registry = Registry::default();
         registry.set_owned(owned);
         let inner = Inner {
@@ -91,6 +102,10 @@ impl Engine {
             config: ArcSwap::from_pointee(config),
             deps,
             registry,
+            regulars,
+            started: now,
+            ports: Ports::default(),
+            web: OnceLock::new(),
             pool: Pool::default(),
             fingerprint: identity.fingerprint(),
             own_ports: addrs.minecraft.iter().map(SocketAddr::port).collect(),
@@ -104,6 +119,7 @@ impl Engine {
             inner: Arc::new(inner),
             endpoint,
             minecraft,
+            runtime: tokio::runtime::Handle::current(),
             addrs,
         })
     }
@@ -118,6 +134,17 @@ impl Engine {
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.inner.fingerprint
+    }
+
+    /// Serves agents' host names on the ports of the front door.
+    pub fn open_web(&self, front: &FrontDoor) {
+        // The first front door stays; there is only one in a process.
+        let _ = self.inner.web.set(web::Doors::new(&front.addrs()));
+        self.inner.certify_names();
+        front.routes().set_guests(Arc::new(web::Names {
+            inner: Arc::clone(&self.inner),
+            runtime: self.runtime.clone(),
+        }));
     }
 
     /// For commands and the admin API.
@@ -201,6 +228,7 @@ impl Handle {
             ("tunnel.minecraft", old.minecraft != next.minecraft),
             ("tunnel.tcp", old.tcp != next.tcp),
             ("tunnel.udp", old.udp != next.udp),
+            ("tunnel.http", old.http != next.http),
             ("tunnel.agents", old.agents != next.agents),
         ];
         applied.changed.extend(
@@ -269,9 +297,11 @@ async fn refresh_owners(inner: Arc<Inner>) {
             () = tokio::time::sleep(REFRESH) => {}
             () = inner.closing.cancelled() => return,
         }
+        note_regulars(&inner).await;
         match inner.deps.store.endpoints().await {
             Ok(owned) => {
                 inner.registry.set_owned(owned);
+                inner.certify_names();
                 failing = false;
             }
             // The last answer stays good enough; say it once.
@@ -281,6 +311,19 @@ async fn refresh_owners(inner: Arc<Inner>) {
             }
             Err(_) => {}
         }
+    }
+}
+
+/// Writes down who has stayed. What cannot be written now is written the next time.
+async fn note_regulars(inner: &Inner) {
+    let fresh = inner.regulars.take_fresh();
+    if fresh.is_empty() {
+        return;
+    }
+    let now = inner.deps.clock.wall();
+    if let Err(error) = inner.deps.store.note_regulars(&fresh, now, now.minus(WEEK)).await {
+        tracing::debug!(error = %error, "regular visitors cannot be written down now");
+        inner.regulars.give_back(fresh);
     }
 }
 

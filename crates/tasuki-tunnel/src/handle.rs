@@ -99,6 +99,18 @@ impl Handle {
         (self.inner.public_host(bound), self.inner.minecraft_port)
     }
 
+    /// Where a web endpoint is reached, if the gateway has a port for it.
+    #[must_use]
+    pub fn web_url(&self, kind: &tasuki_core::store::tunnel::EndpointKind) -> Option<String> {
+        use tasuki_core::store::tunnel::EndpointKind;
+        let doors = self.inner.web.get()?;
+        match kind {
+            EndpointKind::Https { name } => doors.https_url(name),
+            EndpointKind::Http { name } => doors.http_url(name),
+            _ => None,
+        }
+    }
+
     /// Whether this agent is connected.
     #[must_use]
     pub fn is_connected(&self, agent: PrincipalId) -> bool {

@@ -20,12 +20,13 @@ mod handle;
 mod metrics;
 mod pool;
 mod quic;
+mod shaper;
 mod splice;
 mod tls;
 
 pub use config::{
-    AgentsConfig, BadPortRange, MinecraftConfig, PortRange, QuicConfig, TcpConfig, Texts, TunnelConfig,
-    UdpConfig,
+    AgentsConfig, BadPortRange, HttpConfig, MinecraftConfig, PortRange, QuicConfig, TcpConfig, Texts,
+    TunnelConfig, UdpConfig,
 };
 pub use engine::{Addrs, Engine};
 pub use handle::{AgentLine, EndpointLine, Handle};

@@ -14,6 +14,8 @@ pub(crate) enum Door {
     Tcp,
     Minecraft,
     Udp,
+    Https,
+    Http,
 }
 
 impl Door {
@@ -22,6 +24,8 @@ impl Door {
             Self::Tcp => "tcp",
             Self::Minecraft => "minecraft",
             Self::Udp => "udp",
+            Self::Https => "https",
+            Self::Http => "http",
         }
     }
 }

@@ -313,7 +313,8 @@ impl Core {
     /// The public web ports, if anybody needs them.
     fn front_door(&self) -> Outcome<Option<FrontDoor>> {
         let config = self.config();
-        if !config.has(EngineKind::Fediverse) && !config.tls.acme.enabled {
+        let is_needed = config.has(EngineKind::Fediverse) || config.has(EngineKind::Tunnel);
+        if !is_needed && !config.tls.acme.enabled {
             return Ok(None);
         }
         let deps = FrontDeps {

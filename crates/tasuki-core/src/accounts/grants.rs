@@ -6,7 +6,16 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use tasuki_proto::names::{Domain, Mailbox, ReversePath};
 
+use crate::config::size;
 use crate::store::accounts::Principal;
+
+/// Bytes a second below which a bandwidth would only make visitors time out.
+const LEAST_BANDWIDTH: u64 = 128 * 1024;
+
+fn is_group(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (1..=64).contains(&text.len()) && text.chars().all(is_plain)
+}
 
 /// What kind of being a principal is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -121,12 +130,18 @@ pub enum Grant {
     ExposePorts(u16, u16),
     /// `tunnel:udp:FROM-TO` (or one port): expose these UDP ports.
     ExposeUdp(u16, u16),
+    /// `tunnel:share:GROUP`: agents of one group are one owner of names and ports, and share their visitors.
+    ShareWith(String),
+    /// `tunnel:bandwidth:N`: so many bytes a second in each direction. Without it, as many as there is room for.
+    Bandwidth(u64),
+    /// `tunnel:connections:N`: so many visitors' connections at once, if the configuration allows no fewer.
+    Connections(u32),
 }
 
 /// The text is not a grant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a grant; known: mail:send:DOMAIN, mail:send:*, mail:send:<>, mail:class:transactional|bulk|device, mail:daily:N, fedi:publish, tunnel:name:DOMAIN, tunnel:default, tunnel:port:FROM-TO, tunnel:udp:FROM-TO"
+    "{0:?} is not a grant; known: mail:send:DOMAIN, mail:send:*, mail:send:<>, mail:class:transactional|bulk|device, mail:daily:N, fedi:publish, tunnel:name:DOMAIN, tunnel:default, tunnel:port:FROM-TO, tunnel:udp:FROM-TO, tunnel:share:GROUP, tunnel:bandwidth:BYTES, tunnel:connections:N"
 )]
 pub struct BadGrant(pub String);
 
@@ -151,6 +166,15 @@ impl FromStr for Grant {
             ["fedi", "publish"] => Ok(Self::Publish),
             ["tunnel", "name", d] => domain(d).map(Self::ExposeName),
             ["tunnel", "default"] => Ok(Self::ExposeDefault),
+            ["tunnel", "share", group] if is_group(group) => Ok(Self::ShareWith(group.to_owned())),
+            ["tunnel", "bandwidth", text] => match size::parse(text) {
+                Ok(bytes) if bytes >= LEAST_BANDWIDTH => Ok(Self::Bandwidth(bytes)),
+                _ => Err(bad()),
+            },
+            ["tunnel", "connections", n] => match n.parse() {
+                Ok(n) if n > 0 => Ok(Self::Connections(n)),
+                _ => Err(bad()),
+            },
             ["tunnel", kind @ ("port" | "udp"), ports] => {
                 let (from, to) = ports.split_once('-').unwrap_or((ports, ports));
                 let (from, to): (u16, u16) =
@@ -181,6 +205,9 @@ impl fmt::Display for Grant {
             Self::ExposePorts(a, b) => write!(f, "tunnel:port:{a}-{b}"),
             Self::ExposeUdp(a, b) if a == b => write!(f, "tunnel:udp:{a}"),
             Self::ExposeUdp(a, b) => write!(f, "tunnel:udp:{a}-{b}"),
+            Self::ShareWith(group) => write!(f, "tunnel:share:{group}"),
+            Self::Bandwidth(bytes) => write!(f, "tunnel:bandwidth:{}", size::format(*bytes)),
+            Self::Connections(n) => write!(f, "tunnel:connections:{n}"),
         }
     }
 }
@@ -268,6 +295,35 @@ impl Principal {
     #[must_use]
     pub fn may_expose_port(&self, port: u16) -> bool {
         self.holds(|g| matches!(g, Grant::ExposePorts(from, to) if (*from..=*to).contains(&port)))
+    }
+
+    /// The group whose agents are one owner with it, if it is in one.
+    #[must_use]
+    pub fn share_group(&self) -> Option<&str> {
+        self.grants.iter().find_map(|grant| match grant {
+            Grant::ShareWith(group) => Some(group.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Bytes a second that its visitors may move in each direction; the smallest number counts, `None` is any number.
+    #[must_use]
+    pub fn bandwidth(&self) -> Option<u64> {
+        let caps = self.grants.iter().filter_map(|grant| match grant {
+            Grant::Bandwidth(bytes) => Some(*bytes),
+            _ => None,
+        });
+        caps.min()
+    }
+
+    /// Visitors' connections that it may have at once; the smallest number counts, `None` is any number.
+    #[must_use]
+    pub fn max_connections(&self) -> Option<u32> {
+        let caps = self.grants.iter().filter_map(|grant| match grant {
+            Grant::Connections(n) => Some(*n),
+            _ => None,
+        });
+        caps.min()
     }
 
     /// Whether its role reaches `role`.

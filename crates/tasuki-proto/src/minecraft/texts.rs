@@ -19,9 +19,22 @@ pub enum Page {
     Denied,
     /// The gateway is about to stop.
     Closing,
+    /// The local server sleeps until somebody joins who may wake it.
+    Sleeping,
+    /// The local server is being started, and takes longer than a player can be held.
+    Starting,
 }
 
 impl Page {
+    /// One word that the server list shows in the place of the version.
+    pub fn state(self) -> &'static str {
+        match self {
+            Self::Sleeping => "sleeping",
+            Self::Starting => "starting",
+            _ => "offline",
+        }
+    }
+
     /// The text of the status page and of the kick.
     pub fn default_text(self) -> &'static str {
         match self {
@@ -36,10 +49,14 @@ impl Page {
                 "サーバーが応答しません。しばらくしてからお試しください。\nThe game server does not answer. Please try again later."
             }
             Self::TooMany => {
-                "接続が多すぎます。少し待ってからお試しください。\nToo many connections. Please wait a moment."
+                "接続が多すぎます。{seconds} 秒待ってからお試しください。\nToo many connections from your network. Please try again in {seconds} s."
             }
             Self::Full => {
                 "満員です。しばらくしてからお試しください。\nThis server is full. Please try again later."
+            }
+            Self::Sleeping => "サーバーは休止中です。\nThis server is sleeping.",
+            Self::Starting => {
+                "サーバーを起動しています。1 分ほどしてから参加してください。\nThe server is starting. Please join again in a minute."
             }
             Self::Denied => "このサーバーには参加できません。\nYou may not join this server.",
             Self::Closing => {

@@ -64,6 +64,10 @@ pub enum EndpointKind {
     Minecraft,
     /// A UDP port of the gateway.
     Udp,
+    /// A host name on the gateway's TLS port; the TLS is the local server's own.
+    Https,
+    /// A host name on the gateway's web ports; the TLS is the gateway's.
+    Http,
     /// A kind of a newer version.
     #[serde(other)]
     Unknown,
@@ -78,7 +82,7 @@ pub struct Declared {
     pub label: String,
     /// The kind of door.
     pub kind: EndpointKind,
-    /// The host name of a Minecraft endpoint.
+    /// The host name of a Minecraft, HTTPS or HTTP endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The gateway's port for a TCP or UDP endpoint; 0 lets the gateway choose one of the granted ports.

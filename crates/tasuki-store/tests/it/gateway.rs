@@ -96,11 +96,11 @@ async fn a_released_name_is_kept_for_its_agent_for_30_days() {
             name: Some("mc.example.org".parse().unwrap()),
         };
         let endpoint = store
-            .claim_endpoint(one, "game", kind.clone(), Timestamp(0), entry("e"))
+            .claim_endpoint(one, None, "game", kind.clone(), Timestamp(0), entry("e"))
             .await
             .unwrap();
         let taken = store
-            .claim_endpoint(two, "game", kind.clone(), Timestamp(1), entry("e"))
+            .claim_endpoint(two, None, "game", kind.clone(), Timestamp(1), entry("e"))
             .await;
         assert!(matches!(taken, Err(StoreError::Conflict(_))), "{taken:?}");
         store
@@ -108,12 +108,12 @@ async fn a_released_name_is_kept_for_its_agent_for_30_days() {
             .await
             .unwrap();
         let buried = store
-            .claim_endpoint(two, "game", kind.clone(), Timestamp(3), entry("e"))
+            .claim_endpoint(two, None, "game", kind.clone(), Timestamp(3), entry("e"))
             .await;
         assert!(matches!(buried, Err(StoreError::Conflict(_))), "{buried:?}");
         let month = Timestamp(2).plus(Duration::from_secs(30 * 24 * 3600));
         store
-            .claim_endpoint(two, "game", kind, month, entry("e"))
+            .claim_endpoint(two, None, "game", kind, month, entry("e"))
             .await
             .unwrap();
     }
@@ -131,7 +131,7 @@ async fn tcp_and_udp_of_one_port_belong_to_one_agent() {
         );
         let claim = async |agent, label, kind: &EndpointKind| {
             store
-                .claim_endpoint(agent, label, kind.clone(), Timestamp(0), entry("e"))
+                .claim_endpoint(agent, None, label, kind.clone(), Timestamp(0), entry("e"))
                 .await
         };
         claim(one, "voice", &udp).await.unwrap();
@@ -141,6 +141,129 @@ async fn tcp_and_udp_of_one_port_belong_to_one_agent() {
         assert_eq!((whole.agent, whole.kind), (one, tcp));
         let same = claim(two, "voice", &udp).await;
         assert!(matches!(same, Err(StoreError::Conflict(_))), "{same:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_of_the_web_and_of_games_belongs_to_one_agent() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let one = store.create_principal(agent("one"), entry("a")).await.unwrap().id;
+        let two = store.create_principal(agent("two"), entry("a")).await.unwrap().id;
+        let name: tasuki_proto::names::Domain = "mc.example.org".parse().unwrap();
+        let game = EndpointKind::Minecraft {
+            name: Some(name.clone()),
+        };
+        let (https, http) = (
+            EndpointKind::Https { name: name.clone() },
+            EndpointKind::Http { name },
+        );
+        let claim = async |agent, label, kind: &EndpointKind, at| {
+            store
+                .claim_endpoint(agent, None, label, kind.clone(), Timestamp(at), entry("e"))
+                .await
+        };
+        claim(one, "game", &game, 0).await.unwrap();
+        assert!(matches!(
+            claim(two, "web", &https, 1).await,
+            Err(StoreError::Conflict(_))
+        ));
+        let page = claim(one, "web", &https, 2).await.unwrap();
+        // One and the same label may change from one kind to the other, but not two labels have both.
+        assert!(matches!(
+            claim(one, "other", &http, 3).await,
+            Err(StoreError::Conflict(_))
+        ));
+        assert_eq!(claim(one, "web", &http, 4).await.unwrap().id, page.id);
+        store
+            .release_endpoint(page.id, Timestamp(5), entry("e"))
+            .await
+            .unwrap();
+        assert!(matches!(
+            claim(two, "web", &http, 6).await,
+            Err(StoreError::Conflict(_))
+        ));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_of_one_group_share_and_the_last_one_leaves_the_tombstone() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let mut ids = Vec::new();
+        for name in ["one", "two", "three"] {
+            ids.push(store.create_principal(agent(name), entry("a")).await.unwrap().id);
+        }
+        let kind = EndpointKind::Minecraft {
+            name: Some("mc.example.org".parse().unwrap()),
+        };
+        let claim = async |place: usize, group: Option<&str>, at| {
+            store
+                .claim_endpoint(ids[place], group, "game", kind.clone(), Timestamp(at), entry("e"))
+                .await
+        };
+        // One was here alone, and joins a group.
+        claim(0, None, 0).await.unwrap();
+        assert!(matches!(
+            claim(1, Some("guild"), 1).await,
+            Err(StoreError::Conflict(_))
+        ));
+        claim(0, Some("guild"), 2).await.unwrap();
+        let second = claim(1, Some("guild"), 3).await.unwrap();
+        assert_eq!(second.group.as_deref(), Some("guild"));
+        for group in [None, Some("other")] {
+            assert!(
+                matches!(claim(2, group, 4).await, Err(StoreError::Conflict(_))),
+                "{group:?}"
+            );
+        }
+        // Nor may one of them take it for itself alone.
+        assert!(matches!(claim(0, None, 5).await, Err(StoreError::Conflict(_))));
+        let all = store.endpoints().await.unwrap();
+        assert_eq!(
+            all.iter().filter(|e| e.group.as_deref() == Some("guild")).count(),
+            2
+        );
+        for endpoint in all {
+            store
+                .release_endpoint(endpoint.id, Timestamp(6), entry("e"))
+                .await
+                .unwrap();
+        }
+        assert!(matches!(claim(2, None, 7).await, Err(StoreError::Conflict(_))));
+        claim(2, Some("guild"), 8).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn regulars_are_remembered_by_network_and_forgotten_in_time() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let at = |text: &str| text.parse().unwrap();
+        let note = async |address, now, forget| {
+            store
+                .note_regulars(&[address], Timestamp(now), Timestamp(forget))
+                .await
+                .unwrap();
+        };
+        note(at("192.0.2.1"), 10, 0).await;
+        note(at("2001:db8::7"), 20, 0).await;
+        note(at("192.0.2.1"), 30, 0).await;
+        let known = store.regulars(Timestamp(0), 10).await.unwrap();
+        assert_eq!(
+            known,
+            [
+                (at("192.0.2.1"), Timestamp(30)),
+                (at("2001:db8::"), Timestamp(20))
+            ]
+        );
+        assert_eq!(store.regulars(Timestamp(0), 1).await.unwrap().len(), 1);
+        note(at("192.0.2.9"), 40, 25).await;
+        let known = store.regulars(Timestamp(0), 10).await.unwrap();
+        assert_eq!(
+            known,
+            [(at("192.0.2.9"), Timestamp(40)), (at("192.0.2.1"), Timestamp(30))]
+        );
     }
 }
 

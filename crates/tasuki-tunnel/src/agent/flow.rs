@@ -188,6 +188,7 @@ async fn visit(
         patience: &inner.patience,
         meter: &visitor.meter,
         budget: None,
+        shaping: None,
     };
     let cut = async {
         tokio::select! {
@@ -288,6 +289,8 @@ impl LocalEndpoint {
             LocalDoor::Udp(port) => format!("UDP port {port}"),
             LocalDoor::Minecraft(Some(name)) => format!("Minecraft at {name}"),
             LocalDoor::Minecraft(None) => "Minecraft".into(),
+            LocalDoor::Https(name) => format!("HTTPS at {name}"),
+            LocalDoor::Http(name) => format!("HTTP at {name}"),
         }
     }
 }

@@ -97,6 +97,10 @@ pub enum LocalDoor {
     Udp(u16),
     /// A name on the shared Minecraft port; without one, the default route.
     Minecraft(Option<Domain>),
+    /// A host name whose TLS is the local server's own.
+    Https(Domain),
+    /// A host name whose TLS is the gateway's.
+    Http(Domain),
 }
 
 /// An agent's private key with its public fingerprint.
@@ -290,6 +294,8 @@ impl Inner {
                         name.as_ref().map(ToString::to_string),
                         None,
                     ),
+                    LocalDoor::Https(name) => (EndpointKind::Https, Some(name.to_string()), None),
+                    LocalDoor::Http(name) => (EndpointKind::Http, Some(name.to_string()), None),
                 };
                 Declared {
                     id: *id,

@@ -87,7 +87,7 @@ fn words(why: session::Why) -> String {
 pub async fn local(endpoint: &LocalEndpoint) -> LocalProbe {
     match endpoint.door {
         LocalDoor::Udp(_) => LocalProbe::Unasked,
-        LocalDoor::Tcp(_) => match connect(endpoint).await {
+        LocalDoor::Tcp(_) | LocalDoor::Https(_) | LocalDoor::Http(_) => match connect(endpoint).await {
             Some(_) => LocalProbe::Well,
             None => LocalProbe::Closed,
         },

@@ -178,7 +178,10 @@ pub(crate) async fn still_welcome(inner: &Inner, session: &Session) -> Result<()
         .agent_by_key(&session.fingerprint.to_string(), from)
         .await
     {
-        Ok(Some(agent)) if agent.id == session.agent && !agent.disabled => Ok(()),
+        Ok(Some(agent)) if agent.id == session.agent && !agent.disabled => {
+            session.visitors.set_scope(&agent);
+            Ok(())
+        }
         Ok(_) => Err(Refusal::new(
             CloseCode::Revoked,
             "this agent was revoked at the gateway",

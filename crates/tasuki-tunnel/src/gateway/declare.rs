@@ -2,13 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tasuki_core::EngineKind;
-use tasuki_core::accept::Acceptor;
-use tasuki_core::ids::PrincipalId;
 use tasuki_core::limits::{Rate, Who};
 use tasuki_core::store::accounts::Principal;
 use tasuki_core::store::tunnel::{Endpoint, EndpointKind as Kind};
@@ -17,14 +14,13 @@ use tasuki_proto::names::Domain;
 use tasuki_proto::tunnel::{
     CloseCode, Declared, EndpointKind, EndpointState, EndpointStatus, RefusedEndpoint,
 };
-use tokio::net::UdpSocket;
-use tokio_util::sync::CancellationToken;
 
+use super::Inner;
 use super::admit::Refusal;
 use super::grants::{House, Want, Wire, may_expose, ports_to_try};
-use super::registry::Target;
-use super::session::{OpenPort, Session, door_token};
-use super::{Inner, tcp, udp};
+use super::ports::Listening;
+use super::registry::{Route, Target};
+use super::session::{OpenPort, Session};
 use crate::config::TunnelConfig;
 use crate::handle::EndpointLine;
 
@@ -37,12 +33,6 @@ const DECLARATIONS: Rate = Rate {
 /// Free ports to try when the agent asks for any.
 const PORT_TRIES: usize = 64;
 
-/// A port that is bound already.
-enum Bound {
-    Tcp(Acceptor),
-    Udp(UdpSocket),
-}
-
 type No = (RefusedEndpoint, String);
 /// Ports of the declaration before, by label.
 type Kept = HashMap<Arc<str>, OpenPort>;
@@ -51,7 +41,7 @@ type Kept = HashMap<Arc<str>, OpenPort>;
 struct Opened {
     address: String,
     port: Option<OpenPort>,
-    route: Option<Option<Domain>>,
+    kind: Kind,
 }
 
 /// Applies a declaration; it replaces the one before. Ports that stay the same stay open.
@@ -118,7 +108,7 @@ pub(crate) async fn declare(
         };
         let label: Arc<str> = endpoint.label.as_str().into();
         let state = match opened {
-            Ok(Opened { address, port, route }) => {
+            Ok(Opened { address, port, kind }) => {
                 let number = port.as_ref().map(|open| open.port);
                 if let Some(open) = port {
                     session
@@ -128,14 +118,12 @@ pub(crate) async fn declare(
                         .ports
                         .push(open);
                 }
-                if let Some(name) = route {
-                    let target = Target {
-                        session: Arc::clone(session),
-                        endpoint: endpoint.id,
-                        label: Arc::clone(&label),
-                    };
-                    routes.push((name, target));
-                }
+                let target = Target {
+                    session: Arc::clone(session),
+                    endpoint: endpoint.id,
+                    label: Arc::clone(&label),
+                };
+                routes.push((kind, target));
                 EndpointState::Open {
                     address,
                     port: number,
@@ -187,9 +175,12 @@ async fn open(
                 .remove(endpoint.label.as_str())
                 .filter(|open| open.wire == wire && (port == 0 || open.port == port))
             {
-                Some(open) => keep_port(inner, session, agent, endpoint, open, config),
+                Some(open) => keep_port(inner, session, agent, open, config),
                 None => open_port(inner, session, agent, endpoint, (wire, port), config).await,
             }
+        }
+        (kind @ (EndpointKind::Https | EndpointKind::Http), Some(name), None) => {
+            open_web(inner, session, agent, endpoint, kind, name).await
         }
         (EndpointKind::Unknown, ..) => Err((
             RefusedEndpoint::NotServed,
@@ -197,7 +188,7 @@ async fn open(
         )),
         _ => Err((
             RefusedEndpoint::Malformed,
-            "a TCP or UDP endpoint has a port, a Minecraft endpoint a name".into(),
+            "a TCP or UDP endpoint has a port, one of another kind a name".into(),
         )),
     }
 }
@@ -223,7 +214,7 @@ async fn open_name(
     let want = name.as_ref().map_or(Want::Default, Want::Name);
     decide(inner, session, agent, want)?;
     let kind = Kind::Minecraft { name: name.clone() };
-    claim(inner, session.agent, &endpoint.label, kind, session.from).await?;
+    claim(inner, agent, &endpoint.label, kind.clone(), session.from).await?;
     let host = match &name {
         Some(name) => name.as_str().to_owned(),
         None => inner.public_host(inner.config().minecraft.listen.ip()),
@@ -236,7 +227,41 @@ async fn open_name(
     Ok(Opened {
         address,
         port: None,
-        route: Some(name),
+        kind,
+    })
+}
+
+async fn open_web(
+    inner: &Arc<Inner>,
+    session: &Arc<Session>,
+    agent: &Principal,
+    endpoint: &Declared,
+    kind: EndpointKind,
+    name: &str,
+) -> Result<Opened, No> {
+    let Some(doors) = inner.web.get() else {
+        return Err((
+            RefusedEndpoint::NotServed,
+            "the gateway's web ports are switched off".into(),
+        ));
+    };
+    let name = Domain::parse(name).map_err(|error| (RefusedEndpoint::Malformed, error.to_string()))?;
+    decide(inner, session, agent, Want::Web(&name))?;
+    let (kind, address) = match kind {
+        EndpointKind::Https => (Kind::Https { name: name.clone() }, doors.https_url(&name)),
+        _ => (Kind::Http { name: name.clone() }, doors.http_url(&name)),
+    };
+    let Some(address) = address else {
+        return Err((
+            RefusedEndpoint::NotServed,
+            "the gateway has no TLS port: front.tls_listen is empty".into(),
+        ));
+    };
+    claim(inner, agent, &endpoint.label, kind.clone(), session.from).await?;
+    Ok(Opened {
+        address,
+        port: None,
+        kind,
     })
 }
 
@@ -303,67 +328,44 @@ async fn try_port(
     config: &TunnelConfig,
 ) -> Result<Opened, No> {
     decide(inner, session, agent, wire.want(port))?;
-    let addr = SocketAddr::new(config.tcp.bind, port);
-    let bound = match wire {
-        Wire::Tcp => Acceptor::bind(addr, config.tcp.max_connections).map(Bound::Tcp),
-        Wire::Udp => udp::bind(addr).map(Bound::Udp),
+    let kind = wire.kind(port);
+    // Bound first, so that a port in use elsewhere on the machine is never promised to anybody; unless it is open already,
+    // for others, who would share with this agent only if it is one owner with them.
+    let is_new = matches!(inner.registry.route(&kind), Route::Unknown);
+    let early = match is_new {
+        true => Some(bind(inner, session, (wire, port)).await?),
+        false => None,
     };
-    let bound = bound.map_err(|error| {
-        tracing::warn!(tunnel.agent = %session.name, port, error = %error, "port cannot be opened");
-        (
-            RefusedEndpoint::CannotBind,
-            format!("the gateway cannot open port {port}: {error}"),
-        )
-    })?;
-    // Bound first, so that a port in use elsewhere on the machine is never promised to anybody.
-    claim(
-        inner,
-        session.agent,
-        &endpoint.label,
-        wire.kind(port),
-        session.from,
-    )
-    .await?;
-    let id = Arc::new(AtomicU32::new(endpoint.id.0));
-    let label: Arc<str> = endpoint.label.as_str().into();
-    let guard = match bound {
-        Bound::Tcp(acceptor) => {
-            let (token, guard) = door_token(inner);
-            let door = tcp::Door {
-                acceptor,
-                endpoint: Arc::clone(&id),
-                label: Arc::clone(&label),
-                session: Arc::clone(session),
-            };
-            session.doors.spawn(tcp::serve(Arc::clone(inner), door, token));
-            guard
-        }
-        Bound::Udp(socket) => {
-            // A stopping gateway takes no new visitors, but those who are there stay as long as the session does.
-            let token = CancellationToken::new();
-            let guard = token.clone().drop_guard();
-            let door = udp::Door {
-                socket: Arc::new(socket),
-                endpoint: Arc::clone(&id),
-                label: Arc::clone(&label),
-                session: Arc::clone(session),
-            };
-            session.doors.spawn(udp::serve(Arc::clone(inner), door, token));
-            guard
-        }
+    claim(inner, agent, &endpoint.label, kind.clone(), session.from).await?;
+    let listening = match early {
+        Some(listening) => listening,
+        None => bind(inner, session, (wire, port)).await?,
     };
     let open = OpenPort {
-        label,
+        label: endpoint.label.as_str().into(),
         wire,
         port,
-        endpoint: id,
-        _open: guard,
+        _listening: listening,
     };
     let address = format!("{}:{port}", inner.public_host(config.tcp.bind));
     Ok(Opened {
         address,
         port: Some(open),
-        route: None,
+        kind,
+    })
+}
+
+async fn bind(
+    inner: &Arc<Inner>,
+    session: &Session,
+    (wire, port): (Wire, u16),
+) -> Result<Arc<Listening>, No> {
+    inner.ports.open(inner, (wire, port)).await.map_err(|error| {
+        tracing::warn!(tunnel.agent = %session.name, port, error = %error, "port cannot be opened");
+        (
+            RefusedEndpoint::CannotBind,
+            format!("the gateway cannot open port {port}: {error}"),
+        )
     })
 }
 
@@ -372,26 +374,25 @@ fn keep_port(
     inner: &Inner,
     session: &Session,
     agent: &Principal,
-    endpoint: &Declared,
     open: OpenPort,
     config: &TunnelConfig,
 ) -> Result<Opened, No> {
     decide(inner, session, agent, open.wire.want(open.port))?;
-    open.endpoint.store(endpoint.id.0, Ordering::Release);
     let address = format!("{}:{}", inner.public_host(config.tcp.bind), open.port);
     Ok(Opened {
         address,
+        kind: open.wire.kind(open.port),
         port: Some(open),
-        route: None,
     })
 }
 
 fn decide(inner: &Inner, session: &Session, agent: &Principal, want: Want<'_>) -> Result<(), No> {
-    let config = inner.config();
+    let (config, shared) = (inner.config(), inner.shared.load());
     let house = House {
         range: config.tcp.ports,
         reserved: &config.tcp.reserved,
         own: &inner.own_ports,
+        host: shared.host.as_ref(),
     };
     may_expose(&inner.deps.acl, house, agent, session.from.ip(), want)
         .map_err(|text| (RefusedEndpoint::NotGranted, text))
@@ -400,41 +401,36 @@ fn decide(inner: &Inner, session: &Session, agent: &Principal, want: Want<'_>) -
 /// Makes the endpoint the agent's own in the store, unless it is already.
 async fn claim(
     inner: &Inner,
-    agent: PrincipalId,
+    agent: &Principal,
     label: &str,
     kind: Kind,
     from: SocketAddr,
 ) -> Result<(), No> {
     if inner
         .registry
-        .owned(agent, label)
-        .is_some_and(|owned| owned.kind == kind)
+        .owned(agent.id, label)
+        .is_some_and(|owned| owned.kind == kind && owned.group.as_deref() == agent.share_group())
     {
         return Ok(());
     }
     let now = inner.deps.clock.wall();
-    let object = match &kind {
-        Kind::Tcp { port } => format!("tcp {port}"),
-        Kind::Udp { port } => format!("udp {port}"),
-        Kind::Minecraft { name: Some(name) } => format!("minecraft {name}"),
-        Kind::Minecraft { name: None } => "minecraft default".to_owned(),
-    };
     let audit = AuditEntry {
         at: now,
-        who: format!("agent:{agent}"),
+        who: format!("agent:{}", agent.id),
         from: from.ip().to_string(),
         action: "tunnel.claim".to_owned(),
-        object,
+        object: kind.to_string(),
         detail: format!("label {label}"),
     };
     let claimed: Result<Endpoint, StoreError> = inner
         .deps
         .store
-        .claim_endpoint(agent, label, kind, now, audit)
+        .claim_endpoint(agent.id, agent.share_group(), label, kind, now, audit)
         .await;
     match claimed {
         Ok(endpoint) => {
             inner.registry.own(endpoint);
+            inner.certify_names();
             Ok(())
         }
         Err(StoreError::Conflict(text)) => Err((RefusedEndpoint::Taken, text)),

@@ -1,17 +1,19 @@
 //! A visitor's stream: opened towards the agent, joined with the visitor's socket, counted.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{RecvStream, VarInt};
 use tasuki_core::events::What;
 use tasuki_proto::minecraft::Page;
+use tasuki_proto::names::Domain;
 use tasuki_proto::tunnel::{OpenReply, RESET_ABORTED, StreamHeader};
 use tokio::net::TcpStream;
 
 use super::registry::Target;
+use super::regulars::STAY;
 use super::visitors::{Place, Sessions};
 use super::{Inner, admit};
 use crate::flows::Begun;
@@ -34,7 +36,8 @@ pub(crate) struct NotJoined {
     pub(crate) label: &'static str,
 }
 
-const AWAY: NotJoined = NotJoined {
+/// The agent is not there, or was lost just now.
+pub(crate) const AWAY: NotJoined = NotJoined {
     page: Page::AgentAway,
     label: "agent_away",
 };
@@ -42,7 +45,8 @@ const FULL: NotJoined = NotJoined {
     page: Page::Full,
     label: "full",
 };
-const SILENT: NotJoined = NotJoined {
+/// Agent or local server do not answer in time.
+pub(crate) const SILENT: NotJoined = NotJoined {
     page: Page::ServerSilent,
     label: "server_silent",
 };
@@ -91,6 +95,39 @@ pub(crate) async fn open(
     tokio::time::timeout(limit, opening).await.map_err(|_| SILENT)?
 }
 
+/// Opens a stream to the first of `targets` whose local server takes the visitor. Each has `limit` in all, however the time
+/// is spent.
+///
+/// # Errors
+/// Why the first of them did not.
+pub(crate) async fn reach(
+    inner: &Inner,
+    targets: Vec<Target>,
+    header: &StreamHeader,
+    first: &[u8],
+    limit: Duration,
+) -> Result<(Target, Opened), NotJoined> {
+    let mut why = None;
+    for target in targets {
+        let header = StreamHeader {
+            endpoint: target.endpoint,
+            ..header.clone()
+        };
+        let opening = async {
+            let mut opened = open(inner, &target, &header, first, limit).await?;
+            read_reply(&mut opened.incoming, limit).await?;
+            Ok(opened)
+        };
+        match tokio::time::timeout(limit, opening).await.unwrap_or(Err(SILENT)) {
+            Ok(opened) => return Ok((target, opened)),
+            // Somebody's rules at home keep the visitor out: no reason to try next door.
+            Err(denied) if denied.page == Page::Denied => return Err(denied),
+            Err(not_joined) => why = why.or(Some(not_joined)),
+        }
+    }
+    Err(why.unwrap_or(AWAY))
+}
+
 /// Reads the agent's answer about its local server.
 pub(crate) async fn read_reply(incoming: &mut RecvStream, limit: Duration) -> Result<(), NotJoined> {
     let mut byte = [0];
@@ -111,17 +148,31 @@ pub(crate) async fn read_reply(incoming: &mut RecvStream, limit: Duration) -> Re
     }
 }
 
+/// Who visits.
+#[derive(Debug, Clone)]
+pub(crate) struct Visit {
+    pub(crate) door: Door,
+    pub(crate) from: SocketAddr,
+    /// The host name that the visitor came by.
+    pub(crate) name: Option<Domain>,
+    /// A player who joins a game, and does not only look at the server list.
+    pub(crate) is_player: bool,
+}
+
 /// Joins a visitor with an open stream until both directions end. `reply_limit` is set if the agent's answer has not
 /// been read yet: the visitor's bytes go ahead meanwhile.
+///
+/// # Errors
+/// What that answer was, if it was not the local server's.
 pub(crate) async fn join(
     inner: &Inner,
     target: &Target,
-    door: Door,
-    visitor: SocketAddr,
+    visit: &Visit,
     socket: TcpStream,
     opened: Opened,
     reply_limit: Option<Duration>,
-) {
+) -> Result<End, NotJoined> {
+    let (door, visitor) = (visit.door, visit.from);
     let Opened {
         flow,
         outgoing,
@@ -144,10 +195,13 @@ pub(crate) async fn join(
         patience: &target.session.visitors.patience,
         meter: &meter,
         budget: Some(&inner.deps.budget),
+        shaping: Some(&target.session.visitors.shaping),
     };
+    let refused = Mutex::new(None);
     let wait_for_reply = async |incoming: &mut RecvStream| match reply_limit {
         Some(limit) => read_reply(incoming, limit).await.map_err(|not_joined| {
             inner.metrics.refused(not_joined.label);
+            *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(not_joined);
             End::StreamReset
         }),
         None => Ok(()),
@@ -156,17 +210,25 @@ pub(crate) async fn join(
     let banished = async {
         // The sender lives as long as the engine does.
         while changes.changed().await.is_ok() {
-            if admit::may_visit(inner, visitor.ip(), None).is_err() {
+            if admit::may_visit(inner, visitor.ip(), visit.name.as_ref()).is_err() {
                 return;
             }
         }
         std::future::pending().await
     };
     let gone = &target.session.visitors.gone;
+    let stays = async {
+        if visit.is_player {
+            tokio::time::sleep(STAY).await;
+            inner.regulars.note(visitor.ip(), inner.deps.clock.wall());
+        }
+        std::future::pending::<()>().await;
+    };
     let cut = async {
         tokio::select! {
             () = banished => End::Denied,
             () = gone.cancelled() => End::StreamReset,
+            () = stays => End::Clean,
         }
     };
     let link = Link {
@@ -197,6 +259,8 @@ pub(crate) async fn join(
         bytes_in: meter.to_stream(),
         bytes_out: meter.to_tcp(),
     });
+    let refused = refused.into_inner().unwrap_or_else(PoisonError::into_inner);
+    refused.map_or(Ok(end), Err)
 }
 
 /// Closes a visitor's socket that nobody serves.

@@ -20,6 +20,8 @@ pub(crate) enum Want<'a> {
     Udp(u16),
     /// This name on the Minecraft port.
     Name(&'a Domain),
+    /// This name on the web ports.
+    Web(&'a Domain),
     /// The Minecraft port's default.
     Default,
 }
@@ -52,7 +54,7 @@ impl Wire {
         match *kind {
             EndpointKind::Tcp { port } => Some((Self::Tcp, port)),
             EndpointKind::Udp { port } => Some((Self::Udp, port)),
-            EndpointKind::Minecraft { .. } => None,
+            EndpointKind::Minecraft { .. } | EndpointKind::Https { .. } | EndpointKind::Http { .. } => None,
         }
     }
 }
@@ -63,6 +65,7 @@ pub(crate) struct House<'a> {
     pub(crate) range: PortRange,
     pub(crate) reserved: &'a [u16],
     pub(crate) own: &'a [u16],
+    pub(crate) host: Option<&'a Domain>,
 }
 
 /// Decides. The error tells the agent's owner what to ask for.
@@ -83,13 +86,20 @@ pub(crate) fn may_expose(
             "port {port} belongs to the gateway itself; choose another"
         ));
     }
+    if let Want::Web(name) = want
+        && house.host == Some(name)
+    {
+        return Err(format!(
+            "the web pages of {name} are the gateway's own; choose another name"
+        ));
+    }
     let question = Question {
         engine: EngineKind::Tunnel,
         action: Action::Expose,
         from: Some(from),
         principal: Some(agent),
         domain: match want {
-            Want::Name(name) => Some(name),
+            Want::Name(name) | Want::Web(name) => Some(name),
             Want::Port(_) | Want::Udp(_) | Want::Default => None,
         },
     };
@@ -99,7 +109,7 @@ pub(crate) fn may_expose(
     }
     let in_range = match want {
         Want::Port(port) | Want::Udp(port) => (house.range.from..=house.range.to).contains(&port),
-        Want::Name(_) | Want::Default => true,
+        Want::Name(_) | Want::Web(_) | Want::Default => true,
     };
     if answer.is_allowed() && in_range {
         return Ok(());
@@ -110,7 +120,7 @@ pub(crate) fn may_expose(
     let wanted = match want {
         Want::Port(port) => format!("tunnel:port:{port}"),
         Want::Udp(port) => format!("tunnel:udp:{port}"),
-        Want::Name(name) => format!("tunnel:name:{name}"),
+        Want::Name(name) | Want::Web(name) => format!("tunnel:name:{name}"),
         Want::Default => "tunnel:default".to_owned(),
     };
     Err(format!("not granted; ask the gateway's operator for {wanted}"))
@@ -121,7 +131,7 @@ fn covers(grant: &Grant, want: Want<'_>) -> bool {
         (Grant::ExposePorts(from, to), Want::Port(port)) | (Grant::ExposeUdp(from, to), Want::Udp(port)) => {
             (*from..=*to).contains(&port) && (port >= 1024 || *to < 1024)
         }
-        (Grant::ExposeName(granted), Want::Name(name)) => name.is_within(granted),
+        (Grant::ExposeName(granted), Want::Name(name) | Want::Web(name)) => name.is_within(granted),
         (Grant::ExposeDefault, Want::Default) => true,
         _ => false,
     }
@@ -182,21 +192,32 @@ mod tests {
         },
         reserved: &[8600],
         own: &[25565],
+        host: None,
     };
 
     fn check(grants: &[&str], rule: Option<&str>, want: Want<'_>) -> bool {
         let acl = Acl::new();
+        let own = "relay.example".parse().unwrap();
+        let house = House {
+            host: Some(&own),
+            ..HOUSE
+        };
         if let Some(json) = rule {
             let rule: RuleSpec = serde_json::from_str(json).unwrap();
             acl.replace(vec![(Origin::File(1), rule)]);
         }
-        may_expose(&acl, HOUSE, &agent(grants), "192.0.2.1".parse().unwrap(), want).is_ok()
+        may_expose(&acl, house, &agent(grants), "192.0.2.1".parse().unwrap(), want).is_ok()
     }
 
     #[test]
     fn exposing_without_a_grant_is_refused() {
         let name = "mc.example.org".parse().unwrap();
-        for want in [Want::Port(20_000), Want::Name(&name), Want::Default] {
+        for want in [
+            Want::Port(20_000),
+            Want::Name(&name),
+            Want::Web(&name),
+            Want::Default,
+        ] {
             assert!(!check(&[], None, want), "{want:?}");
             assert!(!check(&["mail:send:*", "fedi:publish"], None, want), "{want:?}");
         }
@@ -211,6 +232,7 @@ mod tests {
             None,
             Want::Name(&"badexample.org".parse().unwrap())
         ));
+        assert!(check(&["tunnel:name:example.org"], None, Want::Web(&name)));
         assert!(check(&["tunnel:default"], None, Want::Default));
         assert!(!check(&["tunnel:default"], None, Want::Name(&name)));
     }
@@ -223,6 +245,9 @@ mod tests {
         assert!(!check(&["tunnel:port:1-65535"], None, Want::Port(22)));
         assert!(check(&["tunnel:port:22"], None, Want::Port(22)));
         assert!(check(&["tunnel:port:1-65535"], None, Want::Port(1024)));
+        let own = "relay.example".parse().unwrap();
+        assert!(!check(&["tunnel:name:relay.example"], None, Want::Web(&own)));
+        assert!(check(&["tunnel:name:relay.example"], None, Want::Name(&own)));
     }
 
     #[test]

@@ -8,23 +8,24 @@ use std::time::Duration;
 use bytes::{BufMut, BytesMut};
 use tasuki_core::EngineKind;
 use tasuki_core::accept::{Accepted, Acceptor};
-use tasuki_core::limits::{Rate, Who};
+use tasuki_core::clock::Timestamp;
+use tasuki_core::limits::Who;
 use tasuki_proto::minecraft::{
     self as proto, LegacyPing, Opening, OpeningLimits, Page, StatusPage, StatusTalk, TalkEvent,
 };
 use tasuki_proto::names::Domain;
-use tasuki_proto::tunnel::{StreamHeader, StreamKind};
+use tasuki_proto::tunnel::{EndpointId, StreamHeader, StreamKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::counts::PerAddress;
-use super::flow::{self, NotJoined};
+use super::flow::{self, NotJoined, Visit};
 use super::registry::Route;
 use super::{Inner, admit};
-use crate::config::{MinecraftConfig, for_prefix};
+use crate::config::{MinecraftConfig, for_prefix, times};
 use crate::metrics::Door;
-use crate::splice::{prepare_socket, reset_socket};
+use crate::splice::prepare_socket;
 
 /// After this silence `FE` and `FE 01` are legacy pings and not the start of something longer.
 const LEGACY_SILENCE: Duration = Duration::from_secs(1);
@@ -110,32 +111,36 @@ async fn visit(inner: Arc<Inner>, accepted: Accepted) {
         }
         Err(_) => return flow::turn_away(&inner, stream, "slow_handshake"),
     };
-    if let Err(page) = within_limits(&inner, config, peer.ip(), &asked.wish) {
-        inner.metrics.refused("too_many");
-        // A list that asks too often is not worth an answer; a player is.
-        return match asked.wish {
-            Wish::Login { .. } => answer(stream, asked, config.texts.of(page)).await,
-            Wish::Status | Wish::Legacy(_) => reset_socket(stream),
-        };
-    }
     let name = match &asked.target {
         proto::Target::Name(name) => Some(name.clone()),
-        proto::Target::Default => None,
-        proto::Target::Invalid => {
-            inner.metrics.refused("unknown_host");
-            return answer(stream, asked, config.texts.of(Page::UnknownHost)).await;
-        }
+        proto::Target::Default | proto::Target::Invalid => None,
     };
+    if let Err(wait) = within_limits(&inner, config, peer.ip(), name.as_ref(), &asked.wish) {
+        inner.metrics.refused("too_many");
+        let seconds = (wait.as_secs() + 1).to_string();
+        let text = config.texts.of(Page::TooMany).replace("{seconds}", &seconds);
+        return answer(stream, asked, Page::TooMany, &text).await;
+    }
+    if asked.target == proto::Target::Invalid {
+        inner.metrics.refused("unknown_host");
+        return answer(
+            stream,
+            asked,
+            Page::UnknownHost,
+            config.texts.of(Page::UnknownHost),
+        )
+        .await;
+    }
     if let Err(reason) = admit::may_visit(&inner, peer.ip(), name.as_ref()) {
         return flow::turn_away(&inner, stream, reason);
     }
     if let Err((stream, not_joined)) = join(&inner, stream, peer, name, &asked).await {
         inner.metrics.refused(not_joined.label);
-        answer(stream, asked, config.texts.of(not_joined.page)).await;
+        answer(stream, asked, not_joined.page, config.texts.of(not_joined.page)).await;
     }
 }
 
-/// Joins the player with the agent, and comes back only if that failed before the local server said anything.
+/// Joins the player with an agent, and comes back only if that failed before any local server said anything.
 async fn join(
     inner: &Inner,
     stream: TcpStream,
@@ -143,85 +148,99 @@ async fn join(
     name: Option<Domain>,
     asked: &Asked,
 ) -> Result<(), (TcpStream, NotJoined)> {
-    let target = match inner.registry.route(name) {
-        Route::Live(target) => target,
-        Route::Away => {
-            return Err((
-                stream,
-                NotJoined {
-                    page: Page::AgentAway,
-                    label: "agent_away",
-                },
-            ));
-        }
-        Route::Unknown => {
-            return Err((
-                stream,
-                NotJoined {
-                    page: Page::UnknownHost,
-                    label: "unknown_host",
-                },
-            ));
-        }
+    let targets = match inner.registry.route_player(name.clone()) {
+        Route::Live(targets) => targets,
+        Route::Away => return Err((stream, flow::AWAY)),
+        Route::Unknown => return Err((stream, UNKNOWN)),
     };
     let Ok(door) = stream.local_addr() else {
-        return Err((
-            stream,
-            NotJoined {
-                page: Page::ServerSilent,
-                label: "gone",
-            },
-        ));
+        return Err((stream, flow::SILENT));
+    };
+    let player = match &asked.wish {
+        Wish::Login { player } => Some(player.clone()),
+        Wish::Status | Wish::Legacy(_) => None,
+    };
+    let visit = Visit {
+        door: Door::Minecraft,
+        from: peer,
+        name,
+        is_player: player.is_some(),
     };
     let header = StreamHeader {
         kind: StreamKind::Minecraft,
-        endpoint: target.endpoint,
+        endpoint: EndpointId(0),
         visitor: peer,
         door,
-        player: match &asked.wish {
-            Wish::Login { player } => Some(player.clone()),
-            Wish::Status | Wish::Legacy(_) => None,
-        },
+        player,
         flow: None,
     };
     let limit = inner.config.load().connect_timeout;
-    let opening = async {
-        let mut opened = flow::open(inner, &target, &header, &asked.forward, limit).await?;
-        flow::read_reply(&mut opened.incoming, limit).await?;
-        Ok(opened)
-    };
-    // The local server has this long in all, however the time is spent.
-    let opened = match tokio::time::timeout(limit, opening).await {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(not_joined)) => return Err((stream, not_joined)),
-        Err(_) => {
-            return Err((
-                stream,
-                NotJoined {
-                    page: Page::ServerSilent,
-                    label: "server_silent",
-                },
-            ));
-        }
+    let (target, opened) = match flow::reach(inner, targets, &header, &asked.forward, limit).await {
+        Ok(reached) => reached,
+        Err(not_joined) => return Err((stream, not_joined)),
     };
     if let Wish::Login { player } = &asked.wish {
         tracing::debug!(peer.addr = %peer, player, tunnel.agent = %target.session.name, "player joins");
     }
-    flow::join(inner, &target, Door::Minecraft, peer, stream, opened, None).await;
+    // It has answered already.
+    let _ = flow::join(inner, &target, &visit, stream, opened, None).await;
     Ok(())
 }
 
-/// Status and login have separate rates, for the address and for its network.
-fn within_limits(inner: &Inner, config: &MinecraftConfig, from: IpAddr, wish: &Wish) -> Result<(), Page> {
-    let (what, rate): (_, Rate) = match wish {
-        Wish::Status | Wish::Legacy(_) => ("minecraft_status", config.status_rate()),
-        Wish::Login { .. } => ("minecraft_login", config.login_rate()),
-    };
+const UNKNOWN: NotJoined = NotJoined {
+    page: Page::UnknownHost,
+    label: "unknown_host",
+};
+
+/// Status and login have separate rates, for the address and for its network. The error is how long to wait.
+fn within_limits(
+    inner: &Inner,
+    config: &MinecraftConfig,
+    from: IpAddr,
+    name: Option<&Domain>,
+    wish: &Wish,
+) -> Result<(), Duration> {
     let limits = &inner.deps.limits;
+    let engine = EngineKind::Tunnel;
+    let (what, rate) = match wish {
+        Wish::Status | Wish::Legacy(_) => ("minecraft_status", config.status_rate()),
+        Wish::Login { .. } => {
+            let now = inner.deps.clock.wall();
+            // Everybody comes back at once.
+            let rate = match inner.has_just_started(name, now) {
+                true => times(config.login_rate(), AFTER_START),
+                false => config.login_rate(),
+            };
+            if inner.regulars.is(from, now) {
+                // A budget of its own: a flood from the same network does not use it up.
+                let rate = times(rate, REGULARS);
+                return limits.take(engine, "minecraft_regular", Who::Address(from), rate);
+            }
+            ("minecraft_login", rate)
+        }
+    };
     limits
-        .take(EngineKind::Tunnel, what, Who::Address(from), rate)
-        .and_then(|()| limits.take(EngineKind::Tunnel, what, Who::Prefix(from), for_prefix(rate)))
-        .map_err(|_| Page::TooMany)
+        .take(engine, what, Who::Address(from), rate)
+        .and_then(|()| limits.take(engine, what, Who::Prefix(from), for_prefix(rate)))
+}
+
+/// How many times the login budget holds after a start, and that of a regular.
+const AFTER_START: u32 = 3;
+const REGULARS: u32 = 5;
+/// How long a start is "just now".
+const JUST_NOW: Duration = Duration::from_secs(60);
+
+impl Inner {
+    /// Whether the gateway, or an agent behind the name, came less than a minute ago.
+    fn has_just_started(&self, name: Option<&Domain>, now: Timestamp) -> bool {
+        now.since(self.started) < JUST_NOW
+            || match self.registry.route_player(name.cloned()) {
+                Route::Live(targets) => targets
+                    .iter()
+                    .any(|target| now.since(target.session.since) < JUST_NOW),
+                Route::Away | Route::Unknown => false,
+            }
+    }
 }
 
 async fn read_opening(stream: &mut TcpStream, trusted: bool) -> Result<Asked, NoOpening> {
@@ -306,13 +325,16 @@ fn forwarded(handshake: &proto::Handshake, raw: &[u8], rest: &[u8], trusted: boo
 }
 
 /// Answers in the place of a server, then closes in good order.
-async fn answer(mut stream: TcpStream, asked: Asked, text: &str) {
+async fn answer(mut stream: TcpStream, asked: Asked, page: Page, text: &str) {
+    let page = StatusPage {
+        version: page.state().to_owned(),
+        ..StatusPage::closed(text)
+    };
     let said = async {
         match asked.wish {
-            Wish::Status => talk(&mut stream, asked.rest, text).await?,
+            Wish::Status => talk(&mut stream, asked.rest, page).await?,
             Wish::Login { .. } => stream.write_all(&proto::encode_login_disconnect(text)).await?,
             Wish::Legacy(ping) => {
-                let page = StatusPage::closed(text);
                 let reply = proto::encode_legacy_reply(&ping, &page.version, text, page.online, page.max);
                 stream.write_all(&reply).await?;
             }
@@ -332,8 +354,8 @@ async fn answer(mut stream: TcpStream, asked: Asked, text: &str) {
     let _ = tokio::time::timeout(PAGE_TIME, said).await;
 }
 
-async fn talk(stream: &mut TcpStream, mut input: BytesMut, text: &str) -> std::io::Result<()> {
-    let mut talk = StatusTalk::new(StatusPage::closed(text));
+async fn talk(stream: &mut TcpStream, mut input: BytesMut, page: StatusPage) -> std::io::Result<()> {
+    let mut talk = StatusTalk::new(page);
     loop {
         talk.handle_input(&mut input);
         while let Some(event) = talk.poll_event() {

@@ -4,18 +4,25 @@ pub(crate) mod admit;
 pub(crate) mod counts;
 pub(crate) mod declare;
 pub(crate) mod flow;
+mod forward;
 pub(crate) mod grants;
+pub(crate) mod http;
 pub(crate) mod minecraft;
+pub(crate) mod ports;
+mod progress;
 pub(crate) mod registry;
+pub(crate) mod regulars;
 pub(crate) mod session;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 pub(crate) mod visitors;
+pub(crate) mod web;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use tasuki_core::clock::Timestamp;
 use tasuki_core::store::TunnelStore;
 use tasuki_core::{Deps, Shared};
 use tokio::sync::watch;
@@ -34,6 +41,14 @@ pub(crate) struct Inner {
     pub(crate) config: ArcSwap<TunnelConfig>,
     pub(crate) shared: ArcSwap<Shared>,
     pub(crate) registry: registry::Registry,
+    /// Who plays here.
+    pub(crate) regulars: regulars::Regulars,
+    /// When the engine started.
+    pub(crate) started: Timestamp,
+    /// Agents' TCP and UDP ports.
+    pub(crate) ports: ports::Ports,
+    /// The front door's ports, if there is one.
+    pub(crate) web: OnceLock<web::Doors>,
     /// What all flows may keep.
     pub(crate) memory: Arc<Room>,
     /// Tells agents whether it is still the same process that knows their flows.
@@ -64,6 +79,16 @@ impl Inner {
             Some(host) => host.as_str().to_owned(),
             None if bound.is_ipv6() => format!("[{bound}]"),
             None => bound.to_string(),
+        }
+    }
+
+    /// Has certificates made for the names whose TLS ends here.
+    pub(crate) fn certify_names(&self) {
+        if self.web.get().is_some() {
+            let names = self.registry.http_names();
+            self.deps
+                .tls
+                .set_guests(names.iter().map(|name| name.as_str().to_owned()));
         }
     }
 

@@ -12,10 +12,10 @@ use super::grants::Wire;
 use super::session::Session;
 use super::visitors::Visitors;
 
-/// Where a name leads now.
+/// Where a door leads now.
 pub(crate) enum Route {
-    /// To an agent that is here.
-    Live(Target),
+    /// To agents that are here, the one with the fewest visitors first.
+    Live(Vec<Target>),
     /// To an agent that is not here.
     Away,
     /// Nowhere.
@@ -41,10 +41,13 @@ struct Tables {
     sessions: HashMap<PrincipalId, Arc<Session>>,
     /// Of agents that are here, and of those whose visitors wait for them.
     visitors: HashMap<PrincipalId, Arc<Visitors>>,
-    /// Minecraft names; `None` is the default.
-    live: HashMap<Option<Domain>, Target>,
+    /// What the agents that are here serve. Several agents share a door if they are one owner.
+    live: HashMap<EndpointKind, Vec<Target>>,
     owned: HashMap<(PrincipalId, String), Endpoint>,
-    names: HashMap<Option<Domain>, PrincipalId>,
+    /// How many endpoints are this door.
+    known: HashMap<EndpointKind, u32>,
+    /// Where the next of those with equally few visitors begins.
+    turn: usize,
 }
 
 impl Registry {
@@ -59,9 +62,7 @@ impl Registry {
             return Err(());
         }
         let old = tables.sessions.insert(session.agent, Arc::clone(session));
-        tables
-            .live
-            .retain(|_, target| target.session.agent != session.agent);
+        tables.forget_targets(|target| target.session.agent == session.agent);
         Ok(old)
     }
 
@@ -75,9 +76,7 @@ impl Registry {
         {
             tables.sessions.remove(&session.agent);
         }
-        tables
-            .live
-            .retain(|_, target| !Arc::ptr_eq(&target.session, session));
+        tables.forget_targets(|target| Arc::ptr_eq(&target.session, session));
     }
 
     /// The visitors of an agent whose program started as `incarnation` says: those who wait for it, or none yet. The visitors
@@ -127,8 +126,8 @@ impl Registry {
         self.lock().sessions.get(&agent).cloned()
     }
 
-    /// Replaces a session's Minecraft routes. A session that was replaced meanwhile changes nothing.
-    pub(crate) fn set_routes(&self, session: &Arc<Session>, routes: Vec<(Option<Domain>, Target)>) {
+    /// Replaces a session's routes. A session that was replaced meanwhile changes nothing.
+    pub(crate) fn set_routes(&self, session: &Arc<Session>, routes: Vec<(EndpointKind, Target)>) {
         let mut tables = self.lock();
         if !tables
             .sessions
@@ -137,33 +136,67 @@ impl Registry {
         {
             return;
         }
-        tables
-            .live
-            .retain(|_, target| !Arc::ptr_eq(&target.session, session));
-        tables.live.extend(routes);
+        tables.forget_targets(|target| Arc::ptr_eq(&target.session, session));
+        for (kind, target) in routes {
+            tables.live.entry(kind).or_default().push(target);
+        }
     }
 
-    /// Where a name leads. A name that somebody owns leads to its owner or nowhere, never to the default: it could be
-    /// a stranger's world.
-    pub(crate) fn route(&self, name: Option<Domain>) -> Route {
-        let tables = self.lock();
-        let look_up = |name: &Option<Domain>| {
-            tables
-                .live
-                .get(name)
-                .map(|target| Route::Live(target.clone()))
-                .or_else(|| tables.names.contains_key(name).then_some(Route::Away))
+    /// Where a door leads.
+    pub(crate) fn route(&self, kind: &EndpointKind) -> Route {
+        let mut tables = self.lock();
+        tables.turn = tables.turn.wrapping_add(1);
+        let Some(targets) = tables.live.get(kind) else {
+            return match tables.known.contains_key(kind) {
+                true => Route::Away,
+                false => Route::Unknown,
+            };
         };
-        look_up(&name)
-            .or_else(|| look_up(&None))
-            .unwrap_or(Route::Unknown)
+        let mut targets = targets.clone();
+        // The sort is stable: those with equally few visitors take turns.
+        let first = tables.turn % targets.len();
+        targets.rotate_left(first);
+        targets.sort_by_key(|target| target.session.visitors.count());
+        Route::Live(targets)
+    }
+
+    /// Where a Minecraft client goes that has typed a name. A name that somebody owns leads to its owner or nowhere, never
+    /// to the default: it could be a stranger's world.
+    pub(crate) fn route_player(&self, name: Option<Domain>) -> Route {
+        let named = name.is_some();
+        match self.route(&EndpointKind::Minecraft { name }) {
+            Route::Unknown if named => self.route(&EndpointKind::Minecraft { name: None }),
+            route => route,
+        }
+    }
+
+    /// What a host name of the web ports is.
+    pub(crate) fn web(&self, name: &Domain) -> Option<EndpointKind> {
+        let tables = self.lock();
+        let kinds = [
+            EndpointKind::Https { name: name.clone() },
+            EndpointKind::Http { name: name.clone() },
+        ];
+        kinds.into_iter().find(|kind| tables.known.contains_key(kind))
+    }
+
+    /// The host names whose TLS ends here.
+    pub(crate) fn http_names(&self) -> Vec<Domain> {
+        let tables = self.lock();
+        let names = tables.known.keys().filter_map(|kind| match kind {
+            EndpointKind::Http { name } => Some(name.clone()),
+            _ => None,
+        });
+        let mut names: Vec<Domain> = names.collect();
+        names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        names
     }
 
     /// Replaces the owners by what the store says.
     pub(crate) fn set_owned(&self, endpoints: Vec<Endpoint>) {
         let mut tables = self.lock();
         tables.owned.clear();
-        tables.names.clear();
+        tables.known.clear();
         for endpoint in endpoints {
             tables.own(endpoint);
         }
@@ -206,18 +239,24 @@ impl Registry {
 }
 
 impl Tables {
+    fn forget_targets(&mut self, is_meant: impl Fn(&Target) -> bool) {
+        self.live.retain(|_, targets| {
+            targets.retain(|target| !is_meant(target));
+            !targets.is_empty()
+        });
+    }
+
     fn own(&mut self, endpoint: Endpoint) {
         let key = (endpoint.agent, endpoint.label.clone());
-        if let Some(Endpoint {
-            kind: EndpointKind::Minecraft { name },
-            ..
-        }) = self.owned.remove(&key)
+        if let Some(before) = self.owned.remove(&key)
+            && let Some(count) = self.known.get_mut(&before.kind)
         {
-            self.names.remove(&name);
+            *count -= 1;
+            if *count == 0 {
+                self.known.remove(&before.kind);
+            }
         }
-        if let EndpointKind::Minecraft { name } = &endpoint.kind {
-            self.names.insert(name.clone(), endpoint.agent);
-        }
+        *self.known.entry(endpoint.kind.clone()).or_default() += 1;
         self.owned.insert(key, endpoint);
     }
 }

@@ -1,7 +1,6 @@
 //! One agent's session, from its first packet to its end.
 
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,11 +15,11 @@ use tasuki_proto::tunnel::{
     Accepted, CloseCode, ControlError, FromAgent, FromGateway, Hello, WORDS, encode_frame, take_frame,
 };
 use tokio::sync::mpsc;
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::admit::{self, Refusal};
 use super::grants::Wire;
+use super::ports::Listening;
 use super::visitors::Visitors;
 use super::{Inner, declare, udp};
 use crate::datagrams::Datagrams;
@@ -46,8 +45,6 @@ pub(crate) struct Session {
     pub(crate) visitors: Arc<Visitors>,
     /// Frames for the agent from other tasks.
     pub(crate) outbox: mpsc::Sender<FromGateway>,
-    /// Loops of its TCP and UDP ports.
-    pub(crate) doors: TaskTracker,
     /// Visitors of its UDP ports, and what waits to be sent for them.
     pub(crate) udp: udp::Flows,
     pub(crate) datagrams: Datagrams,
@@ -66,8 +63,7 @@ pub(crate) struct OpenPort {
     pub(crate) label: Arc<str>,
     pub(crate) wire: Wire,
     pub(crate) port: u16,
-    pub(crate) endpoint: Arc<AtomicU32>,
-    pub(crate) _open: DropGuard,
+    pub(crate) _listening: Arc<Listening>,
 }
 
 impl Session {
@@ -84,12 +80,11 @@ impl Session {
     }
 
     /// Closes its ports and waits until they are free.
-    pub(crate) async fn close_doors(&self) {
+    pub(crate) async fn close_doors(&self, inner: &Inner) {
         drop(std::mem::take(
             &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner),
         ));
-        self.doors.close();
-        self.doors.wait().await;
+        inner.ports.closed().await;
     }
 }
 
@@ -97,8 +92,6 @@ impl Session {
 enum Ended {
     /// The agent was lost, or its connection closed.
     Gone(String),
-    /// The agent said goodbye.
-    Left,
     /// We close it.
     Closed(CloseCode, String),
 }
@@ -256,6 +249,7 @@ async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greete
         );
         Visitors::new(hello.resume, patience, Arc::clone(&inner.memory))
     });
+    visitors.set_scope(&principal);
     let session = Arc::new(Session {
         agent: principal.id,
         name: principal.name.clone(),
@@ -271,7 +265,6 @@ async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greete
         connection,
         visitors,
         outbox,
-        doors: TaskTracker::new(),
         udp: udp::Flows::default(),
         datagrams: Datagrams::new(inner.metrics.datagrams_dropped("queue")),
         state: Mutex::new(State::default()),
@@ -291,7 +284,7 @@ async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greete
                 CloseCode::Replaced
             };
             old.close(code, "a newer session of this agent took over");
-            old.close_doors().await;
+            old.close_doors(&inner).await;
         }
         Ok(None) => {}
     }
@@ -338,14 +331,13 @@ async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greete
     inner.registry.remove(&session);
     let reason = match ended {
         Ended::Gone(reason) => reason,
-        Ended::Left => "the agent stopped".to_owned(),
         Ended::Closed(code, text) => {
             session.close(code, &text);
             text
         }
     };
     session.close(CloseCode::Done, "");
-    session.close_doors().await;
+    session.close_doors(&inner).await;
     inner.metrics.agents.dec();
     tracing::info!(tunnel.agent = %session.name, reason, "agent disconnected");
     inner.deps.events.emit(What::AgentDown {
@@ -452,7 +444,13 @@ async fn handle(
 ) -> Result<Option<FromGateway>, Ended> {
     match frame {
         FromAgent::Hello(_) => Err(Ended::Closed(CloseCode::Protocol, "a second hello".into())),
-        FromAgent::Goodbye => Err(Ended::Left),
+        // New visitors go to the other agents of the door, if there are some; those who are here stay until the agent ends
+        // the session.
+        FromAgent::Goodbye => {
+            inner.registry.set_routes(session, Vec::new());
+            session.close_doors(inner).await;
+            Ok(None)
+        }
         FromAgent::Unknown => Ok(None),
         FromAgent::Declare { endpoints } => {
             let endpoints = declare::declare(inner, session, endpoints)
@@ -469,10 +467,4 @@ async fn gone(connection: &Connection) -> String {
         Ok(error) => error.to_string(),
         Err(_) => "the agent ended its control stream".to_owned(),
     }
-}
-
-/// A token for one door and the guard that closes it.
-pub(crate) fn door_token(inner: &Inner) -> (CancellationToken, DropGuard) {
-    let token = inner.closing.child_token();
-    (token.clone(), token.drop_guard())
 }

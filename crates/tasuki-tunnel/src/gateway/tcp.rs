@@ -1,46 +1,44 @@
 //! A TCP port of an agent: every connection becomes a stream.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use tasuki_core::accept::{Accepted, Acceptor};
-use tasuki_proto::tunnel::{EndpointId, StreamHeader, StreamKind};
+use tasuki_core::store::tunnel::EndpointKind;
+use tasuki_proto::tunnel::{StreamHeader, StreamKind};
 use tokio_util::sync::CancellationToken;
 
 use super::counts::PerAddress;
-use super::registry::Target;
-use super::session::Session;
+use super::flow::Visit;
+use super::registry::{Route, Target};
 use super::{Inner, admit, flow};
 use crate::metrics;
 use crate::splice::prepare_socket;
 
-/// A bound port and where it leads.
-pub(crate) struct Door {
-    pub(crate) acceptor: Acceptor,
-    /// The agent's number for the endpoint; a new declaration may change it.
-    pub(crate) endpoint: Arc<AtomicU32>,
-    pub(crate) label: Arc<str>,
-    pub(crate) session: Arc<Session>,
-}
-
 /// Accepts until `token` fires.
-pub(crate) async fn serve(inner: Arc<Inner>, door: Door, token: CancellationToken) {
+pub(crate) async fn serve(
+    inner: Arc<Inner>,
+    acceptor: Acceptor,
+    kind: EndpointKind,
+    token: CancellationToken,
+) {
     let counts = PerAddress::default();
     loop {
         let accepted = tokio::select! {
-            accepted = door.acceptor.accept() => accepted,
+            accepted = acceptor.accept() => accepted,
             () = token.cancelled() => return,
         };
         let max = inner.config.load().tcp.max_connections_per_address;
-        let target = Target {
-            session: Arc::clone(&door.session),
-            endpoint: EndpointId(door.endpoint.load(Ordering::Acquire)),
-            label: Arc::clone(&door.label),
-        };
         if let Err(reason) = admit::may_visit(&inner, accepted.peer.ip(), None) {
             flow::turn_away(&inner, accepted.stream, reason);
             continue;
         }
+        let target = match inner.registry.route(&kind) {
+            Route::Live(mut targets) => targets.swap_remove(0),
+            Route::Away | Route::Unknown => {
+                flow::turn_away(&inner, accepted.stream, "agent_away");
+                continue;
+            }
+        };
         let Some(counted) = counts.enter(accepted.peer.ip(), max) else {
             flow::turn_away(&inner, accepted.stream, "address_full");
             continue;
@@ -68,16 +66,14 @@ async fn visit(inner: Arc<Inner>, target: Target, accepted: Accepted) {
     };
     match flow::open(&inner, &target, &header, &[], limit).await {
         Ok(opened) => {
-            flow::join(
-                &inner,
-                &target,
-                metrics::Door::Tcp,
-                peer,
-                stream,
-                opened,
-                Some(limit),
-            )
-            .await
+            let visit = Visit {
+                door: metrics::Door::Tcp,
+                from: peer,
+                name: None,
+                is_player: false,
+            };
+            // What went wrong is counted; on a bare port there is nobody to tell.
+            let _ = flow::join(&inner, &target, &visit, stream, opened, Some(limit)).await;
         }
         Err(not_joined) => flow::turn_away(&inner, stream, not_joined.label),
     }

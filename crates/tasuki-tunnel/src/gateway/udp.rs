@@ -15,12 +15,14 @@ use tasuki_core::EngineKind;
 use tasuki_core::events::What;
 use tasuki_core::limits::{Rate, Who};
 use tasuki_core::net::unmapped;
+use tasuki_core::store::tunnel::EndpointKind;
 use tasuki_proto::tunnel::{Datagram, EndpointId, FlowId, StreamHeader, StreamKind};
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::counts::{Counted, PerAddress};
+use super::registry::{Route, Target};
 use super::session::Session;
 use super::visitors::Place;
 use super::{Inner, admit};
@@ -43,19 +45,13 @@ const UNPROVEN_FACTOR: u64 = 3;
 const UNPROVEN_MORE: u64 = 1200;
 /// How often idle visitors are looked for, at most; with a shorter time to idle, four times in it.
 const SWEEP: Duration = Duration::from_secs(5);
+/// Datagrams above the agent's bandwidth go on as long as they would not come later than this; then they are lost, as on
+/// any line that is full.
+const LATE: Duration = Duration::from_millis(100);
 /// After an error of the socket, so that one that stays does not spin.
 const BACK_OFF: Duration = Duration::from_millis(10);
 /// Socket buffers asked of the kernel.
 const SOCKET_BUFFER: usize = 1 << 20;
-
-/// A bound port and where it leads.
-pub(crate) struct Door {
-    pub(crate) socket: Arc<UdpSocket>,
-    /// The agent's number for the endpoint; a new declaration may change it.
-    pub(crate) endpoint: Arc<AtomicU32>,
-    pub(crate) label: Arc<str>,
-    pub(crate) session: Arc<Session>,
-}
 
 /// The flows of a session, by the number that the agent knows. As bounded as the session's places are.
 #[derive(Default)]
@@ -70,6 +66,8 @@ struct Numbered {
 /// One visitor.
 struct Flow {
     id: FlowId,
+    /// Where it leads; the endpoint's number as it was when the flow began.
+    target: Target,
     socket: Arc<UdpSocket>,
     /// As the socket says it; the address that answers go to.
     visitor: SocketAddr,
@@ -122,6 +120,8 @@ pub(crate) async fn carry(inner: Arc<Inner>, session: Arc<Session>) {
     let to_visitors = async {
         let unproven = inner.metrics.datagrams_dropped("unproven");
         let socket_full = inner.metrics.datagrams_dropped("socket");
+        let too_many = inner.metrics.datagrams_dropped("bandwidth");
+        let shaping = &session.visitors.shaping;
         while let Ok(bytes) = session.connection.read_datagram().await {
             match Datagram::decode(bytes) {
                 Ok(Datagram::Data { flow, payload }) => {
@@ -131,6 +131,8 @@ pub(crate) async fn carry(inner: Arc<Inner>, session: Arc<Session>) {
                     flow.known.store(true, Ordering::Relaxed);
                     if !flow.may_send(payload.len()) && !session.visitors.proven.has(flow.visitor.ip()) {
                         unproven.inc();
+                    } else if !shaping.to_socket.fits(payload.len(), LATE, Instant::now()) {
+                        too_many.inc();
                     } else if flow.socket.try_send_to(&payload, flow.visitor).is_ok() {
                         flow.meter.add_to_tcp(payload.len());
                     } else {
@@ -153,22 +155,28 @@ pub(crate) async fn carry(inner: Arc<Inner>, session: Arc<Session>) {
 /// One door's visitors, by address.
 struct Visitors {
     inner: Arc<Inner>,
-    door: Door,
+    socket: Arc<UdpSocket>,
+    kind: EndpointKind,
     local: SocketAddr,
     counts: PerAddress,
     table: HashMap<SocketAddr, (Arc<Flow>, Instant)>,
 }
 
 /// Carries visitors' datagrams until `token` fires.
-pub(crate) async fn serve(inner: Arc<Inner>, door: Door, token: CancellationToken) {
-    let Ok(local) = door.socket.local_addr() else {
+pub(crate) async fn serve(
+    inner: Arc<Inner>,
+    socket: Arc<UdpSocket>,
+    kind: EndpointKind,
+    token: CancellationToken,
+) {
+    let Ok(local) = socket.local_addr() else {
         return;
     };
-    let socket = Arc::clone(&door.socket);
     let mut sweep = tokio::time::interval(sweep_every(inner.config().udp.idle_timeout));
     let mut visitors = Visitors {
         inner,
-        door,
+        socket: Arc::clone(&socket),
+        kind,
         local,
         counts: PerAddress::default(),
         table: HashMap::new(),
@@ -199,6 +207,11 @@ fn sweep_every(idle: Duration) -> Duration {
 impl Visitors {
     fn take(&mut self, payload: &[u8], from: SocketAddr) {
         let now = Instant::now();
+        // A flow ends with its session; the next datagram begins another, perhaps with another agent.
+        let is_over = |flow: &Flow| flow.target.session.connection.close_reason().is_some();
+        if self.table.get(&from).is_some_and(|(flow, _)| is_over(flow)) {
+            self.forget(End::Clean, |visitor, _, _| *visitor == from);
+        }
         let flow = match self.table.get_mut(&from) {
             Some((flow, last)) => {
                 *last = now;
@@ -213,6 +226,11 @@ impl Visitors {
             },
         };
         flow.came.fetch_add(1, Ordering::Relaxed);
+        let shaping = &flow.target.session.visitors.shaping;
+        if !shaping.to_stream.fits(payload.len(), LATE, now) {
+            self.inner.metrics.datagrams_dropped("bandwidth").inc();
+            return;
+        }
         flow.meter.add_to_stream(payload.len());
         let payload = Bytes::copy_from_slice(payload);
         let datagram = if flow.known.load(Ordering::Relaxed) {
@@ -223,7 +241,7 @@ impl Visitors {
         } else {
             let header = StreamHeader {
                 kind: StreamKind::Udp,
-                endpoint: EndpointId(self.door.endpoint.load(Ordering::Acquire)),
+                endpoint: self.endpoint_of(&flow),
                 visitor: from,
                 door: self.local,
                 player: None,
@@ -235,12 +253,23 @@ impl Visitors {
                 payload,
             }
         };
-        self.door.session.datagrams.send(flow.id, &datagram);
+        flow.target.session.datagrams.send(flow.id, &datagram);
+    }
+
+    /// The agent's number for the endpoint; a new declaration may have changed it.
+    fn endpoint_of(&self, flow: &Flow) -> EndpointId {
+        let session = &flow.target.session;
+        let same = |target: &Target| Arc::ptr_eq(&target.session, session);
+        match self.inner.registry.route(&self.kind) {
+            Route::Live(targets) => targets.into_iter().find(same),
+            Route::Away | Route::Unknown => None,
+        }
+        .map_or(flow.target.endpoint, |target| target.endpoint)
     }
 
     /// A new visitor, or the reason for a metric why not.
     fn welcome(&mut self, from: SocketAddr) -> Result<Arc<Flow>, &'static str> {
-        let (inner, session) = (&self.inner, &self.door.session);
+        let inner = &self.inner;
         let (config, ip) = (inner.config(), unmapped(from.ip()));
         if inner.closing.is_cancelled() {
             return Err("closing");
@@ -265,13 +294,19 @@ impl Visitors {
             .counts
             .enter(ip, config.udp.max_visitors_per_address)
             .ok_or("address_full")?;
+        let target = match inner.registry.route(&self.kind) {
+            Route::Live(mut targets) => targets.swap_remove(0),
+            Route::Away | Route::Unknown => return Err("agent_away"),
+        };
+        let session = Arc::clone(&target.session);
         let place = session
             .visitors
             .enter(config.agents.max_connections)
             .ok_or("full")?;
         let flow = Arc::new(Flow {
             id: session.udp.number(),
-            socket: Arc::clone(&self.door.socket),
+            socket: Arc::clone(&self.socket),
+            target: target.clone(),
             visitor: from,
             meter: Meter::new(Some(inner.metrics.totals.clone())),
             came: AtomicU32::new(0),
@@ -283,7 +318,7 @@ impl Visitors {
         inner.metrics.opened(metrics::Door::Udp);
         inner.deps.events.emit(What::VisitorJoined {
             agent: session.agent,
-            endpoint: self.door.label.to_string(),
+            endpoint: target.label.to_string(),
             from: ip,
         });
         Ok(flow)
@@ -292,31 +327,34 @@ impl Visitors {
     fn forget_idle(&mut self) {
         let limit = self.inner.config().udp.idle_timeout;
         let now = Instant::now();
-        self.forget(End::Clean, |_, last| now.saturating_duration_since(last) >= limit);
+        self.forget(End::Clean, |_, _, last| {
+            now.saturating_duration_since(last) >= limit
+        });
     }
 
     fn forget_banished(&mut self) {
         let inner = Arc::clone(&self.inner);
-        self.forget(End::Denied, |from, _| {
+        self.forget(End::Denied, |from, _, _| {
             admit::may_visit(&inner, unmapped(from.ip()), None).is_err()
         });
     }
 
     fn forget_all(&mut self) {
-        self.forget(End::Clean, |_, _| true);
+        self.forget(End::Clean, |_, _, _| true);
     }
 
-    fn forget(&mut self, end: End, gone: impl Fn(&SocketAddr, Instant) -> bool) {
-        let (inner, door) = (&self.inner, &self.door);
+    fn forget(&mut self, end: End, gone: impl Fn(&SocketAddr, &Flow, Instant) -> bool) {
+        let inner = &self.inner;
         self.table.retain(|from, (flow, last)| {
-            if !gone(from, *last) {
+            if !gone(from, flow, *last) {
                 return true;
             }
-            door.session.udp.lock().by_id.remove(&flow.id);
+            let Target { session, label, .. } = &flow.target;
+            session.udp.lock().by_id.remove(&flow.id);
             inner.metrics.closed(metrics::Door::Udp, end);
             inner.deps.events.emit(What::VisitorLeft {
-                agent: door.session.agent,
-                endpoint: door.label.to_string(),
+                agent: session.agent,
+                endpoint: label.to_string(),
                 from: unmapped(from.ip()),
                 bytes_in: flow.meter.to_stream(),
                 bytes_out: flow.meter.to_tcp(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use tasuki_core::store::accounts::Principal;
 use tasuki_proto::tunnel::{FlowNumber, OpenReply, Resume};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +12,7 @@ use super::counts::PerAddress;
 use super::session::Session;
 use crate::flows::{Book, Flow, Room};
 use crate::metrics::Metrics;
+use crate::shaper::Shaping;
 use crate::splice::{Link, Outgoing, Patience, Relink};
 
 /// Everybody who visits one start of an agent's program.
@@ -23,6 +25,10 @@ pub(crate) struct Visitors {
     pub(crate) proven: PerAddress,
     pub(crate) patience: Patience,
     pub(crate) book: Arc<Book>,
+    /// The agent's bandwidth.
+    pub(crate) shaping: Shaping,
+    /// The agent's own limit of connections; 0 is none.
+    max: AtomicU32,
     session: watch::Sender<Option<Arc<Session>>>,
     /// Fires when they have to go, all of them.
     pub(crate) gone: CancellationToken,
@@ -39,6 +45,8 @@ impl Visitors {
             proven: PerAddress::default(),
             patience,
             book: Book::new(memory),
+            shaping: Shaping::default(),
+            max: AtomicU32::new(0),
             session: watch::Sender::default(),
             gone: CancellationToken::new(),
         })
@@ -49,9 +57,20 @@ impl Visitors {
         incarnation.is_some() && self.incarnation == incarnation && !self.gone.is_cancelled()
     }
 
+    /// Takes the limits of the agent's grants, now and whenever they may have changed.
+    pub(crate) fn set_scope(&self, agent: &Principal) {
+        self.shaping.set_rate(agent.bandwidth());
+        self.max
+            .store(agent.max_connections().unwrap_or(0), Ordering::Relaxed);
+    }
+
     /// A place for one more, if there is one.
     pub(crate) fn enter(self: &Arc<Self>, max: usize) -> Option<Place> {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
+        let max = match self.max.load(Ordering::Relaxed) {
+            0 => max,
+            own => max.min(own),
+        };
         let entered = self
             .count
             .try_update(Ordering::AcqRel, Ordering::Relaxed, |count| {

@@ -10,6 +10,7 @@ use socket2::SockRef;
 use tasuki_proto::tunnel::RESET_STALLED;
 use tokio::net::TcpStream;
 use tokio::task::coop::consume_budget;
+use tokio::time::Instant;
 
 use super::{Broken, End, Shared};
 use crate::flows::Flow;
@@ -28,7 +29,16 @@ pub(super) async fn stream_to_socket(
         // Neither the stream nor `try_write` yields by itself while both keep pace.
         consume_budget().await;
         match incoming.read_chunks(&mut chunks).await {
-            Ok(Some(count)) => write_chunks(socket, flow, &mut chunks[..count], shared).await?,
+            Ok(Some(count)) => {
+                let bytes = chunks[..count].iter().map(Bytes::len).sum();
+                write_chunks(socket, flow, &mut chunks[..count], shared).await?;
+                if let Some(shaping) = shared.shaping {
+                    let wait = shaping.to_socket.charge(bytes, Instant::now());
+                    if !wait.is_zero() {
+                        tokio::time::sleep(wait).await;
+                    }
+                }
+            }
             Ok(None) => {
                 if !flow.has_end() {
                     // Fails only if the peer is gone, which the other direction tells.

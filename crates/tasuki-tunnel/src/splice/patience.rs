@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use super::meter::Meter;
 use crate::pool::{BUFFER_BYTES, Pool};
+use crate::shaper::Shaping;
 
 /// How long a flow may be blocked. Blocked flows keep a part of the session's window each; when they could hold half of
 /// it, the patience with all of them becomes short, so that the moving ones keep theirs.
@@ -84,6 +85,8 @@ pub(crate) struct Shared<'a> {
     pub(crate) meter: &'a Meter,
     /// The process's byte budget, on the gateway: one visitor is nothing, all of them together are bounded by it.
     pub(crate) budget: Option<&'a Budget>,
+    /// The agent's bandwidth, on the gateway.
+    pub(crate) shaping: Option<&'a Shaping>,
 }
 
 /// How often a flow that waits for room in the budget looks again.

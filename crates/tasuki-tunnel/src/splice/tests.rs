@@ -89,6 +89,7 @@ fn a_flow_whose_task_has_spent_its_budget_yields_and_goes_on() {
             patience: &patience,
             meter: &meter,
             budget: None,
+            shaping: None,
         };
         let mut outgoing = Outgoing::new(send);
         let (mut read_half, _write_half) = socket.split();

@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quinn::{SendStream, WriteError};
@@ -11,6 +12,7 @@ use tasuki_proto::tunnel::Next;
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::ReadHalf;
 use tokio::task::coop::consume_budget;
+use tokio::time::Instant;
 
 use super::{Broken, End, Outgoing, Shared};
 use crate::flows::Flow;
@@ -37,8 +39,9 @@ pub(super) async fn socket_to_stream(
         // saying that there is something: without this, the two would keep the thread to themselves for ever.
         consume_budget().await;
         socket.readable().await.map_err(|_| End::TcpReset)?;
-        let _permit = shared.room().await;
+        let permit = shared.room().await;
         let mut buffer = shared.pool.take();
+        let mut wait = Duration::ZERO;
         loop {
             let mut room = match flow.try_room() {
                 Some(room) => room,
@@ -68,8 +71,11 @@ pub(super) async fn socket_to_stream(
             drop(room);
             shared.meter.add_to_stream(read);
             send_next(flow, outgoing, shared).await?;
+            if let Some(shaping) = shared.shaping {
+                wait = shaping.to_stream.charge(read, Instant::now());
+            }
             // The socket gave less than it could have: it is empty, and asking again would cost a call for nothing.
-            if read < capacity {
+            if read < capacity || !wait.is_zero() {
                 break;
             }
             if buffer.capacity() < MIN_ROOM {
@@ -77,6 +83,11 @@ pub(super) async fn socket_to_stream(
             }
         }
         shared.pool.put(buffer);
+        if !wait.is_zero() {
+            // Nothing is held meanwhile.
+            drop(permit);
+            tokio::time::sleep(wait).await;
+        }
     }
     send_end(flow, outgoing, shared).await
 }

@@ -8,5 +8,6 @@ mod limits;
 mod path;
 mod players;
 mod resume;
+mod scopes;
 mod udp;
 mod world;

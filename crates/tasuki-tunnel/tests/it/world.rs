@@ -67,6 +67,7 @@ pub(crate) struct World {
     pub(crate) metrics: Metrics,
     pub(crate) settings: TunnelConfig,
     pub(crate) budget: Budget,
+    pub(crate) acl: Acl,
     accounts: Accounts,
     shutdown: Shutdown,
     task: JoinHandle<Drained>,
@@ -80,6 +81,19 @@ pub(crate) struct Asleep {
 }
 
 impl Asleep {
+    /// As if somebody had stayed in a game.
+    pub(crate) async fn note_regular(&self, ip: std::net::IpAddr) {
+        let store = tasuki_store::open(tasuki_store::DEFAULT_URL, self.dir.path())
+            .await
+            .unwrap();
+        let now = Clock::system().wall();
+        store
+            .note_regulars(&[ip], now, now.minus(Duration::from_secs(1)))
+            .await
+            .unwrap();
+        store.close().await;
+    }
+
     pub(crate) async fn wake(self) -> World {
         World::build(self.settings, self.dir).await
     }
@@ -131,11 +145,12 @@ impl World {
         );
         let metrics = Metrics::new();
         let budget = Budget::new(64 << 20);
+        let acl = Acl::new();
         let deps: Deps<dyn TunnelStore> = Deps {
             store: Arc::clone(&store) as _,
             node,
             accounts: accounts.clone(),
-            acl: Acl::new(),
+            acl: acl.clone(),
             limits: Limits::new(clock.clone()),
             bans,
             budget: budget.clone(),
@@ -161,6 +176,7 @@ impl World {
             metrics,
             settings,
             budget,
+            acl,
             accounts,
             shutdown,
             task,

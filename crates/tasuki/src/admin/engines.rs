@@ -14,7 +14,7 @@ use tasuki_core::EngineKind;
 use tasuki_core::accounts::{Grant, PrincipalKind};
 use tasuki_core::store::accounts::Principal;
 use tasuki_core::store::fedi::DeliveryForm;
-use tasuki_core::store::tunnel::{Endpoint, EndpointKind};
+use tasuki_core::store::tunnel::Endpoint;
 
 use super::Admin;
 use super::accounts::span;
@@ -147,12 +147,7 @@ fn shown_agent(agent: &Principal, endpoints: &[Endpoint]) -> Value {
     let owned: Vec<String> = endpoints
         .iter()
         .filter(|endpoint| endpoint.agent == agent.id)
-        .map(|endpoint| match &endpoint.kind {
-            EndpointKind::Tcp { port } => format!("tcp {port}"),
-            EndpointKind::Udp { port } => format!("udp {port}"),
-            EndpointKind::Minecraft { name: Some(name) } => format!("minecraft {name}"),
-            EndpointKind::Minecraft { name: None } => "minecraft (default)".to_owned(),
-        })
+        .map(|endpoint| endpoint.kind.to_string())
         .collect();
     json!({
         "name": agent.name,
@@ -185,7 +180,8 @@ pub(super) async fn enrol(
         .ok_or_else(|| switched_off(EngineKind::Tunnel))?;
     if let Some(strange) = input.grants.iter().find(|g| !is_tunnel_grant(g)) {
         return Err(Problem::bad(format!(
-            "{strange} is not for an agent; known: tunnel:name:DOMAIN, tunnel:default, tunnel:port:FROM-TO, tunnel:udp:FROM-TO"
+            "{strange} is not for an agent; known: tunnel:name:DOMAIN, tunnel:default, tunnel:port:FROM-TO, tunnel:udp:FROM-TO, tunnel:share:GROUP, \
+             tunnel:bandwidth:BYTES, tunnel:connections:N"
         )));
     }
     let valid_for = span(input.valid_for.as_deref().unwrap_or("10m"))?;
@@ -254,7 +250,13 @@ fn endpoint_option(grant: &Grant) -> Option<String> {
 const fn is_tunnel_grant(grant: &Grant) -> bool {
     matches!(
         grant,
-        Grant::ExposeName(_) | Grant::ExposeDefault | Grant::ExposePorts(..) | Grant::ExposeUdp(..)
+        Grant::ExposeName(_)
+            | Grant::ExposeDefault
+            | Grant::ExposePorts(..)
+            | Grant::ExposeUdp(..)
+            | Grant::ShareWith(_)
+            | Grant::Bandwidth(_)
+            | Grant::Connections(_)
     )
 }
 

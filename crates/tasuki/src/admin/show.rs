@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tasuki_core::EngineKind;
 use tasuki_core::accounts::PrincipalKind;
 use tasuki_core::store::tunnel::EndpointKind;
+use tasuki_proto::names::Domain;
 
 use super::Admin;
 use super::engines::switched_off;
@@ -35,6 +36,20 @@ pub(super) async fn agent(State(admin): State<Arc<Admin>>, Path(name): Path<Stri
                 "label": endpoint.label, "kind": "tcp", "address": format!("{host}:{port}"),
             }),
             EndpointKind::Udp { port } => udp(&endpoint.label, &host, *port),
+            EndpointKind::Https { name } => web(
+                &endpoint.label,
+                "https",
+                name,
+                &host,
+                tunnel.web_url(&endpoint.kind),
+            ),
+            EndpointKind::Http { name } => web(
+                &endpoint.label,
+                "http",
+                name,
+                &host,
+                tunnel.web_url(&endpoint.kind),
+            ),
         })
         .collect();
     Ok(Json(json!({
@@ -65,6 +80,16 @@ fn java(label: &str, name: Option<String>, host: &str, port: Option<u16>) -> Val
     shown
 }
 
+/// A web server: the address to type, and the DNS that the name needs.
+fn web(label: &str, kind: &str, name: &Domain, host: &str, url: Option<String>) -> Value {
+    json!({
+        "label": label,
+        "kind": kind,
+        "address": url,
+        "dns": (name.as_str() != host).then(|| format!("{name}. 3600 IN CNAME {host}.")),
+    })
+}
+
 /// A UDP port: what a Bedrock player types, what Geyser and Simple Voice Chat have to be told.
 fn udp(label: &str, host: &str, port: u16) -> Value {
     json!({
@@ -72,6 +97,7 @@ fn udp(label: &str, host: &str, port: u16) -> Value {
         "kind": "udp",
         "address": format!("{host}:{port}"),
         "bedrock": {"address": host, "port": port},
+        // GeyserMC/Geyser, AdvancedConfig: `advanced.bedrock`; before its configuration of 2025 it stood in `bedrock`.
         "geyser": {"broadcast-port": port},
         "voice_host": format!("{host}:{port}"),
     })

@@ -86,8 +86,12 @@ pub(super) async fn build(core: &Core, shared: &Arc<Shared>, front: Option<&Fron
             config.tunnel.clone(),
             deps(core, shared, EngineKind::Tunnel, Arc::clone(&core.store) as _),
         );
-        built.tunnel =
-            Some(on_own_runtime(EngineKind::Tunnel, tasuki_tunnel::Engine::build(config, deps)).await?);
+        let (engine, runtime) =
+            on_own_runtime(EngineKind::Tunnel, tasuki_tunnel::Engine::build(config, deps)).await?;
+        if let Some(front) = front {
+            engine.open_web(front);
+        }
+        built.tunnel = Some((engine, runtime));
     }
     Ok(built)
 }

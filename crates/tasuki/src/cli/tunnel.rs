@@ -21,7 +21,7 @@ For a name that exists the code replaces the agent's key at its next start.")]
     Enroll {
         /// The agent's name
         name: String,
-        /// A host name it may expose on the Minecraft port (may be repeated)
+        /// A host name it may expose, on the Minecraft port and the web ports (may be repeated)
         #[arg(long = "name", value_name = "HOST")]
         names: Vec<String>,
         /// A TCP port or range it may expose (may be repeated)
@@ -33,6 +33,15 @@ For a name that exists the code replaces the agent's key at its next start.")]
         /// It may be the default server of the Minecraft port
         #[arg(long)]
         default: bool,
+        /// Agents of the same group share names, ports and their visitors
+        #[arg(long, value_name = "GROUP")]
+        share: Option<String>,
+        /// Bytes a second that its visitors may move in each direction, for example 4MiB
+        #[arg(long, value_name = "SIZE")]
+        bandwidth: Option<String>,
+        /// Visitors' connections that it may have at once
+        #[arg(long, value_name = "N")]
+        connections: Option<u32>,
         /// How long the code holds
         #[arg(long, value_name = "TIME", default_value = "10m")]
         valid_for: String,
@@ -89,6 +98,9 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             ports,
             udp_ports,
             default,
+            share,
+            bandwidth,
+            connections,
             valid_for,
             json,
         } => {
@@ -99,6 +111,9 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             if default || grants.is_empty() {
                 grants.push("tunnel:default".to_owned());
             }
+            grants.extend(share.map(|group| format!("tunnel:share:{group}")));
+            grants.extend(bandwidth.map(|size| format!("tunnel:bandwidth:{size}")));
+            grants.extend(connections.map(|n| format!("tunnel:connections:{n}")));
             let body = json!({"name": name, "grants": grants, "valid_for": valid_for});
             let made = gateway.call(Method::POST, "/v1/tunnel/agents", Some(body))?;
             if json {
@@ -147,7 +162,10 @@ fn show(shown: &Value) -> Outcome {
             ("Address", "address"),
             ("Bedrock address", "bedrock/address"),
             ("Bedrock port", "bedrock/port"),
-            ("Geyser, config.yml: broadcast-port", "geyser/broadcast-port"),
+            (
+                "Geyser, config.yml: advanced.bedrock.broadcast-port",
+                "geyser/broadcast-port",
+            ),
             ("Simple Voice Chat: voice_host", "voice_host"),
         ];
         for (what, path) in lines {
