@@ -22,13 +22,13 @@ use tasuki_core::pool::PoolError;
 use tasuki_core::store::StoreError;
 use tasuki_core::store::fedi::BrakeMode;
 use tasuki_proto::activitypub::activity::{Activity, Kind, Object};
-use tasuki_proto::activitypub::cavage::{Candidate, SignatureError, SignedRequest, check_post};
+use tasuki_proto::activitypub::cavage::{self, Candidate, SignatureError, SignedRequest};
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::json::Limits;
-use tasuki_proto::activitypub::media;
 use tasuki_proto::activitypub::subscription::{
     Admission, handle_answer, handle_follow, handle_self_delete, handle_undo, style_of_follow,
 };
+use tasuki_proto::activitypub::{media, message_signature};
 
 use crate::engine::Inner;
 use crate::keys::{KeyError, KnownKey};
@@ -121,7 +121,10 @@ impl Inner {
             headers: &headers,
         };
         let now = system_time(self.deps.clock.wall());
-        let candidate = check_post(&signed, &body, relay.host(), now);
+        let candidate = match message_signature::is_used(&headers) {
+            true => message_signature::check_post(&signed, &body, relay.origin(), relay.host(), now),
+            false => cavage::check_post(&signed, &body, relay.host(), now),
+        };
         note.signer = candidate.as_ref().ok().map(|found| found.key_id.to_string());
         let limits = Limits {
             bytes: body.len(),
@@ -274,6 +277,9 @@ impl Inner {
     }
 
     async fn verifies(&self, candidate: &Candidate, known: Arc<KnownKey>) -> Result<bool, Problem> {
+        if candidate.kind.is_some_and(|kind| kind != known.key.kind()) {
+            return Ok(false);
+        }
         let candidate = candidate.clone();
         self.compute(move || {
             candidate
@@ -424,7 +430,7 @@ fn flatten(headers: &HeaderMap, authority: Option<&str>) -> BTreeMap<String, Str
         flat.entry(name.as_str().to_owned())
             .and_modify(|known| {
                 known.push_str(", ");
-                known.push_str(value);
+                known.push_str(value.trim());
             })
             .or_insert_with(|| value.trim().to_owned());
     }
@@ -441,7 +447,8 @@ fn signature_problem(error: SignatureError) -> Problem {
         SignatureError::Malformed(_)
         | SignatureError::KeyId(_)
         | SignatureError::Date
-        | SignatureError::Digest => Problem::malformed(error.to_string()),
+        | SignatureError::Digest
+        | SignatureError::ContentDigest => Problem::malformed(error.to_string()),
         _ => Problem::unproven(error.to_string()),
     }
 }

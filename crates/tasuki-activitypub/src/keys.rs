@@ -89,7 +89,7 @@ impl From<Missing> for KeyError {
 pub(crate) struct KnownKey {
     pub(crate) owner: ActorId,
     pub(crate) key: VerifyKey,
-    pem: String,
+    text: String,
 }
 
 /// All known keys.
@@ -179,7 +179,7 @@ impl Keys {
         let known = Arc::new(KnownKey {
             owner,
             key,
-            pem: stored.pem,
+            text: stored.pem,
         });
         self.known.insert(id.as_str().to_owned(), Arc::clone(&known));
         Ok(Some(known))
@@ -210,7 +210,7 @@ impl Keys {
         }
         self.refetched.insert(actor.to_owned(), ());
         let fresh = self.fetch(id, from).await?;
-        Ok((fresh.pem != old.pem).then_some(fresh))
+        Ok((fresh.text != old.text).then_some(fresh))
     }
 
     async fn fetch(&self, id: &KeyId, from: IpAddr) -> Result<Arc<KnownKey>, KeyError> {
@@ -260,21 +260,21 @@ impl Keys {
     }
 
     async fn accept(&self, id: &KeyId, actor: Actor) -> Result<Arc<KnownKey>, KeyError> {
-        let PublicKey { owner, pem, .. } = actor
+        let PublicKey { owner, text, .. } = actor
             .key(id)
             .cloned()
             .ok_or_else(|| KeyError::NotInDocument(format!("{} lists no such key", actor.id)))?;
         let known = Arc::new(KnownKey {
-            key: VerifyKey::parse(&pem)?,
+            key: VerifyKey::parse(&text)?,
             owner,
-            pem: pem.clone(),
+            text: text.clone(),
         });
         let inbox = actor.shared_inbox.as_ref().or(actor.inbox.as_ref());
         self.store
             .remember_key(ActorKey {
                 key_id: id.as_str().to_owned(),
                 owner: known.owner.as_str().to_owned(),
-                pem,
+                pem: text,
                 inbox: inbox.map(|inbox| inbox.as_str().to_owned()),
                 fetched_at: self.clock.wall(),
             })

@@ -1,6 +1,6 @@
-//! RSA verification: aws-lc-rs for ordinary keys, the `rsa` crate for those it refuses (shorter than 2048 bits).
+//! Verification: aws-lc-rs for Ed25519 and ordinary RSA keys, the `rsa` crate for those it refuses (shorter than 2048 bits).
 
-use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
+use aws_lc_rs::signature::{ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rsa::pkcs1::DecodeRsaPublicKey as _;
@@ -9,6 +9,8 @@ use rsa::signature::Verifier as _;
 use rsa::traits::PublicKeyParts as _;
 use rsa::{PublicKey, pkcs1v15};
 use sha2::Sha256;
+use tasuki_proto::activitypub::cavage::KeyKind;
+use tasuki_proto::activitypub::multikey::Multikey;
 
 /// Shortest modulus believed, in bits: the few servers with such keys are old, but there.
 const MIN_BITS: u32 = 1024;
@@ -18,7 +20,7 @@ const MAX_BITS: u32 = 8192;
 /// Why a published key is of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadKey {
-    #[error("the public key is not an RSA key in PEM (SPKI or PKCS#1)")]
+    #[error("the public key is neither an RSA key in PEM (SPKI or PKCS#1) nor a Multikey (Ed25519 or RSA)")]
     Form,
     #[error("the public key has fewer than {MIN_BITS} or more than {MAX_BITS} bits")]
     Size,
@@ -28,12 +30,21 @@ pub(crate) enum BadKey {
 pub(crate) enum VerifyKey {
     Fast(ParsedPublicKey),
     Slow(Box<pkcs1v15::VerifyingKey<Sha256>>),
+    Ed25519(ParsedPublicKey),
 }
 
 impl VerifyKey {
-    /// Reads `BEGIN PUBLIC KEY` (SPKI) and `BEGIN RSA PUBLIC KEY` (PKCS#1).
-    pub(crate) fn parse(pem: &str) -> Result<Self, BadKey> {
-        let der = der_of(pem).ok_or(BadKey::Form)?;
+    /// Reads `BEGIN PUBLIC KEY` (SPKI) and `BEGIN RSA PUBLIC KEY` (PKCS#1), both RSA, and what `publicKeyMultibase` holds. An
+    /// Ed25519 key is taken from a Multikey alone: only these are published for the purpose `assertionMethod`.
+    pub(crate) fn parse(text: &str) -> Result<Self, BadKey> {
+        let der = match Multikey::parse(text) {
+            Some(Multikey::Ed25519(key)) => {
+                let key = ParsedPublicKey::new(&ED25519, key).map_err(|_| BadKey::Form)?;
+                return Ok(Self::Ed25519(key));
+            }
+            Some(Multikey::Rsa(der)) => der,
+            None => der_of(text).ok_or(BadKey::Form)?,
+        };
         let key = PublicKey::from_public_key_der(&der)
             .or_else(|_| PublicKey::from_pkcs1_der(&der))
             .map_err(|_| BadKey::Form)?;
@@ -48,10 +59,18 @@ impl VerifyKey {
         }
     }
 
+    /// What kind of key it is.
+    pub(crate) fn kind(&self) -> KeyKind {
+        match self {
+            Self::Fast(_) | Self::Slow(_) => KeyKind::Rsa,
+            Self::Ed25519(_) => KeyKind::Ed25519,
+        }
+    }
+
     /// Whether `signature` over `message` was made with this key.
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         match self {
-            Self::Fast(key) => key.verify_sig(message, signature).is_ok(),
+            Self::Fast(key) | Self::Ed25519(key) => key.verify_sig(message, signature).is_ok(),
             Self::Slow(key) => pkcs1v15::Signature::try_from(signature)
                 .is_ok_and(|signature| key.verify(message, &signature).is_ok()),
         }

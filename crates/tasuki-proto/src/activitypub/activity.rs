@@ -233,6 +233,8 @@ pub struct Activity {
     pub updated: Option<String>,
     /// Its Linked Data signature.
     pub ld_signature: LdSignature,
+    /// Whether it carries an integrity proof (FEP-8b32) by a key on its actor's host.
+    pub has_proof: bool,
 }
 
 impl Activity {
@@ -258,6 +260,7 @@ impl Activity {
         })?;
         let object = read_object(map.get("object"))?;
         let ld_signature = ld_signature(map, &actor);
+        let has_proof = super::proof::is_offered(map, actor.authority());
         let activity = Self {
             published: map
                 .get("published")
@@ -270,6 +273,7 @@ impl Activity {
             actor,
             object,
             ld_signature,
+            has_proof,
         };
         activity.check_hosts()?;
         Ok(activity)
@@ -322,6 +326,22 @@ impl Activity {
             _ => true,
         };
         outer && inner
+    }
+
+    /// Whether one signature of the relay may serve several hosts for a forward of this: a public activity by somebody else,
+    /// never one that speaks of a subscription, and no Undo, since an Undo of a Follow looks like any other.
+    pub fn may_share_signature(&self) -> bool {
+        let is_plain = matches!(
+            self.kind,
+            Kind::Create
+                | Kind::Update
+                | Kind::Delete
+                | Kind::Announce
+                | Kind::Move
+                | Kind::Add
+                | Kind::Remove
+        );
+        is_plain && self.addressing.is_public(true)
     }
 
     /// The name under which a second copy of the same news is recognised: type, object and version.

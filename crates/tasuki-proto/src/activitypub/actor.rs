@@ -8,10 +8,14 @@ use super::activity::{Addressing, is_content, text_or_id, type_of};
 use super::date;
 use super::ids::{ActorId, InboxUrl, KeyId, ObjectId};
 use super::json::{self, JsonError, Limits};
+use super::multikey::Multikey;
 use super::words::Words;
 
 /// Longest PEM accepted: RSA-8192 takes less than half of it.
 const MAX_PEM_BYTES: usize = 4096;
+
+/// Keys of one kind that are read of an actor.
+const MAX_KEYS: usize = 8;
 
 /// Why a document is not usable as an actor or key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,8 +38,8 @@ pub struct PublicKey {
     pub id: KeyId,
     /// Who says it is theirs.
     pub owner: ActorId,
-    /// SPKI or PKCS#1 in PEM.
-    pub pem: String,
+    /// SPKI or PKCS#1 in PEM, or a multibase text (FEP-521a).
+    pub text: String,
 }
 
 /// An actor document. Stubs that hold only the key (GoToSocial's `/main-key`) have no inbox.
@@ -51,7 +55,7 @@ pub struct Actor {
     pub inbox: Option<InboxUrl>,
     /// Where post for its whole server goes.
     pub shared_inbox: Option<InboxUrl>,
-    /// Its keys; several when `publicKey` is an array.
+    /// Its keys: those of `publicKey`, and those of `assertionMethod` (FEP-521a), which are multibase texts.
     pub keys: Vec<PublicKey>,
     /// When the account was made, as it says.
     pub published: Option<SystemTime>,
@@ -102,11 +106,9 @@ impl Actor {
                 .and_then(|text| InboxUrl::parse(text).ok())
                 .filter(at_home)
         };
-        let keys = match map.get("publicKey") {
-            Some(Value::Array(many)) => many.iter().take(8).filter_map(|one| key_of(one, &id)).collect(),
-            Some(one) => key_of(one, &id).into_iter().collect(),
-            None => Vec::new(),
-        };
+        let rsa = each(map.get("publicKey")).filter_map(|one| key_of(one, &id));
+        let multi = each(map.get("assertionMethod")).filter_map(|one| multikey_of(one, &id));
+        let keys = rsa.chain(multi).collect();
         Ok(Self {
             kind: type_of(&map)
                 .ok_or(ActorError::Missing("type"))?
@@ -156,7 +158,34 @@ fn key_of(value: &Value, actor: &ActorId) -> Option<PublicKey> {
     Some(PublicKey {
         id,
         owner,
-        pem: pem.to_owned(),
+        text: pem.to_owned(),
+    })
+}
+
+/// One value, or the first of several.
+fn each(value: Option<&Value>) -> impl Iterator<Item = &Value> {
+    let all = match value {
+        Some(Value::Array(many)) => many.as_slice(),
+        Some(one) => std::slice::from_ref(one),
+        None => &[],
+    };
+    all.iter().take(MAX_KEYS)
+}
+
+/// A Multikey, embedded with its controller. One that is only named, or on another host, is of no use.
+fn multikey_of(value: &Value, actor: &ActorId) -> Option<PublicKey> {
+    let map = value.as_object()?;
+    let id = KeyId::parse(map.get("id")?.as_str()?).ok()?;
+    let owner = ActorId::parse(text_or_id(map.get("controller"))?).ok()?;
+    let text = map.get("publicKeyMultibase")?.as_str()?;
+    let is_multikey = type_of(map) == Some("Multikey") && Multikey::parse(text).is_some();
+    if !is_multikey || owner != *actor || id.authority() != actor.authority() {
+        return None;
+    }
+    Some(PublicKey {
+        id,
+        owner,
+        text: text.to_owned(),
     })
 }
 

@@ -70,6 +70,18 @@ pub enum SignatureError {
     /// The body is not the one that was signed.
     #[error("the body does not match the Digest header")]
     DigestMismatch,
+    /// RFC 9421: an algorithm other than the two that the fediverse uses.
+    #[error("the signature's algorithm is not supported: use rsa-v1_5-sha256 or ed25519")]
+    MessageAlgorithm,
+    /// RFC 9421: the signature is meant for another application.
+    #[error("the signature's tag names another application")]
+    Tag,
+    /// RFC 9530: no usable `Content-Digest`.
+    #[error("the Content-Digest header has no sha-256 or sha-512 value of the right form")]
+    ContentDigest,
+    /// RFC 9530: the body is not the one that was signed.
+    #[error("the body does not match the Content-Digest header")]
+    ContentDigestMismatch,
 }
 
 /// The algorithms that mean RSA with SHA-256 here.
@@ -204,11 +216,22 @@ pub struct SignedRequest<'a> {
     pub headers: &'a BTreeMap<String, String>,
 }
 
+/// What kind of key a signature was made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyKind {
+    /// RSA, PKCS#1 v1.5 with SHA-256.
+    Rsa,
+    /// Ed25519.
+    Ed25519,
+}
+
 /// A request whose signature satisfies the policy; what remains is the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// Whose key to verify with.
     pub key_id: KeyId,
+    /// What the key must be, where the signature says so; otherwise the key decides.
+    pub kind: Option<KeyKind>,
     /// The signature.
     pub signature: Vec<u8>,
     /// The signing string as sent, and again without the query string: Mastodon, GoToSocial and Pleroma try both, since
@@ -241,13 +264,7 @@ pub fn check_post(
             return Err(SignatureError::NotCovered(shown));
         }
     }
-    let host = request.headers.get("host").ok_or(SignatureError::HeaderMissing)?;
-    // Some clients write the default port too; the signature holds over what they wrote.
-    let is_own = host.eq_ignore_ascii_case(own_host)
-        || Authority::parse(host).is_ok_and(|host| host.as_str() == own_host);
-    if !is_own {
-        return Err(SignatureError::WrongHost);
-    }
+    check_own_host(request, own_host)?;
     let valid_until = check_time(&header, request.headers, now)?;
     let digest = request
         .headers
@@ -261,10 +278,23 @@ pub fn check_post(
     }
     Ok(Candidate {
         key_id: header.key_id,
+        kind: (header.algorithm == Algorithm::RsaSha256).then_some(KeyKind::Rsa),
         signature: header.signature,
         signing_strings,
         valid_until,
     })
+}
+
+/// The request is for this server.
+pub(super) fn check_own_host(request: &SignedRequest<'_>, own_host: &str) -> Result<(), SignatureError> {
+    let host = request.headers.get("host").ok_or(SignatureError::HeaderMissing)?;
+    // Some clients write the default port too; the signature holds over what they wrote.
+    let is_own = host.eq_ignore_ascii_case(own_host)
+        || Authority::parse(host).is_ok_and(|host| host.as_str() == own_host);
+    match is_own {
+        true => Ok(()),
+        false => Err(SignatureError::WrongHost),
+    }
 }
 
 /// Date or `(created)` must be signed and within the window; returns the end of the window.
@@ -390,6 +420,8 @@ pub fn check_digest(header: &str, body: &[u8]) -> Result<(), SignatureError> {
 
 /// What the relay signs on a POST, in the order that every server accepts.
 pub const POST_COVERED: [&str; 5] = ["(request-target)", "host", "date", "digest", "content-type"];
+/// What the relay signs on a POST that goes to several hosts: neither the host nor the path.
+pub const SHARED_COVERED: [&str; 2] = ["date", "digest"];
 /// What the relay signs on a GET.
 pub const GET_COVERED: [&str; 4] = ["(request-target)", "host", "date", "accept"];
 

@@ -32,6 +32,11 @@ impl Relay {
         &self.host
     }
 
+    /// `https://HOST`, without a slash at the end.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
     /// The actor's id.
     pub fn actor_id(&self) -> String {
         format!("{}/actor", self.origin)
@@ -83,6 +88,22 @@ impl Relay {
                 "owner": self.actor_id(),
                 "publicKeyPem": public_key_pem,
             },
+        })
+    }
+
+    /// The news that the actor's document changed, with the whole of it: who knows the old key learns the new one from it.
+    pub fn update_of_actor(&self, unique: &str, mut actor: Value) -> Value {
+        let context = actor
+            .as_object_mut()
+            .and_then(|actor| actor.remove("@context"))
+            .unwrap_or_else(|| json!(CONTEXT));
+        json!({
+            "@context": context,
+            "id": self.activity_id(unique),
+            "type": "Update",
+            "actor": self.actor_id(),
+            "to": [super::PUBLIC],
+            "object": actor,
         })
     }
 

@@ -1,7 +1,7 @@
 //! The pure half of the fediverse relay: reading, judging and writing what goes over the wire.
 //!
 //! What it does: strict reading of activities ([`json`], [`activity`]), names that compare safely ([`ids`]),
-//! the draft-cavage HTTP signature ([`cavage`]), the subscription machine ([`subscription`]), the table that says what is
+//! HTTP signatures ([`cavage`], [`message_signature`]), signed documents ([`ld`], [`proof`]), the subscription machine ([`subscription`]), the table that says what is
 //! sent to whom ([`decision`]), and every document that the relay serves or sends ([`documents`]).
 //! What it does not: sockets, keys, time of day, storage. Time is an argument, keys belong to the engine.
 //!
@@ -19,9 +19,13 @@ pub mod date;
 pub mod decision;
 pub mod documents;
 pub mod ids;
+pub mod jcs;
 pub mod json;
 pub mod ld;
 pub mod media;
+pub mod message_signature;
+pub mod multikey;
+pub mod proof;
 pub mod software;
 pub mod subscription;
 pub mod words;

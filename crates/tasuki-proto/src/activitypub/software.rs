@@ -145,6 +145,18 @@ pub fn is_relay(software: &str) -> bool {
     RELAYS.contains(&name_of(software))
 }
 
+/// Whether servers that run `software` take a POST whose signature covers `date` and `digest` alone, so that one signature
+/// serves many of them. Mastodon does since 3.2.1 (`SignedRequest#verify_signature_strength!` wants the digest and a time; the
+/// host only on GET), and so does what was made of it. Misskey wants `(request-target)` and `host` too, Iceshrimp.NET likewise.
+pub fn takes_shared_signatures(software: &str) -> bool {
+    is_mastodon_family(software)
+}
+
+/// Whether servers that run `software` are known to read signatures of the older draft only: nothing else is tried there.
+pub fn knows_only_the_draft(software: &str) -> bool {
+    is_mastodon_family(software) || is_misskey_family(software)
+}
+
 /// The largest body that servers running `software` take, where it is smaller than the relay's own limit.
 pub fn inbox_limit_bytes(software: &str) -> Option<usize> {
     is_misskey_family(software).then_some(MISSKEY_INBOX_BYTES)

@@ -23,7 +23,7 @@ fn the_actor_is_what_every_client_demands() {
     assert_eq!(actor["@context"][0], CONTEXT);
     assert_eq!(actor["manuallyApprovesFollowers"], false);
     let read = Actor::read(actor.to_string().as_bytes(), &Limits::default()).unwrap();
-    assert_eq!(read.keys[0].pem, "PEM");
+    assert_eq!(read.keys[0].text, "PEM");
     assert_eq!(read.inbox, read.shared_inbox);
 }
 

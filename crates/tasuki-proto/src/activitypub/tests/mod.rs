@@ -3,6 +3,8 @@
 mod cavage;
 mod documents;
 mod ld;
+mod message_signature;
+mod proof;
 mod reading;
 mod software;
 mod subscription;

@@ -354,7 +354,7 @@ fn an_actors_key_and_inbox_belong_to_its_own_host() {
         actor.inbox.as_ref().unwrap().as_str(),
         "https://h.example/relay/inbox"
     );
-    assert_eq!(actor.keys[0].pem, "PEM");
+    assert_eq!(actor.keys[0].text, "PEM");
     assert!(actor.is_instance());
     let forged = read(
         r#"{"id":"https://h.example/u","type":"Person","inbox":"https://victim.example/inbox",
