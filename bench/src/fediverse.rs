@@ -18,10 +18,11 @@ use crate::report::Line;
 use crate::rounds::{LOG, Plan, Suite};
 
 pub(crate) const SUITE: Suite = Suite {
-    cases: &["full", "inbound"],
+    cases: &["full", "shared", "inbound"],
     more_cases: &[],
     peers: |case| match case {
         "full" => &["tasuki", "activityrelay", "sign", "post"],
+        "shared" => &["tasuki", "post"],
         _ => &["tasuki", "activityrelay"],
     },
     slow_peers: &[],
@@ -88,7 +89,7 @@ fn measure(plan: &Plan, case: &str, peer: &str, directory: &Path) -> Result<Line
         return alone(Running::part(&arguments, &log)?, line);
     }
     let relay = match peer {
-        "tasuki" => tasuki(plan, directory, &log, port)?,
+        "tasuki" => tasuki(plan, directory, &log, port, case == "shared")?,
         "activityrelay" => activityrelay(plan, directory, &log, port)?,
         other => bail!("unknown peer {other}"),
     };
@@ -119,6 +120,9 @@ fn measure(plan: &Plan, case: &str, peer: &str, directory: &Path) -> Result<Line
     wait_until("every host's Accept", Duration::from_secs(120), || {
         Ok(counted(count)?["accepts"] == hosts as u64)
     })?;
+    if case == "shared" {
+        wait_for_shared(plan, directory, hosts)?;
+    }
     let others = hosts as u64 - 1;
     let (warm_up, notes) = if case == "inbound" {
         (200, 2000)
@@ -157,6 +161,21 @@ fn measure(plan: &Plan, case: &str, peer: &str, directory: &Path) -> Result<Line
     })
 }
 
+/// Until the relay knows of every host that it takes a shared signature: it has asked for its NodeInfo.
+fn wait_for_shared(plan: &Plan, directory: &Path, hosts: usize) -> Result<()> {
+    let program = plan.program("tasuki")?;
+    wait_until("every host's NodeInfo", Duration::from_secs(300), || {
+        let said = Command::new(&program)
+            .env("TASUKI_CONFIG", directory.join("tasuki.toml"))
+            .args(["fedi", "subscribers", "--json"])
+            .output()?;
+        let listed: Value = serde_json::from_slice(&said.stdout)?;
+        let subscribers = listed["subscribers"].as_array().context("subscribers")?;
+        let shared = subscribers.iter().filter(|one| one["signature"] == "shared");
+        Ok(shared.count() == hosts)
+    })
+}
+
 fn alone(part: Running, line: Line) -> Result<Line> {
     let figure: Value = serde_json::from_str(&part.result()?)?;
     Ok(Line {
@@ -189,13 +208,14 @@ fn wait_for_deliveries(port: u16, wanted: u64) -> Result<u64> {
     }
 }
 
-fn tasuki(plan: &Plan, directory: &Path, log: &Path, port: u16) -> Result<Relay> {
+fn tasuki(plan: &Plan, directory: &Path, log: &Path, port: u16, shared: bool) -> Result<Relay> {
     let config = directory.join("tasuki.toml");
     fs::write(
         &config,
         include_str!("../config/fediverse.toml")
             .replace("DIRECTORY", &directory.display().to_string())
-            .replace("PORT_FRONT", &port.to_string()),
+            .replace("PORT_FRONT", &port.to_string())
+            .replace("SHARED", if shared { "true" } else { "false" }),
     )?;
     let program = plan.program("tasuki")?;
     let made = Command::new(&program)

@@ -368,3 +368,84 @@ fn a_subscriber_that_hangs_or_fails_holds_up_nobody_and_gets_everything_later() 
     }
     gateway.assert_healthy();
 }
+
+#[test]
+fn an_instance_that_knows_only_newer_signatures_joins_publishes_and_receives() {
+    let gateway = Gateway::start(Gateway::FEDIVERSE);
+    let directory = gateway.directory();
+    let modern = Instance::start("modern", "127.0.0.1", directory, &[]);
+    let mastodon = Instance::start("mastodon", "127.0.0.2", directory, &[]);
+    // A Follow signed with RSA by RFC 9421; the Accept is refused under the draft, and sent again as it is asked for.
+    for instance in [&modern, &mastodon] {
+        instance.subscribe(&gateway.relay_inbox());
+    }
+    let host = modern.base.trim_start_matches("http://").to_owned();
+    eventually("what it takes is known", || {
+        let form = gateway.json(&["fedi", "form", &host, "--json"]);
+        (form["signature"] == "rfc9421" && form["software"] == "newcomer 1.0").then_some(())
+    });
+    // Signed with Ed25519, and proven by FEP-8b32 only: others are sent an Announce.
+    let created = modern.publish(&json!({"text": "by Ed25519"})).remove(0);
+    let got = mastodon.wait_for("the Announce", |got| got["object"] == created["object"]);
+    assert_eq!(got["type"], "Announce");
+    let created = mastodon.publish(&json!({"text": "to the modern one"})).remove(0);
+    let got = modern.wait_for("the Announce", |got| got["object"] == created["object"]);
+    assert!(got["headers"]["signature-input"].is_string(), "{got}");
+    // What somebody else brings is believed by the proof, until a letter of it is changed.
+    let draft = modern.control("draft", &json!({"text": "carried"}));
+    let body = STANDARD.decode(draft["body_base64"].as_str().unwrap()).unwrap();
+    let bring = |body: &[u8]| {
+        let raw =
+            json!({"url": gateway.relay_inbox(), "key": "subscriber", "body_base64": STANDARD.encode(body)});
+        mastodon.control("raw", &raw)
+    };
+    let changed = String::from_utf8(body.clone())
+        .unwrap()
+        .replace("carried", "forged!");
+    let refused = bring(changed.as_bytes());
+    assert_eq!(refused["status"], 403, "{refused}");
+    assert!(
+        refused["answer"]
+            .as_str()
+            .unwrap()
+            .contains("integrity proof does not verify"),
+        "{refused}"
+    );
+    let taken = bring(&body);
+    assert_eq!(taken["status"], 202, "{taken}");
+    let third = Instance::start("mastodon", "127.0.0.3", directory, &[]);
+    third.subscribe(&gateway.relay_inbox());
+    let draft = modern.control("draft", &json!({"text": "carried again"}));
+    let body = STANDARD.decode(draft["body_base64"].as_str().unwrap()).unwrap();
+    assert_eq!(bring(&body)["status"], 202);
+    third.wait_for("the Announce", |got| got["object"] == draft["object"]);
+}
+
+#[test]
+fn the_relays_key_is_changed_while_posts_flow() {
+    let gateway = Gateway::start(Gateway::FEDIVERSE);
+    let four = four(&gateway);
+    let readers = [&four.other, &four.misskey];
+    for number in 0..6 {
+        if number == 2 {
+            let done = gateway.json(&["fedi", "rotate-key", "--json"]);
+            assert_eq!(done["told"], 4, "{done}");
+            assert!(done["old_key_until"].is_string(), "{done}");
+        }
+        let created = four
+            .mastodon
+            .publish(&json!({"text": format!("post {number}")}))
+            .remove(0);
+        for reader in readers {
+            reader.wait_for("the forward", |got| got["id"] == created["id"]);
+        }
+        four.litepub
+            .wait_for("the Announce", |got| got["object"] == created["object"]);
+    }
+    for instance in [&four.other, &four.misskey, &four.litepub] {
+        let told = instance.wait_for("the Update", |got| got["type"] == "Update");
+        assert_eq!(told["actor"], gateway.relay_actor());
+    }
+    let (_, said) = gateway.fails(&["fedi", "rotate-key"]);
+    assert!(said.contains("still signs until"), "{said}");
+}

@@ -53,6 +53,9 @@ pub struct FediConfig {
     pub backlog_per_second: u32,
     /// Deliveries under way to all hosts at once.
     pub max_deliveries: usize,
+    /// Whether one signature serves many hosts that ask for no more (Mastodon and what was made of it), where the relay is open
+    /// and no rule is about them.
+    pub shared_signatures: bool,
     /// Time to connect to another server, TLS included.
     #[serde(with = "duration")]
     pub connect_timeout: Duration,
@@ -101,6 +104,7 @@ impl Default for FediConfig {
             host_concurrency: 4,
             backlog_per_second: 50,
             max_deliveries: 2000,
+            shared_signatures: true,
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(10),
             retry: [

@@ -134,8 +134,11 @@ impl Engine {
         let log = Arc::new(Log::new(Arc::clone(&store)));
         let trail = Arc::new(Trail::default());
         let outage = Arc::new(Outage::default());
+        let (max_deliveries, backlog_per_second) = (config.max_deliveries, config.backlog_per_second);
+        let config = Arc::new(ArcSwap::from_pointee(config));
         let common = Common {
             store: Arc::clone(&store),
+            config: Arc::clone(&config),
             relay: relay.clone(),
             suspects: Arc::clone(&suspects),
             subscribers: Arc::clone(&subscribers),
@@ -146,11 +149,10 @@ impl Engine {
             metrics: metrics.clone(),
             events: deps.events.for_engine(EngineKind::Fediverse),
             clock: deps.clock.clone(),
-            backlog_per_second: config.backlog_per_second,
-            places: Arc::new(Semaphore::new(config.max_deliveries)),
+            backlog_per_second,
+            places: Arc::new(Semaphore::new(max_deliveries)),
             progressed: Notify::new(),
         };
-        let config = Arc::new(ArcSwap::from_pointee(config));
         let lanes = Arc::new(Lanes::default());
         let fanout = Fanout {
             store: Arc::clone(&store),
@@ -280,6 +282,9 @@ async fn follow_store(inner: Arc<Inner>, shutdown: Shutdown) {
             () = tokio::time::sleep(REFRESH), if ask_again => {}
         }
         let refreshed = inner.subscribers.refresh().await;
+        if matches!(refreshed, Ok(true)) && inner.store.is_shared() {
+            inner.follow_keys().await;
+        }
         ask_again = refreshed.is_err() || inner.store.is_shared();
         if let Err(error) = refreshed {
             tracing::debug!(error = %error, "the subscriptions were not read");

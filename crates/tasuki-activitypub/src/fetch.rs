@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use crate::guard::{Guard, Guarded};
-use crate::signer::{SignError, Signer};
+use crate::signer::{KeyChoice, SignError, Signer};
 
 /// What a fetch asks for.
 const FETCH_ACCEPT: &str =
@@ -173,7 +173,11 @@ impl Fetcher {
     async fn follow(&self, mut url: Url, wanted: Wanted) -> Result<Document, FetchError> {
         url.set_fragment(None);
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.ask(&url, wanted).await?;
+            let mut response = self.ask(&url, wanted, KeyChoice::Current).await?;
+            // A host that keeps the relay's old key may not have heard of the new one.
+            if response.status() == StatusCode::UNAUTHORIZED && self.signer.previous_until().is_some() {
+                response = self.ask(&url, wanted, KeyChoice::Previous).await?;
+            }
             let status = response.status();
             if status.is_redirection() {
                 url = redirect_target(&url, &response)?;
@@ -188,7 +192,7 @@ impl Fetcher {
         Err(FetchError::Redirect(url))
     }
 
-    async fn ask(&self, url: &Url, wanted: Wanted) -> Result<reqwest::Response, FetchError> {
+    async fn ask(&self, url: &Url, wanted: Wanted, key: KeyChoice) -> Result<reqwest::Response, FetchError> {
         self.guard.check(url)?;
         let host = Authority::of(url).map(|a| a.to_string()).unwrap_or_default();
         let target = match url.query() {
@@ -197,7 +201,7 @@ impl Fetcher {
         };
         let signed = self
             .signer
-            .sign_get(Arc::clone(&self.key_id), host, target, wanted.accept())
+            .sign_get(key, Arc::clone(&self.key_id), host, target, wanted.accept())
             .await?;
         self.client
             .get(url.clone())

@@ -13,7 +13,7 @@ use tasuki_proto::activitypub::subscription::State;
 
 use crate::config::FediConfig;
 use crate::engine::Inner;
-use crate::lanes::LaneStatus;
+use crate::lanes::{LaneStatus, SignatureUse};
 use crate::subscribe::Asker;
 use crate::subscribers::{self, Subscriber, follow_back_id};
 
@@ -40,6 +40,11 @@ pub enum HandleError {
         "instances have subscribed here under another key: take the other relay over into a gateway without subscribers"
     )]
     KeyInUse,
+    /// The last change of the key is not over.
+    #[error(
+        "the key was changed a short while ago: the one before it still signs until {0}; a key that others know is changed with --compromised"
+    )]
+    KeyChanging(String),
     /// The key was not stored.
     #[error("the key was not taken over: {0}")]
     Key(String),
@@ -73,6 +78,10 @@ pub struct SubscriberStatus {
     pub form: DeliveryForm,
     /// Why that form, in words.
     pub form_reason: String,
+    /// How what is public is signed for it.
+    pub signature: SignatureUse,
+    /// Why so, in words.
+    pub signature_reason: String,
     /// Since when.
     pub since: Timestamp,
     /// Since when nothing reaches it, if so.
@@ -143,9 +152,15 @@ impl Handle {
             .map(|lane| (lane.host.clone(), lane))
             .collect();
         let rows = self.inner.store.subscriptions().await?;
+        let config = self.inner.config.load();
+        let receivers = self.inner.subscribers.receivers(config.mode);
+        let sign = |row: &_| subscribers::signature_of(row, &receivers, &config);
         Ok(rows
             .into_iter()
-            .map(|row| SubscriberStatus {
+            .map(|row| (sign(&row), row))
+            .map(|((signature, signature_reason), row)| SubscriberStatus {
+                signature,
+                signature_reason,
                 deliveries: lanes.remove(&row.host),
                 form: subscribers::form_of(&row),
                 form_reason: subscribers::form_reason(&row),

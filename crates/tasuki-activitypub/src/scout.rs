@@ -93,17 +93,22 @@ pub(crate) async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
         }
         tokio::select! {
             () = shutdown.begun() => return,
-            result = inner.look_round() => if let Err(error) = result {
-                tracing::debug!(error = %error, "the facts of the subscribers were not looked at");
+            result = inner.look_round() => match result {
+                // What did not fit into the round need not wait for the next.
+                Ok(is_more) => if is_more { inner.suspects.wake() },
+                Err(error) => {
+                    tracing::debug!(error = %error, "the facts of the subscribers were not looked at");
+                }
             }
         }
     }
 }
 
 impl Inner {
-    async fn look_round(&self) -> Result<(), StoreError> {
+    /// Says whether there were more than fit into a round.
+    async fn look_round(&self) -> Result<bool, StoreError> {
         if self.relay.is_none() {
-            return Ok(());
+            return Ok(false);
         }
         let now = self.deps.clock.wall();
         let suspend_after = self.config.load().suspend_after;
@@ -124,6 +129,7 @@ impl Inner {
             .filter(is_due)
             .collect();
         due.sort_by_key(|row| (!suspects.contains(&row.host), row.looked_at));
+        let is_more = due.len() > PER_ROUND;
         due.truncate(PER_ROUND);
         stream::iter(due)
             .for_each_concurrent(AT_ONCE, |row| async move {
@@ -147,7 +153,7 @@ impl Inner {
         for host in self.enforce(asker).await? {
             tracing::info!(actor.host = %host, "a subscriber was removed by a rule of moderation");
         }
-        Ok(())
+        Ok(is_more)
     }
 
     async fn look_at(&self, row: &fedi::Subscription, at: Timestamp) -> HostFacts {

@@ -9,7 +9,9 @@ use sha2::{Digest as _, Sha256};
 use tasuki_core::acl::{Acl, Origin, RuleSpec};
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::HostNo;
-use tasuki_core::store::fedi::{self, DeliveryForm, Orders, SubscriptionState, SubscriptionStyle};
+use tasuki_core::store::fedi::{
+    self, DeliveryForm, LearntSignature, Orders, SubscriptionState, SubscriptionStyle,
+};
 use tasuki_core::store::{FediStore, StoreError};
 use tasuki_proto::activitypub::PUBLIC;
 use tasuki_proto::activitypub::decision::Delivery;
@@ -18,7 +20,8 @@ use tasuki_proto::activitypub::ids::{ActorId, Authority, InboxUrl};
 use tasuki_proto::activitypub::software::{self, Known};
 use tasuki_proto::activitypub::subscription::{FollowBack, State, Style, Subscription};
 
-use crate::config::Mode;
+use crate::config::{FediConfig, Mode};
+use crate::lanes::SignatureUse;
 use crate::moderation::Moderation;
 use crate::policy::{Rules, Verdict, Wish, decide};
 
@@ -32,6 +35,8 @@ pub(crate) struct Subscriber {
     chosen_form: Option<DeliveryForm>,
     delivery: Delivery,
     takes_deletes: bool,
+    /// How it wants requests signed, if it refused the usual way.
+    pub(crate) learnt_signature: Option<LearntSignature>,
     pub(crate) since: Timestamp,
     pub(crate) failing_since: Option<Timestamp>,
     pub(crate) suspended_at: Option<Timestamp>,
@@ -46,6 +51,7 @@ impl Subscriber {
             host_no: row.host_no,
             software: row.software.clone(),
             chosen_form: row.chosen_form,
+            learnt_signature: row.learnt_signature,
             since: row.since,
             failing_since: row.failing_since,
             suspended_at: row.suspended_at,
@@ -91,6 +97,21 @@ impl Subscriber {
     /// The form for other people's activities; see [`form_of`].
     pub(crate) fn delivery(&self) -> Delivery {
         self.delivery
+    }
+
+    /// Whether nothing speaks against a shared signature: its software takes one, it has not refused one, and it is neither
+    /// blocked nor limited, by name, by software or by an access rule.
+    fn may_share_signature(&self, moderation: &Moderation, rules: Rules<'_>) -> bool {
+        let software = self.software.as_deref();
+        let publish = Wish::Publish {
+            subscribed: true,
+            principal: None,
+        };
+        software.is_some_and(software::takes_shared_signatures)
+            && self.learnt_signature.is_none()
+            && moderation.host(&self.authority).is_none()
+            && moderation.software(software).is_none()
+            && decide(rules, &self.authority, software, None, publish) == Verdict::Yes
     }
 
     /// Whether it takes forwarded Deletes, whatever the form for the rest.
@@ -139,6 +160,32 @@ pub(crate) fn form_reason(row: &fedi::Subscription) -> String {
             }
         }
     }
+}
+
+/// How what is public is signed for a host, and why, in words for the operator.
+pub(crate) fn signature_of(
+    row: &fedi::Subscription,
+    receivers: &Receivers,
+    config: &FediConfig,
+) -> (SignatureUse, String) {
+    let is_shared = config.shared_signatures && receivers.shared.contains(row.host_no.0);
+    let signature = SignatureUse::of(row.learnt_signature, is_shared);
+    let answer = row.signature_answer.as_deref().unwrap_or_default();
+    let reason = match (row.learnt_signature, &row.software) {
+        (Some(LearntSignature::Full), _) => format!("it refused a shared signature: {answer}"),
+        (Some(LearntSignature::Message), _) => format!("it refused the older draft: {answer}"),
+        (None, Some(software)) if is_shared => {
+            format!("{software} asks for date and digest under a signature")
+        }
+        (None, _) if !config.shared_signatures => "fediverse.shared_signatures is off".to_owned(),
+        (None, _) if config.mode != Mode::Open => "the relay is not open to everybody".to_owned(),
+        (None, Some(software)) if software::takes_shared_signatures(software) => {
+            "it does not receive, or a rule is about it".to_owned()
+        }
+        (None, Some(software)) => format!("{software} is not known to take a shared signature"),
+        (None, None) => "its software is not known".to_owned(),
+    };
+    (signature, reason)
 }
 
 fn style_of(style: SubscriptionStyle) -> Style {
@@ -200,6 +247,9 @@ pub(crate) struct Receivers {
     pub(crate) announce: RoaringBitmap,
     /// Of these, the hosts that take forwarded Deletes all the same.
     pub(crate) deletes: RoaringBitmap,
+    /// Hosts that may be sent a signature that serves many of them (`lanes/shared.rs` says why): known to ask for no more, the
+    /// relay open, and no rule about them.
+    pub(crate) shared: RoaringBitmap,
 }
 
 /// The table, shared and replaced as a whole.
@@ -290,6 +340,7 @@ impl Subscribers {
             forward: RoaringBitmap::new(),
             announce: RoaringBitmap::new(),
             deletes: RoaringBitmap::new(),
+            shared: RoaringBitmap::new(),
         };
         for subscriber in table.by_host.values() {
             // A rule that came later, or a host taken from the list, ends the supply at once; the operator's removal then
@@ -305,6 +356,9 @@ impl Subscribers {
                 subscriber.subscription.state == State::Active && subscriber.suspended_at.is_none();
             if matches!(verdict, Verdict::No(_)) || !is_served {
                 continue;
+            }
+            if mode == Mode::Open && subscriber.may_share_signature(&moderation, rules) {
+                receivers.shared.insert(subscriber.host_no.0);
             }
             match subscriber.delivery() {
                 Delivery::Forward => receivers.forward.insert(subscriber.host_no.0),

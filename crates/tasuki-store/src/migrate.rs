@@ -36,6 +36,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     14 "0014_lives",
     15 "0015_tls",
     21 "0021_sharing",
+    40 "0040_signatures",
 );
 
 const POSTGRES: &[Migration] = migrations!("postgres":
@@ -54,6 +55,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     14 "0014_lives",
     15 "0015_tls",
     21 "0021_sharing",
+    40 "0040_signatures",
 );
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";

@@ -28,6 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import contexts
+import modern
 import wire
 from styles import STYLES
 from wire import ACTIVITY_JSON, PUBLIC, Client, Refused, host_of
@@ -77,7 +78,7 @@ class Instance:
             words = text if count == 1 else f"{text} {number}"
             body, identity, key = self.style.publish(kind, words, target, to, cc)
             try:
-                status, _, answer = self.client.post(self.relay_inbox, body, key)
+                status, _, answer = self._post(self.relay_inbox, body, key)
             except (OSError, http.client.HTTPException) as error:
                 # Nobody answered: the relay may have it or not.
                 status, answer = None, f"{type(error).__name__}: {error}".encode()
@@ -108,8 +109,14 @@ class Instance:
             self.released = threading.Event()
         return {"inbox": inbox}
 
+    def _post(self, url, body, key):
+        if not self.style.message_signatures:
+            return self.client.post(url, body, key)
+        headers = modern.signed_headers(url, {"Content-Type": ACTIVITY_JSON}, body, key)
+        return self.client.request("POST", url, headers, body)
+
     def _send(self, activity, key):
-        status, _, answer = self.client.post(self.relay_inbox, wire.encode(activity), key)
+        status, _, answer = self._post(self.relay_inbox, wire.encode(activity), key)
         return {"id": activity["id"], "status": status, "answer": answer.decode("utf-8", "replace")}
 
     # -- the inbox ---------------------------------------------------------------------------------
@@ -141,18 +148,15 @@ class Instance:
             raise Refused(415, f"content type {headers.get('content-type')!r}")
         if headers.get("host", "").lower() != host_of(self.base):
             raise Refused(401, f"Host is {headers.get('host')!r}")
-        if not headers.get("digest", "").startswith("SHA-256="):
-            raise Refused(401, "no Digest with SHA-256")
-        parts = wire.signature_parts(headers)
-        style.required_headers(parts["headers"].lower().split())
-        signer, pem, actor = self._key_of(parts["keyId"])
+        key_id, check = self._signature(path, headers, body)
+        signer, pem, actor = self._key_of(key_id)
         record["signer"] = signer
         try:
-            wire.check_http_signature("POST", path, headers, body, pem, style.window_s)
+            check(pem)
         except Refused:
-            self.keys.pop(parts["keyId"], None)
-            signer, pem, actor = self._key_of(parts["keyId"])
-            wire.check_http_signature("POST", path, headers, body, pem, style.window_s)
+            self.keys.pop(key_id, None)
+            signer, pem, actor = self._key_of(key_id)
+            check(pem)
 
         try:
             activity = json.loads(body)
@@ -168,6 +172,18 @@ class Instance:
         elif host_of(activity["id"]) != host_of(signer):
             raise Refused(202, "host of the id and of the signer differ")
         return self._process(activity, signer, actor)
+
+    def _signature(self, path, headers, body):
+        """The key that signed, by its id, and how to check that with its PEM."""
+        window_s = self.style.window_s
+        if self.style.message_signatures:
+            return modern.key_id_of(headers), lambda pem: modern.check_request(
+                self.base + path, headers, body, pem, window_s)
+        if not headers.get("digest", "").startswith("SHA-256="):
+            raise Refused(401, "no Digest with SHA-256")
+        parts = wire.signature_parts(headers)
+        self.style.required_headers(parts["headers"].lower().split())
+        return parts["keyId"], lambda pem: wire.check_http_signature("POST", path, headers, body, pem, window_s)
 
     def _process(self, activity, signer, actor):
         kind = activity["type"]
@@ -305,7 +321,8 @@ class Handler(BaseHTTPRequestHandler):
         elif instance.inbox_mode != "normal":
             return self._answer(int(instance.inbox_mode), "application/json", {"error": "as told"})
         status, outcome, after = instance.receive(self.path, self._headers(), body)
-        self._answer(status, "application/json", {"outcome": outcome})
+        wish = {"Accept-Signature": modern.WISH} if status == 401 and instance.style.message_signatures else {}
+        self._answer(status, "application/json", {"outcome": outcome}, wish)
         if after is not None:
             threading.Thread(target=after, daemon=True).start()
 
@@ -324,11 +341,13 @@ class Handler(BaseHTTPRequestHandler):
     def _headers(self):
         return {name.lower(): value for name, value in self.headers.items()}
 
-    def _answer(self, status, content_type, document):
+    def _answer(self, status, content_type, document, more=None):
         body = wire.encode(document)
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
+        for name, value in (more or {}).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 

@@ -4,6 +4,7 @@ import itertools
 import re
 import uuid
 
+import modern
 from wire import AS2, PUBLIC, Key, Refused, check_document_signature, encode, host_of, now_iso, sign_document
 
 _FOLLOW_RELAY = re.compile(r"follow-relay/(\w+)")
@@ -32,6 +33,7 @@ class Style:
     inbox_limit = 1024 * 1024
     window_s = 3600
     signs_documents = True
+    message_signatures = False
 
     def __init__(self, base):
         self.base = base
@@ -99,7 +101,12 @@ class Style:
                         "published": now_iso(), "object": identity}
         else:
             raise ValueError(f"publish: unknown kind {kind!r}")
-        return encode(sign_document({**envelope, **activity}, self.author_key)), identity, self.author_key
+        body, key = self.finish({**envelope, **activity})
+        return body, identity, key
+
+    def finish(self, activity):
+        """The bytes of an activity, signed by its author, and the key for the request."""
+        return encode(sign_document(activity, self.author_key)), self.author_key
 
     # -- receiving ---------------------------------------------------------------------------------
 
@@ -249,4 +256,25 @@ class LitePub(Style):
         raise Refused(400, "Invalid HTTP Signature")
 
 
-STYLES = {"mastodon": Mastodon, "misskey": Misskey, "litepub": LitePub}
+class Modern(Style):
+    """Takes and makes only signatures by RFC 9421, and proves its documents by FEP-8b32."""
+
+    software = ("newcomer", "1.0")
+    subscriber_path = "/actor"
+    subscriber_name = "instance"
+    message_signatures = True
+
+    def __init__(self, base):
+        super().__init__(base)
+        self.ed_key = modern.EdKey(self.author)
+        self.documents[self.author]["assertionMethod"] = [self.ed_key.method()]
+        self.add(_actor(base, "/actor", "Application", self.subscriber_name, self.subscriber_key))
+
+    def new_follow_id(self):
+        return f"{self.base}/follows/{uuid.uuid4()}"
+
+    def finish(self, activity):
+        return encode(modern.add_proof(activity, self.ed_key)), self.ed_key
+
+
+STYLES = {"mastodon": Mastodon, "misskey": Misskey, "litepub": LitePub, "modern": Modern}

@@ -1,15 +1,18 @@
 //! The newest entries of the log in memory, each once for all hosts, with its digest.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use tasuki_core::ids::LogSeq;
 use tasuki_core::store::fedi::{Entry, EntryKind};
 use tasuki_core::store::{FediStore, StoreError};
+use tasuki_proto::activitypub::activity::Activity;
 use tasuki_proto::activitypub::cavage;
 use tasuki_proto::activitypub::documents::Relay;
+use tasuki_proto::activitypub::json::Limits;
 
+use super::shared::Shared;
 use crate::time::system_time;
 use crate::unique;
 
@@ -21,6 +24,8 @@ const MAX_BYTES: usize = 32 << 20;
 pub(crate) struct Payload {
     pub(crate) body: Bytes,
     pub(crate) digest: Arc<str>,
+    /// The signatures over it that serve several hosts.
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Payload {
@@ -28,8 +33,20 @@ impl Payload {
         (!body.is_empty()).then(|| Self {
             body: body.clone(),
             digest: cavage::digest_header(body).into(),
+            shared: Arc::default(),
         })
     }
+}
+
+/// What a body is, as far as it decides how it may be signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Letter {
+    /// A public activity by somebody else, or the relay's Announce of a public post: one signature may serve several hosts.
+    Public,
+    /// For this host alone: Follow, Accept, Reject, Undo, and whatever is not surely public.
+    Personal,
+    /// The relay's Update of its own actor, with a new key.
+    KeyNews,
 }
 
 /// An entry ready to be sent to any host.
@@ -38,6 +55,8 @@ pub(crate) struct Ready {
     pub(crate) entry: Entry,
     forward: Option<Payload>,
     announce: Option<Payload>,
+    /// What the body is, read when somebody asks.
+    letter: OnceLock<Letter>,
 }
 
 impl Ready {
@@ -45,6 +64,7 @@ impl Ready {
         Self {
             forward: Payload::of(&entry.body),
             announce: entry.announce.as_ref().and_then(Payload::of),
+            letter: OnceLock::new(),
             entry,
         }
     }
@@ -63,14 +83,36 @@ impl Ready {
         self.entry.kind != EntryKind::Control && !self.entry.announce_to.contains(host)
     }
 
+    /// What it is, for the signature.
+    pub(crate) fn letter(&self, is_forward: bool) -> Letter {
+        match self.entry.kind {
+            EntryKind::Control => *self
+                .letter
+                .get_or_init(|| match has_type(&self.entry.body, "Update") {
+                    true => Letter::KeyNews,
+                    false => Letter::Personal,
+                }),
+            _ if !is_forward => Letter::Public,
+            _ => *self.letter.get_or_init(|| {
+                let limits = Limits {
+                    bytes: self.entry.body.len(),
+                    ..Limits::default()
+                };
+                match Activity::read(&self.entry.body, &limits) {
+                    Ok(activity) if activity.may_share_signature() => Letter::Public,
+                    _ => Letter::Personal,
+                }
+            }),
+        }
+    }
+
     /// The Announce in place of the forward, made now if nobody needed one when the entry was accepted; `None` for what cannot
     /// be announced.
     pub(crate) fn announced(&self, relay: Option<&Relay>) -> Option<Payload> {
         if self.announce.is_some() || !matches!(self.entry.kind, EntryKind::Activity | EntryKind::Change) {
             return self.announce.clone();
         }
-        let activity: serde_json::Value = serde_json::from_slice(&self.entry.body).ok()?;
-        if activity.get("type").and_then(serde_json::Value::as_str) != Some("Create") {
+        if !has_type(&self.entry.body, "Create") {
             return None;
         }
         let document = relay?.announce(&unique(), &self.entry.object, system_time(self.entry.at));
@@ -81,6 +123,11 @@ impl Ready {
         // The bitmaps and the bookkeeping weigh something too.
         1024 + self.entry.body.len() + self.entry.announce.as_ref().map_or(0, Bytes::len)
     }
+}
+
+fn has_type(body: &[u8], wanted: &str) -> bool {
+    let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    document.get("type").and_then(serde_json::Value::as_str) == Some(wanted)
 }
 
 #[derive(Default)]

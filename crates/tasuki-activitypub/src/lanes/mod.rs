@@ -11,6 +11,8 @@ mod log;
 mod machine;
 mod send;
 mod settled;
+mod shared;
+mod style;
 mod view;
 
 use std::collections::HashMap;
@@ -22,6 +24,7 @@ use lane::Lane;
 pub use lane::LaneStatus;
 pub(crate) use log::Log;
 pub(crate) use send::Sender;
+pub use style::SignatureUse;
 use tasuki_core::ids::HostNo;
 
 use tasuki_proto::activitypub::ids::Authority;

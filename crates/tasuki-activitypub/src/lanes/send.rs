@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, DATE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
+use http::header::{CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use http::{HeaderName, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -17,17 +17,21 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tasuki_core::clock::Clock;
 use tasuki_core::failure::{Blame, BoxError, Failure, Reply, Verdict};
 use tasuki_proto::activitypub::ids::InboxUrl;
-use tasuki_proto::activitypub::{date, media};
+use tasuki_proto::activitypub::{date, media, message_signature};
 use url::Url;
 
 use super::log::Payload;
+use super::style::{SignatureUse, Style, speaks_of_signature};
 use crate::config::FediConfig;
 use crate::guard::{Guard, Guarded};
-use crate::signer::Signer;
+use crate::signer::{SignError, Signer};
 use crate::time::system_time;
 
 const SIGNATURE: HeaderName = HeaderName::from_static("signature");
 const DIGEST: HeaderName = HeaderName::from_static("digest");
+const SIGNATURE_INPUT: HeaderName = HeaderName::from_static("signature-input");
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
+const ACCEPT_SIGNATURE: HeaderName = HeaderName::from_static("accept-signature");
 /// Most of an answer's body that is read, so that the connection can be used again.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
 /// Most of an answer's text that is kept for the operator.
@@ -43,6 +47,7 @@ pub(crate) struct Target {
     url: Url,
     uri: Uri,
     host: Arc<str>,
+    host_header: HeaderValue,
     path_and_query: Arc<str>,
 }
 
@@ -53,11 +58,43 @@ impl Target {
         let uri: Uri = url.as_str().parse().ok()?;
         Some(Self {
             // As it goes over the wire, with a port that is not the scheme's own.
+            host_header: HeaderValue::from_str(uri.authority()?.as_str()).ok()?,
             host: uri.authority()?.as_str().into(),
             path_and_query: uri.path_and_query()?.as_str().into(),
             uri,
             url,
         })
+    }
+}
+
+/// What an answer tells beside its status.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Told {
+    /// By how many seconds its clock differs from ours, if it answered with a date.
+    pub(crate) skew_s: Option<i64>,
+    /// It asks for a signature by RFC 9421 (`Accept-Signature`).
+    pub(crate) asks_for_message: bool,
+}
+
+/// How one request ended.
+pub(crate) struct Sent {
+    pub(crate) result: Result<(), Failure>,
+    pub(crate) told: Told,
+}
+
+impl Sent {
+    /// The host answered, whatever it was.
+    pub(crate) fn is_answered(&self) -> bool {
+        match &self.result {
+            Ok(()) => true,
+            Err(failure) => failure.reply.is_some(),
+        }
+    }
+
+    /// The answer, if it speaks of the signature.
+    pub(crate) fn refused_signature(&self) -> Option<&Reply> {
+        let reply = self.result.as_ref().err()?.reply.as_ref()?;
+        speaks_of_signature(reply.code).then_some(reply)
     }
 }
 
@@ -110,56 +147,96 @@ impl Sender {
         }
     }
 
-    /// Sends one body to one host; also says by how many seconds its clock differs from ours, if it answered with a date.
-    pub(crate) async fn send(
-        &self,
-        target: &Target,
-        payload: &Payload,
-    ) -> (Result<(), Failure>, Option<i64>) {
-        let mut skew_s = None;
-        let sent = self.try_send(target, payload, &mut skew_s).await;
-        (sent, skew_s)
+    /// Sends one body to one host, signed as `style` says.
+    pub(crate) async fn send(&self, target: &Target, payload: &Payload, style: Style) -> Sent {
+        let mut told = Told::default();
+        let result = self.try_send(target, payload, style, &mut told).await;
+        Sent { result, told }
+    }
+
+    pub(super) fn signer(&self) -> &Signer {
+        &self.signer
     }
 
     async fn try_send(
         &self,
         target: &Target,
         payload: &Payload,
-        skew_s: &mut Option<i64>,
+        style: Style,
+        told: &mut Told,
     ) -> Result<(), Failure> {
         self.guard.check(&target.url).map_err(refused_by_guard)?;
-        let signed = self
-            .signer
-            .sign_post(
-                Arc::clone(&self.key_id),
-                Arc::clone(&target.host),
-                Arc::clone(&target.path_and_query),
-                Arc::clone(&payload.digest),
-            )
-            .await
-            .map_err(Failure::us)?;
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri(target.uri.clone())
-            .header(HOST, &*target.host)
-            .header(DATE, signed.date)
-            .header(DIGEST, &*payload.digest)
-            .header(CONTENT_TYPE, HeaderValue::from_static(media::ACTIVITY_JSON))
-            .header(SIGNATURE, signed.signature)
-            .header(USER_AGENT, HeaderValue::from_static(crate::USER_AGENT))
             .body(Full::new(payload.body.clone()))
             .map_err(Failure::us)?;
-        match tokio::time::timeout(self.timeout, self.exchange(request, skew_s)).await {
+        let headers = request.headers_mut();
+        headers.reserve(8);
+        headers.insert(HOST, target.host_header.clone());
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media::ACTIVITY_JSON));
+        headers.insert(USER_AGENT, HeaderValue::from_static(crate::USER_AGENT));
+        self.sign(target, payload, style, headers)
+            .await
+            .map_err(Failure::us)?;
+        match tokio::time::timeout(self.timeout, self.exchange(request, told)).await {
             Ok(Ok((status, retry_after, text))) => judge(status, retry_after, text),
             Ok(Err(error)) => Err(not_sent(error)),
             Err(_) => Err(Failure::route(format!("no answer within {:?}", self.timeout))),
         }
     }
 
+    async fn sign(
+        &self,
+        target: &Target,
+        payload: &Payload,
+        style: Style,
+        headers: &mut HeaderMap,
+    ) -> Result<(), SignError> {
+        let value = |text: &str| HeaderValue::from_str(text).map_err(|_| SignError::Key);
+        if style.signature == SignatureUse::Shared {
+            let shared = payload
+                .shared
+                .headers(&self.signer, style.key, &self.key_id, &payload.digest)
+                .await?;
+            headers.insert(DATE, shared.date.clone());
+            headers.insert(DIGEST, shared.digest.clone());
+            headers.insert(SIGNATURE, shared.signature.clone());
+            return Ok(());
+        }
+        let key_id = Arc::clone(&self.key_id);
+        if style.signature == SignatureUse::Rfc9421 {
+            let digest = message_signature::content_digest_header(&payload.body);
+            let target = target.url.as_str().to_owned();
+            let signed = self
+                .signer
+                .sign_message(style.key, key_id, target, digest)
+                .await?;
+            headers.insert(CONTENT_DIGEST, value(&signed.content_digest)?);
+            headers.insert(SIGNATURE_INPUT, value(&signed.input)?);
+            headers.insert(SIGNATURE, value(&signed.signature)?);
+            return Ok(());
+        }
+        let signed = self
+            .signer
+            .sign_post(
+                style.key,
+                key_id,
+                Arc::clone(&target.host),
+                Arc::clone(&target.path_and_query),
+                Arc::clone(&payload.digest),
+            )
+            .await?;
+        headers.insert(DATE, value(&signed.date)?);
+        headers.insert(DIGEST, value(&payload.digest)?);
+        headers.insert(SIGNATURE, value(&signed.signature)?);
+        Ok(())
+    }
+
     async fn exchange(
         &self,
         request: Request<Full<Bytes>>,
-        skew_s: &mut Option<i64>,
+        told: &mut Told,
     ) -> Result<(StatusCode, Option<Duration>, String), BoxError> {
         let response = match self.client.request(request.clone()).await {
             // The host closed a kept connection while the request was on its way: nobody's failure, and a host that did
@@ -168,7 +245,12 @@ impl Sender {
             other => other?,
         };
         let status = response.status();
-        *skew_s = self.skew_s(&response);
+        told.skew_s = self.skew_s(&response);
+        told.asks_for_message = response
+            .headers()
+            .get(ACCEPT_SIGNATURE)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(message_signature::is_asked_for);
         let retry_after = self.retry_after(&response);
         // Reading to the end gives the connection back; an endless answer costs it.
         let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)

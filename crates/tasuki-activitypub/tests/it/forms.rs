@@ -1,7 +1,7 @@
 //! The form in which each host is sent other people's activities, and where.
 
 use serde_json::json;
-use tasuki_activitypub::SubscriberStatus;
+use tasuki_activitypub::{FediConfig, SubscriberStatus};
 use tasuki_core::store::fedi::DeliveryForm;
 
 use crate::deliveries::until;
@@ -26,7 +26,15 @@ pub(crate) async fn wait_for_software(relay: &RelayUnderTest, instance: &Instanc
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_refuses_a_forward_is_sent_announces_also_after_a_restart() {
     let ground = Ground::sqlite().await;
-    let relay = RelayUnderTest::start(&ground, Setup::default()).await;
+    // What a host answers about a shared signature is counted elsewhere.
+    let setup = || Setup {
+        config: FediConfig {
+            shared_signatures: false,
+            ..Setup::default().config
+        },
+        ..Setup::default()
+    };
+    let relay = RelayUnderTest::start(&ground, setup()).await;
     let addr = relay.addr;
     let (author, strict, reader) = (
         Instance::start().await,
@@ -61,7 +69,7 @@ async fn a_host_that_refuses_a_forward_is_sent_announces_also_after_a_restart() 
     relay.stop().await;
 
     let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
-    let relay = RelayUnderTest::start_on(&ground, Setup::default(), listener).await;
+    let relay = RelayUnderTest::start_on(&ground, setup(), listener).await;
     let create = author.publish(&relay, 4, true).await;
     strict
         .wait_for("the Announce", |got| got["object"] == create["object"]["id"])

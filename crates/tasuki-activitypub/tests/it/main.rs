@@ -13,6 +13,8 @@ mod idle;
 mod lives;
 mod memory;
 mod moderating;
+mod rotation;
+mod signatures;
 mod subscribing;
 mod table;
 mod takeover;

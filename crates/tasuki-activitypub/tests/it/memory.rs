@@ -15,7 +15,8 @@ use tasuki_core::ids::{BanId, Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::store::bans::{Ban, NewBan};
 use tasuki_core::store::fedi::{
     ActorKey, Appended, Brake, CutReport, DeliveryForm, Entry, EntryKind, HostFacts, HostLife, HostProgress,
-    ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Progress, Pruned, Subscription,
+    LearntSignature, ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Progress, Pruned,
+    Subscription,
 };
 use tasuki_core::store::{AuditEntry, BanStore, FediStore, SecretStore, Sharing, StoreError, StoreResult};
 use tokio::sync::watch;
@@ -177,6 +178,8 @@ impl FediStore for Memory {
             since: new.at,
             chosen_form: None,
             refused_forward: None,
+            learnt_signature: None,
+            signature_answer: None,
             looked_at: None,
             failing_since: None,
             suspended_at: None,
@@ -234,9 +237,11 @@ impl FediStore for Memory {
         let mut state = self.change()?;
         state.version += 1;
         let known = state.subscriptions.get_mut(host);
-        known
-            .ok_or_else(|| StoreError::NotFound(host.to_owned()))?
-            .chosen_form = form;
+        let known = known.ok_or_else(|| StoreError::NotFound(host.to_owned()))?;
+        known.chosen_form = form;
+        if form.is_none() {
+            known.learnt_signature = None;
+        }
         Ok(())
     }
 
@@ -249,6 +254,30 @@ impl FediStore for Memory {
             .filter(|known| known.host_no == host)
         {
             known.refused_forward = Some(answer.to_owned());
+        }
+        Ok(())
+    }
+
+    async fn announce_change(&self) -> StoreResult<()> {
+        self.change()?.version += 1;
+        Ok(())
+    }
+
+    async fn note_signature(
+        &self,
+        host: HostNo,
+        learnt: Option<LearntSignature>,
+        answer: &str,
+    ) -> StoreResult<()> {
+        let mut state = self.change()?;
+        state.version += 1;
+        for known in state
+            .subscriptions
+            .values_mut()
+            .filter(|known| known.host_no == host)
+        {
+            known.learnt_signature = learnt;
+            known.signature_answer = learnt.map(|_| answer.to_owned());
         }
         Ok(())
     }

@@ -55,6 +55,16 @@ impl DeliveryForm {
     }
 }
 
+/// How a host wants requests signed, where its answers taught something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LearntSignature {
+    /// One signature for each request: it refused one that serves several hosts.
+    Full,
+    /// By RFC 9421: it refused the older draft.
+    Message,
+}
+
 /// What a rule of moderation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -223,6 +233,10 @@ pub struct Subscription {
     pub chosen_form: Option<DeliveryForm>,
     /// Why it is sent Announces, if it refused a forward: what it answered, at most 300 bytes.
     pub refused_forward: Option<String>,
+    /// How it wants requests signed, if it refused the usual way.
+    pub learnt_signature: Option<LearntSignature>,
+    /// What it answered then, at most 300 bytes.
+    pub signature_answer: Option<String>,
     /// When its facts were last asked for.
     pub looked_at: Option<Timestamp>,
     /// Since when nothing reaches it, if so.
@@ -419,6 +433,14 @@ pub trait FediStore: Sharing {
     ) -> StoreResult<()>;
     /// A host refused a forward, with these words: it is sent Announces from now on.
     async fn note_refused_forward(&self, host: HostNo, answer: &str) -> StoreResult<()>;
+    /// How a host wants requests signed, learnt from this answer to a request that was signed in another way; `None` forgets
+    /// it.
+    async fn note_signature(
+        &self,
+        host: HostNo,
+        learnt: Option<LearntSignature>,
+        answer: &str,
+    ) -> StoreResult<()>;
     /// All rules of moderation, by kind and subject.
     async fn moderation(&self) -> StoreResult<Vec<ModerationRule>>;
     /// Adds rules, in place of those of the same kind and subject.
@@ -447,6 +469,8 @@ pub trait FediStore: Sharing {
     async fn hosts(&self) -> StoreResult<Vec<(HostNo, String, String)>>;
     /// A number that grows with every change of subscriptions or hosts, by any gateway; cheap to read.
     async fn subscriptions_version(&self) -> StoreResult<i64>;
+    /// Raises that number: something else changed that gateways keep in memory.
+    async fn announce_change(&self) -> StoreResult<()>;
     /// Changes after each commit of this gateway that may have raised the version; those of other gateways are found by
     /// asking for it.
     fn subscription_news(&self) -> watch::Receiver<()>;

@@ -8,7 +8,8 @@ use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::store::fedi::{
     ActorKey, Appended, Brake, CutReport, DeliveryForm, Entry, HostFacts, HostLife, HostProgress,
-    ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Progress, Pruned, Subscription,
+    LearntSignature, ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Progress, Pruned,
+    Subscription,
 };
 use tasuki_core::store::{AuditEntry, FediStore, StoreError, StoreResult};
 use tokio::sync::watch;
@@ -20,7 +21,7 @@ use crate::words::{from_word, word};
 /// What [`audit::bump`] raises with every change of subscriptions or hosts.
 pub(super) const VERSION: &str = "subscriptions";
 const SUBSCRIPTION_COLUMNS: &str = "host, host_no, actor, inbox, style, state, follow_id, software, since, \
-                                    chosen_form, refused_forward, looked_at, failing_since, suspended_at";
+                                    chosen_form, refused_forward, learnt_signature, signature_answer, looked_at, failing_since, suspended_at";
 
 fn host_no_of(no: i64) -> StoreResult<HostNo> {
     u32::try_from(no)
@@ -50,6 +51,12 @@ fn subscription_of(row: &DbRow) -> StoreResult<Subscription> {
             .map(|text| from_word(&text))
             .transpose()?,
         refused_forward: row.try_get("refused_forward").map_err(store_error)?,
+        learnt_signature: row
+            .try_get::<Option<String>, _>("learnt_signature")
+            .map_err(store_error)?
+            .map(|text| from_word(&text))
+            .transpose()?,
+        signature_answer: row.try_get("signature_answer").map_err(store_error)?,
         looked_at: time("looked_at")?,
         failing_since: time("failing_since")?,
         suspended_at: time("suspended_at")?,
@@ -124,13 +131,21 @@ async fn note_facts(conn: &mut Conn, host: &str, facts: &HostFacts) -> StoreResu
     let is_other = software != known.software.as_ref();
     let inbox = facts.inbox.as_ref().unwrap_or(&known.inbox);
     sqlx::query(
-        "UPDATE subscriptions SET inbox = $2, software = $3, refused_forward = $4, looked_at = $5 WHERE host = $1",
+        "UPDATE subscriptions SET inbox = $2, software = $3, refused_forward = $4, looked_at = $5,
+             learnt_signature = $6, signature_answer = $7 WHERE host = $1",
     )
     .bind(host)
     .bind(inbox)
     .bind(software)
     .bind(known.refused_forward.filter(|_| !is_other))
     .bind(facts.at.0)
+    .bind(
+        known
+            .learnt_signature
+            .filter(|_| !is_other)
+            .map(|learnt| word(&learnt)),
+    )
+    .bind(known.signature_answer.filter(|_| !is_other))
     .execute(&mut *conn)
     .await
     .map_err(store_error)?;
@@ -155,6 +170,15 @@ async fn choose_form(conn: &mut Conn, host: &str, form: Option<DeliveryForm>) ->
     if changed.rows_affected() == 0 {
         return Err(StoreError::NotFound(format!("a subscription of {host}")));
     }
+    if form.is_none() {
+        sqlx::query(
+            "UPDATE subscriptions SET learnt_signature = NULL, signature_answer = NULL WHERE host = $1",
+        )
+        .bind(host)
+        .execute(&mut *conn)
+        .await
+        .map_err(store_error)?;
+    }
     audit::bump(conn, VERSION).await
 }
 
@@ -162,6 +186,22 @@ async fn note_refused_forward(conn: &mut Conn, host: HostNo, answer: &str) -> St
     sqlx::query("UPDATE subscriptions SET refused_forward = $2 WHERE host_no = $1")
         .bind(i64::from(host.0))
         .bind(answer)
+        .execute(&mut *conn)
+        .await
+        .map_err(store_error)?;
+    audit::bump(conn, VERSION).await
+}
+
+async fn note_signature(
+    conn: &mut Conn,
+    host: HostNo,
+    learnt: Option<LearntSignature>,
+    answer: &str,
+) -> StoreResult<()> {
+    sqlx::query("UPDATE subscriptions SET learnt_signature = $2, signature_answer = $3 WHERE host_no = $1")
+        .bind(i64::from(host.0))
+        .bind(learnt.map(|learnt| word(&learnt)))
+        .bind(learnt.map(|_| answer))
         .execute(&mut *conn)
         .await
         .map_err(store_error)?;
@@ -291,6 +331,24 @@ impl FediStore for Db {
         let answer: String = answer.chars().take(300).collect();
         self.change_fedi(move |conn| Box::pin(async move { note_refused_forward(conn, host, &answer).await }))
             .await
+    }
+
+    async fn announce_change(&self) -> StoreResult<()> {
+        self.change_fedi(|conn| Box::pin(audit::bump(conn, VERSION)))
+            .await
+    }
+
+    async fn note_signature(
+        &self,
+        host: HostNo,
+        learnt: Option<LearntSignature>,
+        answer: &str,
+    ) -> StoreResult<()> {
+        let answer: String = answer.chars().take(300).collect();
+        self.change_fedi(move |conn| {
+            Box::pin(async move { note_signature(conn, host, learnt, &answer).await })
+        })
+        .await
     }
 
     async fn moderation(&self) -> StoreResult<Vec<ModerationRule>> {

@@ -7,9 +7,9 @@ use roaring::RoaringBitmap;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{HostNo, LogSeq};
 use tasuki_core::store::fedi::{
-    Appended, Brake, BrakeMode, DeliveryForm, EntryKind, HostFacts, HostLife, HostProgress, ModerationEffect,
-    ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Pruned, Subscription,
-    SubscriptionState, SubscriptionStyle,
+    Appended, Brake, BrakeMode, DeliveryForm, EntryKind, HostFacts, HostLife, HostProgress, LearntSignature,
+    ModerationEffect, ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Pruned,
+    Subscription, SubscriptionState, SubscriptionStyle,
 };
 use tasuki_core::store::{Store, StoreError};
 
@@ -257,6 +257,23 @@ async fn forms_and_facts(store: &dyn Store, made: &Subscription) {
         .await
         .unwrap();
     assert_eq!(now().await.refused_forward.map(|text| text.len()), Some(300));
+    let before = store.subscriptions_version().await.unwrap();
+    store.announce_change().await.unwrap();
+    assert!(store.subscriptions_version().await.unwrap() > before);
+    let learnt = Some(LearntSignature::Message);
+    store.note_signature(made.host_no, learnt, "401").await.unwrap();
+    assert_eq!(now().await.learnt_signature, learnt);
+    store.note_signature(made.host_no, None, "").await.unwrap();
+    assert_eq!(
+        (now().await.learnt_signature, now().await.signature_answer),
+        (None, None)
+    );
+    let learnt = Some(LearntSignature::Full);
+    store
+        .note_signature(made.host_no, learnt, &"401 ".repeat(500))
+        .await
+        .unwrap();
+    assert_eq!(now().await.signature_answer.map(|text| text.len()), Some(300));
     let facts = |inbox: Option<&str>, software: Option<&str>, at| HostFacts {
         inbox: inbox.map(str::to_owned),
         software: software.map(str::to_owned),
@@ -273,6 +290,7 @@ async fn forms_and_facts(store: &dyn Store, made: &Subscription) {
         "nothing new"
     );
     assert!(now().await.refused_forward.is_some());
+    assert_eq!(now().await.learnt_signature, learnt);
     store
         .note_facts(
             "a.example",
@@ -283,6 +301,7 @@ async fn forms_and_facts(store: &dyn Store, made: &Subscription) {
     let known = now().await;
     assert_eq!(known.software.as_deref(), Some("mastodon 5"));
     assert_eq!(known.refused_forward, None, "other software, other answers");
+    assert_eq!((known.learnt_signature, known.signature_answer), (None, None));
     assert_eq!(known.looked_at, Some(Timestamp(8)));
     let hosts = store.hosts().await.unwrap();
     assert!(

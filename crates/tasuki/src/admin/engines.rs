@@ -38,6 +38,8 @@ pub(super) fn shown_subscriber(subscriber: SubscriberStatus) -> Value {
         "software": subscriber.software,
         "form": subscriber.form,
         "form_reason": subscriber.form_reason,
+        "signature": subscriber.signature,
+        "signature_reason": subscriber.signature_reason,
         "since": subscriber.since.to_string(),
         "failing_since": subscriber.failing_since.map(|at| at.to_string()),
         "suspended_at": subscriber.suspended_at.map(|at| at.to_string()),
@@ -102,6 +104,7 @@ impl From<HandleError> for Problem {
             HandleError::AlreadyActive(_)
             | HandleError::NoHost
             | HandleError::OurFault(_)
+            | HandleError::KeyChanging(_)
             | HandleError::KeyInUse => Self::conflict(error.to_string()),
             HandleError::Key(_) => Self::unavailable(error.to_string()),
             HandleError::Store(error) => error.into(),

@@ -172,6 +172,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
                 .layer(DefaultBodyLimit::max(MAX_LIST_BYTES)),
         )
         .route("/v1/fediverse/why", get(moderation::why))
+        .route("/v1/fediverse/key/rotate", post(takeover::rotate_key))
         .route("/v1/fediverse/pause", post(brake::pause))
         .route("/v1/fediverse/resume", post(brake::resume))
         .route("/v1/fediverse/purge", post(brake::purge))

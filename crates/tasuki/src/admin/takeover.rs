@@ -1,4 +1,4 @@
-//! Taking over another relay.
+//! Taking over another relay, and a new key for this one.
 
 use std::sync::Arc;
 
@@ -42,5 +42,28 @@ pub(super) async fn take_over(
         "known": report.known,
         "skipped": skipped.collect::<Vec<Value>>(),
         "rules": report.rules,
+    })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rotation {
+    #[serde(default)]
+    compromised: bool,
+}
+
+pub(super) async fn rotate_key(
+    State(admin): State<Arc<Admin>>,
+    Caller(actor): Caller,
+    Input(order): Input<Rotation>,
+) -> Answer<Json<Value>> {
+    let rotation = fediverse(&admin)?
+        .rotate_key(order.compromised, (&actor.who, &actor.from))
+        .await?;
+    Ok(Json(json!({
+        "key_id": rotation.key_id,
+        "key_bits": rotation.key_bits,
+        "old_key_until": rotation.old_key_until.map(|at| at.to_string()),
+        "told": rotation.told,
     })))
 }

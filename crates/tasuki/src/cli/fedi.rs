@@ -2,6 +2,7 @@
 
 use http::Method;
 
+use super::client::Gateway;
 use super::{Context, JsonFlag, brake, confirmed, import, moderate, output, segment};
 use crate::exit::{self, Fail, Outcome};
 
@@ -22,19 +23,34 @@ pub(super) enum Command {
         /// The instance's host
         host: String,
     },
-    /// Choose the form in which an instance is sent other people's posts
+    /// Show or choose the form in which an instance is sent other people's posts
     #[command(
-        long_about = "Choose the form in which an instance is sent other people's posts.\n\n\
+        long_about = "Show or choose the form in which an instance is sent other people's posts.\n\n\
         forward: the author's own bytes, which the instance believes by the signature in them (Mastodon, Misskey).\n\
         announce: a boost by the relay, whose object the instance fetches from the author's server.\n\
         auto: what its software takes, and what its answers taught; this also forgets what was learnt.\n\n\
-        `tasuki fedi subscribers` shows the form, and as JSON the reason for it."
+        Without a form it says which one the instance gets, how what it gets is signed, and why."
     )]
     Form {
         /// The instance's host
         host: String,
         /// The form
-        form: Form,
+        form: Option<Form>,
+        #[command(flatten)]
+        json: JsonFlag,
+    },
+    /// Give the relay a new key; instances learn it without a gap
+    #[command(
+        long_about = "Give the relay a new key; instances learn it without a gap.\n\n\
+        All subscribers are told, under the old key, which signs for a week more where the new one is not known yet. \
+        Its id and everything else stay as they are; no instance has to do anything."
+    )]
+    RotateKey {
+        /// Others know the old key: drop it at once; instances find the new one when a signature does not verify
+        #[arg(long)]
+        compromised: bool,
+        #[command(flatten)]
+        json: JsonFlag,
     },
     /// Remove an instance, or turn one away that waits; it is told by a Reject, so that its own list shows it
     #[command(visible_alias = "reject")]
@@ -68,6 +84,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
                 ("STYLE", "style"),
                 ("SOFTWARE", "software"),
                 ("FORM", "form"),
+                ("SIGNATURE", "signature"),
                 ("WAITING", "waiting"),
                 ("NEXT TRY", "next_try"),
                 ("LAST ERROR", "last_error"),
@@ -110,7 +127,16 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             output::line(format!("{host} may receive and publish from now on"));
             Ok(())
         }
-        Command::Form { host, form } => {
+        Command::Form {
+            host,
+            form: None,
+            json,
+        } => show_form(&gateway, &host, json),
+        Command::Form {
+            host,
+            form: Some(form),
+            json,
+        } => {
             let path = format!("/v1/fediverse/subscribers/{}/form", segment(&host));
             let chosen = match form {
                 Form::Auto => None,
@@ -118,10 +144,33 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
                 Form::Announce => Some("announce"),
             };
             gateway.call(Method::PUT, &path, Some(serde_json::json!({"form": chosen})))?;
+            if json.json {
+                return show_form(&gateway, &host, json);
+            }
             output::line(match form {
                 Form::Auto => format!("{host} gets the form that its software and its answers ask for"),
                 Form::Forward => format!("{host} is sent the authors' own bytes"),
                 Form::Announce => format!("{host} is sent Announces"),
+            });
+            Ok(())
+        }
+        Command::RotateKey { compromised, json } => {
+            let order = serde_json::json!({"compromised": compromised});
+            let answer = gateway.call(Method::POST, "/v1/fediverse/key/rotate", Some(order))?;
+            if json.json {
+                return output::json(&answer);
+            }
+            output::line(format!(
+                "{} has a new key of {} bits; {} instances are told",
+                answer["key_id"].as_str().unwrap_or_default(),
+                answer["key_bits"],
+                answer["told"]
+            ));
+            output::line(match answer["old_key_until"].as_str() {
+                Some(until) => {
+                    format!("the old key still signs for those that do not know it, until {until}")
+                }
+                None => "the old key signs nothing any more".to_owned(),
             });
             Ok(())
         }
@@ -141,4 +190,33 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             Ok(())
         }
     }
+}
+
+fn show_form(gateway: &Gateway, host: &str, flag: JsonFlag) -> Outcome {
+    let answer = gateway.read(&format!("/v1/fediverse/why?about={}", segment(host)))?;
+    let subscriber = &answer["subscriber"];
+    if !subscriber.is_object() {
+        let text = format!("{host} is not subscribed; see `tasuki fedi subscribers`");
+        return Err(Fail::new(exit::USAGE, text));
+    }
+    let names = [
+        "host",
+        "software",
+        "form",
+        "form_reason",
+        "signature",
+        "signature_reason",
+    ];
+    if flag.json {
+        let shown = names.map(|name| (name.to_owned(), subscriber[name].clone()));
+        return output::json(&serde_json::Value::Object(shown.into_iter().collect()));
+    }
+    let text = |name: &str| subscriber[name].as_str().unwrap_or("-").to_owned();
+    output::line(format!("is sent: {} ({})", text("form"), text("form_reason")));
+    output::line(format!(
+        "signed for it: {} ({})",
+        text("signature"),
+        text("signature_reason")
+    ));
+    Ok(())
 }

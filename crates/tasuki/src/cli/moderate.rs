@@ -299,6 +299,11 @@ fn why(gateway: &Gateway, about: &str, flag: JsonFlag) -> Outcome {
         ));
         output::line(format!("is sent: {} ({})", text("form"), text("form_reason")));
         output::line(format!(
+            "signed for it: {} ({})",
+            text("signature"),
+            text("signature_reason")
+        ));
+        output::line(format!(
             "waiting {}, failures {}, last error: {}",
             subscriber["waiting"],
             subscriber["failures"],

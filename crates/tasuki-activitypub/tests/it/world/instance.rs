@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use axum::Router;
@@ -14,9 +14,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
+use tasuki_activitypub::SignatureUse;
 use tasuki_proto::activitypub::activity::Activity;
-use tasuki_proto::activitypub::cavage::{self, SignedRequest};
-use tasuki_proto::activitypub::{PUBLIC, date, json as strict, ld};
+use tasuki_proto::activitypub::cavage::{self, Candidate, SignatureHeader, SignedRequest};
+use tasuki_proto::activitypub::{PUBLIC, date, json as strict, ld, message_signature};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
@@ -30,6 +31,12 @@ pub(crate) enum Mood {
     Answers(u16),
     /// Takes what the relay wrote itself, and answers everything else with this.
     RefusesForwards(u16),
+    /// Takes only signatures made for it alone, and answers others with this.
+    RefusesShared(u16),
+    /// Takes only signatures by RFC 9421, and says so if `true`.
+    WantsMessage(bool),
+    /// Takes no signatures by RFC 9421.
+    RefusesMessage,
     /// The inbox is not at `/inbox` any more, but at `/moved/inbox`.
     Moved,
     Hangs,
@@ -40,6 +47,10 @@ pub(crate) enum Mood {
 pub(crate) struct Received {
     pub(crate) body: Bytes,
     pub(crate) json: Value,
+    /// How it was signed.
+    pub(crate) signed: SignatureUse,
+    /// The `Signature` header.
+    pub(crate) signature: String,
 }
 
 struct Server {
@@ -51,6 +62,8 @@ struct Server {
     gets: Mutex<Vec<String>>,
     refusals: Mutex<usize>,
     relay_key: Mutex<Option<Vec<u8>>>,
+    /// It never asks for the relay's key again.
+    keeps_key: Mutex<bool>,
     arrived: Notify,
 }
 
@@ -75,6 +88,7 @@ impl Instance {
             gets: Mutex::default(),
             refusals: Mutex::default(),
             relay_key: Mutex::default(),
+            keeps_key: Mutex::default(),
             arrived: Notify::new(),
         });
         let router = Router::new()
@@ -108,7 +122,12 @@ impl Instance {
             .insert(path.to_owned(), document);
     }
 
-    /// Forwards that were refused.
+    /// From now on it believes the key of the relay that it knows, and asks no more.
+    pub(crate) fn keep_key(&self) {
+        *self.server.keeps_key.lock().unwrap() = true;
+    }
+
+    /// Requests that were refused.
     pub(crate) fn refusals(&self) -> usize {
         *self.server.refusals.lock().unwrap()
     }
@@ -297,63 +316,144 @@ async fn take(
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
     body: Bytes,
-) -> StatusCode {
+) -> axum::response::Response {
     let mut mood = server.mood.subscribe();
     let now = *mood.borrow();
     match now {
-        Mood::Moved if uri.path() == "/inbox" => return StatusCode::GONE,
-        Mood::Takes | Mood::RefusesForwards(_) | Mood::Moved => {}
-        Mood::Answers(status) => return StatusCode::from_u16(status).unwrap(),
+        Mood::Moved if uri.path() == "/inbox" => return StatusCode::GONE.into_response(),
+        Mood::Answers(status) => return status_of(status).into_response(),
         Mood::Hangs => {
             let _ = mood.wait_for(|mood| *mood != Mood::Hangs).await;
-            return StatusCode::SERVICE_UNAVAILABLE;
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
         }
+        _ => {}
     }
     let flat: BTreeMap<String, String> = headers
         .iter()
         .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
         .collect();
-    let host = server.base.trim_start_matches("http://");
-    let request = SignedRequest {
-        method: "POST",
-        path_and_query: uri.path(),
-        headers: &flat,
-    };
-    let candidate = match cavage::check_post(&request, &body, host, SystemTime::now()) {
-        Ok(candidate) => candidate,
-        Err(error) => panic!("the relay's signature is refused: {error}"),
-    };
-    let known = server.relay_key.lock().unwrap().clone();
-    let spki = match known {
-        Some(spki) => spki,
-        None => {
-            let actor: Value = client()
-                .get(candidate.key_id.url())
-                .send()
-                .await
-                .unwrap()
-                .json()
-                .await
-                .unwrap();
-            assert_eq!(actor["publicKey"]["id"], candidate.key_id.as_str());
-            let pem = actor["publicKey"]["publicKeyPem"].as_str().unwrap();
-            let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-            let spki = STANDARD.decode(base64).unwrap();
-            *server.relay_key.lock().unwrap() = Some(spki.clone());
-            spki
+    let (signed, candidate) = read_signature(&server, uri.path(), &flat, &body);
+    let refusal = match now {
+        Mood::RefusesShared(status) if signed == SignatureUse::Shared => {
+            Some(status_of(status).into_response())
         }
+        Mood::RefusesMessage if signed == SignatureUse::Rfc9421 => {
+            Some(StatusCode::BAD_REQUEST.into_response())
+        }
+        Mood::WantsMessage(says_so) if signed != SignatureUse::Rfc9421 => {
+            let wish = r#"sig1=("@method" "@target-uri" "content-digest");created;keyid"#;
+            let mut answer = StatusCode::UNAUTHORIZED.into_response();
+            if says_so {
+                answer
+                    .headers_mut()
+                    .insert("accept-signature", wish.parse().unwrap());
+            }
+            Some(answer)
+        }
+        _ => None,
     };
-    UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, spki)
-        .verify(candidate.signing_strings[0].as_bytes(), &candidate.signature)
-        .expect("the relay's signature verifies");
+    if let Some(refusal) = refusal {
+        *server.refusals.lock().unwrap() += 1;
+        return refusal;
+    }
+    if !is_by_relay(&server, &candidate).await {
+        *server.refusals.lock().unwrap() += 1;
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
     let json: Value = serde_json::from_slice(&body).unwrap();
     if let (Mood::RefusesForwards(status), Some(relay)) = (now, candidate.key_id.as_str().split('#').next())
         && json["actor"] != relay
     {
         *server.refusals.lock().unwrap() += 1;
-        return StatusCode::from_u16(status).unwrap();
+        return status_of(status).into_response();
     }
-    server.received.lock().unwrap().push(Received { body, json });
+    let is_by_relay_itself = json["actor"].as_str() == candidate.key_id.as_str().split('#').next();
+    if is_by_relay_itself && json["type"] == "Update" && json["object"]["id"] == json["actor"] {
+        // The relay's own: signed by a key that is known, it teaches the new one.
+        *server.relay_key.lock().unwrap() = Some(spki_of(&json["object"]));
+    }
+    server.received.lock().unwrap().push(Received {
+        body,
+        json,
+        signed,
+        signature: flat["signature"].clone(),
+    });
     server.arrived.notify_waiters();
-    StatusCode::ACCEPTED
+    StatusCode::ACCEPTED.into_response()
+}
+
+fn status_of(status: u16) -> StatusCode {
+    StatusCode::from_u16(status).unwrap()
+}
+
+/// Which kind of signature it is, by the rules that its receivers have.
+fn read_signature(
+    server: &Server,
+    path: &str,
+    headers: &BTreeMap<String, String>,
+    body: &[u8],
+) -> (SignatureUse, Candidate) {
+    let host = server.base.trim_start_matches("http://");
+    let request = SignedRequest {
+        method: "POST",
+        path_and_query: path,
+        headers,
+    };
+    let now = SystemTime::now();
+    let refused = |error| -> ! { panic!("the relay's signature is refused: {error}") };
+    if message_signature::is_used(headers) {
+        let candidate = message_signature::check_post(&request, body, &server.base, host, now);
+        return (SignatureUse::Rfc9421, candidate.unwrap_or_else(|e| refused(e)));
+    }
+    let header = SignatureHeader::parse(&headers["signature"]).unwrap_or_else(|e| refused(e));
+    if header.covered == cavage::SHARED_COVERED {
+        // As Mastodon does: a date within its window, and the digest of the body.
+        let date = date::parse_http_date(&headers["date"]).unwrap();
+        assert!(now.duration_since(date).unwrap_or_default() < Duration::from_secs(65 * 60));
+        cavage::check_digest(&headers["digest"], body).unwrap();
+        let string = cavage::signing_string("POST", path, &cavage::SHARED_COVERED, headers.clone());
+        let candidate = Candidate {
+            key_id: header.key_id,
+            kind: None,
+            signature: header.signature,
+            signing_strings: vec![string.unwrap()],
+            valid_until: now,
+        };
+        return (SignatureUse::Shared, candidate);
+    }
+    let candidate = cavage::check_post(&request, body, host, now);
+    (SignatureUse::Full, candidate.unwrap_or_else(|e| refused(e)))
+}
+
+/// Verifies with the relay's key, which is asked for once, and once more when a signature does not verify, as most do.
+async fn is_by_relay(server: &Server, candidate: &Candidate) -> bool {
+    let verifies = |spki: &[u8]| {
+        UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, spki)
+            .verify(candidate.signing_strings[0].as_bytes(), &candidate.signature)
+            .is_ok()
+    };
+    let known = server.relay_key.lock().unwrap().clone();
+    if let Some(known) = &known
+        && (verifies(known) || *server.keeps_key.lock().unwrap())
+    {
+        return verifies(known);
+    }
+    let actor: Value = client()
+        .get(candidate.key_id.url())
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(actor["publicKey"]["id"], candidate.key_id.as_str());
+    let spki = spki_of(&actor);
+    *server.relay_key.lock().unwrap() = Some(spki.clone());
+    verifies(&spki)
+}
+
+fn spki_of(actor: &Value) -> Vec<u8> {
+    let pem = actor["publicKey"]["publicKeyPem"].as_str().unwrap();
+    let base64: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    STANDARD.decode(base64).unwrap()
 }

@@ -1,0 +1,128 @@
+//! A new key for the relay, without a moment in which a host cannot verify what it gets.
+//!
+//! Hosts keep the key that they fetched, under its id, and most ask again when a signature does not verify. The id is
+//! `ACTOR#main-key` for every key (Pleroma compares it with the actor's), and the actor shows one key (Misskey reads no list),
+//! so the new one takes the place of the old one at once, as in Mastodon's own rotation: an Update of the actor that holds the
+//! new key, signed with the old one, goes to all subscribers. Until a host took it, it is sent what the old key signs; what it
+//! refuses is sent at once under the other key. After [`KEEP`] the old key is gone.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use roaring::RoaringBitmap;
+use serde::Serialize;
+use tasuki_core::clock::Timestamp;
+use tasuki_core::store::fedi::{EntryKind, NewEntry};
+
+use crate::engine::Inner;
+use crate::handle::{Handle, HandleError};
+use crate::signer::{PREVIOUS_KEY, RELAY_KEY, Signer, kept_until, make_key};
+use crate::unique;
+
+/// How long the old key still signs for hosts that have not heard: longer than anything waits for a host.
+const KEEP: Duration = Duration::from_secs(7 * 86_400);
+
+/// What a rotation did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeyRotation {
+    /// The id of the key: the same as before.
+    pub key_id: String,
+    /// Length of the new key in bits.
+    pub key_bits: usize,
+    /// Until when the old key still signs where the new one is not known; `None` when it is gone at once.
+    pub old_key_until: Option<Timestamp>,
+    /// Hosts that are told.
+    pub told: u64,
+}
+
+impl Handle {
+    /// Gives the relay a new key. With `compromised` the old one signs nothing any more: hosts find the new one when a
+    /// signature does not verify.
+    ///
+    /// # Errors
+    /// [`HandleError`]: without a name of the relay, or while the last change is not over.
+    pub async fn rotate_key(
+        &self,
+        compromised: bool,
+        (who, from): (&str, &str),
+    ) -> Result<KeyRotation, HandleError> {
+        let inner = &self.inner;
+        let relay = inner.relay.as_ref().ok_or(HandleError::NoHost)?;
+        let failed = |error: &dyn std::fmt::Display| HandleError::Key(error.to_string());
+        let secrets = &inner.deps.secrets;
+        inner.signer.reload(secrets).await.map_err(|e| failed(&e))?;
+        if let (Some(until), false) = (inner.signer.previous_until(), compromised) {
+            return Err(HandleError::KeyChanging(until.to_string()));
+        }
+        let made = inner.deps.pool.run(make_key).await.map_err(|e| failed(&e))?;
+        let made = made.ok_or_else(|| failed(&"no key was made"))?;
+        let (_, key_bits) = Signer::public_of(&made).map_err(|e| failed(&e))?;
+        let old = secrets.load(RELAY_KEY).await.map_err(|e| failed(&e))?;
+        let until = inner.deps.clock.wall().plus(KEEP);
+        let line =
+            |detail: &str| self.audit("fedi.rotate-key", relay.key_id(), detail.to_owned(), (who, from));
+        // The old key first: a fault between the two leaves it as both.
+        let kept = match old {
+            Some(old) if !compromised => kept_until(&old, until),
+            _ => zeroize::Zeroizing::new(Vec::new()),
+        };
+        let before = match compromised {
+            true => "the old key is dropped",
+            false => "the old key is kept for a week",
+        };
+        let replaced = secrets.replace(PREVIOUS_KEY, &kept, line(before)).await;
+        replaced.map_err(|e| failed(&e))?;
+        let replaced = secrets.replace(RELAY_KEY, &made, line("a new key")).await;
+        replaced.map_err(|e| failed(&e))?;
+        inner.signer.reload(secrets).await.map_err(|e| failed(&e))?;
+        // Other gateways of the store look at the keys when anything changes.
+        inner.store.announce_change().await?;
+        let told = inner.tell_of_key().await?;
+        Ok(KeyRotation {
+            key_id: relay.key_id(),
+            key_bits,
+            old_key_until: (!compromised).then_some(until),
+            told,
+        })
+    }
+}
+
+impl Inner {
+    /// An Update of the relay's actor to all who receive.
+    async fn tell_of_key(&self) -> Result<u64, HandleError> {
+        let relay = self.relay.as_ref().ok_or(HandleError::NoHost)?;
+        let config = self.config.load();
+        self.subscribers.refresh().await?;
+        let receivers = self.subscribers.receivers(config.mode);
+        let audience = &receivers.forward | &receivers.announce;
+        let told = audience.len();
+        if told == 0 {
+            return Ok(0);
+        }
+        let actor = relay.actor(&config.name, &config.summary, &self.signer.public_pem());
+        let document = relay.update_of_actor(&unique(), actor);
+        self.store
+            .append(NewEntry {
+                kind: EntryKind::Control,
+                object: relay.actor_id(),
+                actor: String::new(),
+                dedupe: unique(),
+                body: Bytes::from(document.to_string()),
+                announce: None,
+                audience,
+                announce_to: RoaringBitmap::new(),
+                at: self.deps.clock.wall(),
+            })
+            .await?;
+        Ok(told)
+    }
+
+    /// Takes up keys that another gateway of the store changed.
+    pub(crate) async fn follow_keys(&self) {
+        match self.signer.reload(&self.deps.secrets).await {
+            Ok(true) => tracing::info!("the relay's key was changed"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(error = %error, "the relay's key was not read again"),
+        }
+    }
+}
