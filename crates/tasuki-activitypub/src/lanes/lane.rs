@@ -14,26 +14,24 @@ use tasuki_core::events::{EventBus, What};
 use tasuki_core::failure::{Blame, Failure, Verdict};
 use tasuki_core::ids::{HostNo, LogSeq};
 use tasuki_core::store::FediStore;
-use tasuki_core::store::fedi::{Entry, EntryKind, HostProgress, LearntSignature, ModerationEffect};
+use tasuki_core::store::fedi::{Entry, EntryKind, HostProgress, ModerationEffect};
 use tasuki_proto::activitypub::decision::Delivery;
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::ids::{Authority, ObjectId};
-use tasuki_proto::activitypub::software::{
-    backlog_limit, inbox_limit_bytes, knows_only_the_draft, refuses_forwards,
-};
+use tasuki_proto::activitypub::software::{backlog_limit, inbox_limit_bytes, refuses_forwards};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::knock::knock;
 use super::log::{Letter, Log, Payload, Ready};
 use super::machine::{Due, End, Machine, Settled};
 use super::send::{Sender, Target, in_words};
-use super::style::{self, SignatureUse, Style};
+use super::style;
 use super::view::{LOW, View};
 use crate::config::FediConfig;
 use crate::metrics::Metrics;
 use crate::outage::{Look, Outage};
 use crate::scout::Suspects;
-use crate::signer::KeyChoice;
 use crate::subscribers::Subscribers;
 use crate::trail::Trail;
 
@@ -73,12 +71,13 @@ pub(crate) struct Common {
 pub(crate) struct Lane {
     pub(crate) number: HostNo,
     pub(crate) host: String,
-    authority: Option<Authority>,
+    pub(super) authority: Option<Authority>,
     target: ArcSwap<Option<Target>>,
     view: Mutex<View>,
     wake: Notify,
     alive: AtomicBool,
-    known: style::Known,
+    /// What it is known to take.
+    pub(super) known: style::Known,
 }
 
 /// What `status` tells of a host.
@@ -143,7 +142,7 @@ impl Lane {
         }
     }
 
-    fn answered(&self, at: Timestamp, skew_s: Option<i64>) {
+    pub(super) fn answered(&self, at: Timestamp, skew_s: Option<i64>) {
         let mut view = self.lock();
         view.answered_at = Some(at);
         view.skew_s = skew_s;
@@ -364,54 +363,6 @@ impl Lane {
         true
     }
 
-    /// How to begin.
-    fn style(&self, common: &Common, letter: Letter) -> Style {
-        let signer = common.sender.signer();
-        let subscribers = &common.subscribers;
-        let table = subscribers.table();
-        let subscriber = self.authority.as_ref().and_then(|host| table.host(host));
-        let config = common.config.load();
-        let takes_shared = letter == Letter::Public
-            && config.shared_signatures
-            && subscribers.receivers(config.mode).shared.contains(self.number.0);
-        let learnt = subscriber.and_then(|subscriber| subscriber.learnt_signature);
-        let previous = signer
-            .previous_until()
-            .map(|_| signer.serial(KeyChoice::Previous));
-        Style {
-            signature: SignatureUse::of(learnt, takes_shared),
-            key: match letter {
-                // By the key that the host knows already.
-                Letter::KeyNews => KeyChoice::Previous,
-                _ => self.known.key(signer.serial(KeyChoice::Current), previous),
-            },
-        }
-    }
-
-    /// Whether RFC 9421 is worth a try although the host did not ask for it: it refuses what it got, and its software is not
-    /// known to read nothing else.
-    fn may_try_message(&self, common: &Common, status: u16, tried: &[Style]) -> bool {
-        let is_tried = tried.iter().any(|way| way.signature == SignatureUse::Rfc9421);
-        if status != 401 || is_tried {
-            return is_tried;
-        }
-        let table = common.subscribers.table();
-        let subscriber = self.authority.as_ref().and_then(|host| table.host(host));
-        let software = subscriber.and_then(|subscriber| subscriber.software.as_deref());
-        !software.is_none_or(knows_only_the_draft) && self.known.may_knock(common.clock.wall())
-    }
-
-    async fn note_signature(&self, common: &Common, learnt: Option<LearntSignature>, answer: &str) {
-        tracing::info!(actor.host = %self.host, ?learnt, %answer, "a host takes another signature than it was sent");
-        let noted = common.store.note_signature(self.number, learnt, answer).await;
-        if let Err(error) = match noted {
-            Ok(()) => common.subscribers.refresh().await.map(drop),
-            Err(error) => Err(error),
-        } {
-            tracing::debug!(actor.host = %self.host, error = %error, "the signature that a host takes was not noted");
-        }
-    }
-
     fn settle(&self, common: &Common, machine: &mut Machine, attempt: &Attempted, end: Ended) {
         let now = common.clock.wall();
         let due = attempt.due;
@@ -568,44 +519,6 @@ async fn send(
         common.suspects.add(&lane.host);
     }
     sent.map(|()| Ended::Taken)
-}
-
-/// Sends under the signature that the host is known to take, and under others while it refuses the signature.
-async fn knock(
-    lane: &Lane,
-    common: &Common,
-    (target, payload): (&Target, &Payload),
-    letter: Letter,
-) -> Result<(), Failure> {
-    let signer = common.sender.signer();
-    let first = lane.style(common, letter);
-    let mut tried = vec![first];
-    let mut sent = common.sender.send(target, payload, first).await;
-    let mut refusal = None;
-    while let Some(reply) = sent.refused_signature() {
-        refusal.get_or_insert_with(|| reply.text.clone());
-        let asks = sent.told.asks_for_message || lane.may_try_message(common, reply.code, &tried);
-        let Some(way) = style::next(&tried, asks, signer.previous_until().is_some()) else {
-            break;
-        };
-        tried.push(way);
-        sent = common.sender.send(target, payload, way).await;
-    }
-    if sent.is_answered() {
-        lane.answered(common.clock.wall(), sent.told.skew_s);
-    }
-    if let (Some(taken), Ok(())) = (tried.last(), &sent.result) {
-        let knows = match letter {
-            // The new key is in the letter itself.
-            Letter::KeyNews => KeyChoice::Current,
-            _ => taken.key,
-        };
-        lane.known.took(signer.serial(knows));
-        if let (Some(answer), Some(learnt)) = (&refusal, taken.signature.learnt_after(first.signature)) {
-            lane.note_signature(common, learnt, answer).await;
-        }
-    }
-    sent.result
 }
 
 fn end_of(failure: &Failure) -> End {

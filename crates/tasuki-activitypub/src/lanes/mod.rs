@@ -6,6 +6,7 @@
 //! **Invariant:** every host gets every entry of its audience, or the store's cut of the log counts it as lost.
 
 mod fanout;
+mod knock;
 mod lane;
 mod log;
 mod machine;

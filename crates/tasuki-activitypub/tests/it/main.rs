@@ -13,6 +13,7 @@ mod idle;
 mod lives;
 mod memory;
 mod moderating;
+mod pitfalls;
 mod rotation;
 mod signatures;
 mod subscribing;

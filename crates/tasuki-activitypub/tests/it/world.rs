@@ -29,7 +29,7 @@ use tasuki_core::tls::{Tls, TlsConfig, install_provider};
 use tasuki_core::{Deps, EngineKind, Shared};
 use tokio::net::TcpListener;
 
-pub(crate) use self::instance::{Instance, Mood, Received};
+pub(crate) use self::instance::{Answer, Instance, Mood, Received};
 pub(crate) use self::letter::Letter;
 use crate::accounts::NoAccounts;
 use crate::memory::Memory;

@@ -129,6 +129,8 @@ async fn note_facts(conn: &mut Conn, host: &str, facts: &HostFacts) -> StoreResu
     };
     let software = facts.software.as_ref().or(known.software.as_ref());
     let is_other = software != known.software.as_ref();
+    // A host may ask for another signature before anybody knows what it runs.
+    let is_changed = is_other && known.software.is_some();
     let inbox = facts.inbox.as_ref().unwrap_or(&known.inbox);
     sqlx::query(
         "UPDATE subscriptions SET inbox = $2, software = $3, refused_forward = $4, looked_at = $5,
@@ -142,10 +144,10 @@ async fn note_facts(conn: &mut Conn, host: &str, facts: &HostFacts) -> StoreResu
     .bind(
         known
             .learnt_signature
-            .filter(|_| !is_other)
+            .filter(|_| !is_changed)
             .map(|learnt| word(&learnt)),
     )
-    .bind(known.signature_answer.filter(|_| !is_other))
+    .bind(known.signature_answer.filter(|_| !is_changed))
     .execute(&mut *conn)
     .await
     .map_err(store_error)?;

@@ -301,7 +301,21 @@ async fn forms_and_facts(store: &dyn Store, made: &Subscription) {
     let known = now().await;
     assert_eq!(known.software.as_deref(), Some("mastodon 5"));
     assert_eq!(known.refused_forward, None, "other software, other answers");
+    assert_eq!(
+        known.learnt_signature, learnt,
+        "nothing was known of its software"
+    );
+    store
+        .note_facts("a.example", facts(None, Some("other 1"), 8))
+        .await
+        .unwrap();
+    let known = now().await;
     assert_eq!((known.learnt_signature, known.signature_answer), (None, None));
+    store
+        .note_facts("a.example", facts(None, Some("mastodon 5"), 8))
+        .await
+        .unwrap();
+    let known = now().await;
     assert_eq!(known.looked_at, Some(Timestamp(8)));
     let hosts = store.hosts().await.unwrap();
     assert!(

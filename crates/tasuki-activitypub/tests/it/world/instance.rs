@@ -53,11 +53,16 @@ pub(crate) struct Received {
     pub(crate) signature: String,
 }
 
+/// Status, headers, body.
+pub(crate) type Answer = (u16, Vec<(&'static str, String)>, Vec<u8>);
+
 struct Server {
     base: String,
     mood: watch::Sender<Mood>,
     rotated: Mutex<bool>,
     documents: Mutex<HashMap<String, Value>>,
+    /// Answers of any kind, by path: status, headers, body.
+    answers: Mutex<HashMap<String, Answer>>,
     received: Mutex<Vec<Received>>,
     gets: Mutex<Vec<String>>,
     refusals: Mutex<usize>,
@@ -84,6 +89,7 @@ impl Instance {
             mood: watch::Sender::new(Mood::Takes),
             rotated: Mutex::new(false),
             documents: Mutex::default(),
+            answers: Mutex::default(),
             received: Mutex::default(),
             gets: Mutex::default(),
             refusals: Mutex::default(),
@@ -125,6 +131,15 @@ impl Instance {
     /// From now on it believes the key of the relay that it knows, and asks no more.
     pub(crate) fn keep_key(&self) {
         *self.server.keeps_key.lock().unwrap() = true;
+    }
+
+    /// What it answers under a path from now on, whatever is asked.
+    pub(crate) fn put_answer(&self, path: &str, answer: Answer) {
+        self.server
+            .answers
+            .lock()
+            .unwrap()
+            .insert(path.to_owned(), answer);
     }
 
     /// Requests that were refused.
@@ -291,6 +306,14 @@ impl Instance {
 /// Any path is an actor of that name, unless a test put something else there.
 async fn document(State(server): State<Arc<Server>>, Path(path): Path<String>) -> axum::response::Response {
     server.gets.lock().unwrap().push(path.clone());
+    let answer = server.answers.lock().unwrap().get(&path).cloned();
+    if let Some((status, headers, body)) = answer {
+        let mut response = axum::response::Response::builder().status(status);
+        for (name, value) in headers {
+            response = response.header(name, value);
+        }
+        return response.body(body.into()).unwrap();
+    }
     let put = server.documents.lock().unwrap().get(&path).cloned();
     let id = format!("{}/{path}", server.base);
     let rotated = *server.rotated.lock().unwrap();
