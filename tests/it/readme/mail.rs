@@ -32,7 +32,7 @@ fn the_mail_chapter_of_the_readme_works_as_written() {
     chapter.first_mail_to_the_sink();
     let mut provider = chapter.through_a_smarthost();
     chapter.signed();
-    chapter.from_the_copier();
+    chapter.scan_by_the_copier();
     chapter.login_with_a_token();
     assert!(provider.terminate().success());
     assert!(chapter.gateway.terminate().success());
@@ -145,7 +145,7 @@ impl<'a> Chapter<'a> {
         assert!(mail.text.contains("d=shop.example"), "{}", mail.text);
     }
 
-    fn from_the_copier(&mut self) {
+    fn scan_by_the_copier(&mut self) {
         let copier = readme::block("config: copier");
         let smarthost = readme::block("config: smarthost");
         let text = format!("{smarthost}\n{copier}{}", self.configuration);
