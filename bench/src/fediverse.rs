@@ -26,6 +26,7 @@ pub(crate) const SUITE: Suite = Suite {
         _ => &["tasuki", "activityrelay"],
     },
     slow_peers: &[],
+    is_long: |_, _| false,
     measure,
 };
 

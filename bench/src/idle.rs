@@ -17,6 +17,7 @@ pub(crate) const SUITE: Suite = Suite {
     more_cases: &[],
     peers: |_| &["tasuki"],
     slow_peers: &[],
+    is_long: |_, _| true,
     measure,
 };
 

@@ -1,5 +1,7 @@
 //! Mail: N messages from parallel senders through a relay to one next hop, 20 connections there for all.
 
+mod deferred;
+mod postgres;
 mod relays;
 
 use std::io::Read;
@@ -16,19 +18,46 @@ use crate::report::Line;
 use crate::rounds::{LOG, Plan, Suite};
 
 pub(crate) const SUITE: Suite = Suite {
-    cases: &["2k_x20", "10k_x20", "100k_x20", "10k_x1", "10k_x100"],
-    more_cases: &["10k_tls", "10k_1000_domains", "25m_x50", "idle5000"],
+    cases: &[
+        "2k_x20",
+        "10k_x20",
+        "100k_x20",
+        "10k_x1",
+        "10k_x100",
+        "10k_tls",
+        "10k_1000_domains",
+        "25m_x50",
+        "deferred",
+        "idle5000",
+    ],
+    more_cases: &[],
     peers: |case| match case {
-        "10k_x20" => &["tasuki", "postfix", "exim", "opensmtpd", "haraka", "direct"],
-        "idle5000" => &["tasuki"],
+        "10k_x20" | "25m_x50" => &[
+            "tasuki",
+            "tasuki-postgres",
+            "postfix",
+            "exim",
+            "opensmtpd",
+            "haraka",
+            "direct",
+        ],
+        "10k_tls" | "10k_1000_domains" => &["tasuki", "postfix", "exim", "opensmtpd", "haraka", "direct"],
+        "deferred" | "idle5000" => &["tasuki"],
         _ => &["tasuki", "postfix", "direct"],
     },
-    slow_peers: &["exim", "opensmtpd", "haraka"],
+    slow_peers: &[],
+    is_long: |case, peer| SLOW.contains(&peer) || matches!(case, "deferred" | "idle5000" | "25m_x50"),
     measure,
 };
 
-/// Where the name server of `sink.test` listens; `scripts/bench` makes it the machine's resolver for the run.
+/// With the load of a quick run, and few rounds: they would take longer than all others together.
+const SLOW: &[&str] = &["exim", "opensmtpd", "haraka"];
+
+/// Where the name server of `sink.test` listens.
 const NAME_SERVER: &str = "127.77.0.53:53";
+
+/// The mail server of all names below `sink.test`. Not 127.0.0.1, which relays take for themselves.
+const MAIL_SERVER: &str = "127.77.0.25:25";
 
 struct Case {
     name: String,
@@ -49,6 +78,7 @@ fn case(name: &str, quick: bool) -> Result<Case> {
         "10k_tls" | "10k_1000_domains" => (10_240, 20, 10_000),
         // Just under Tasuki's shipped limit.
         "25m_x50" => (26_000_000, 50, 200),
+        "deferred" => (2048, 0, 1_000_000),
         "idle5000" => (0, 5000, 0),
         other => bail!("unknown case {other}"),
     };
@@ -58,7 +88,11 @@ fn case(name: &str, quick: bool) -> Result<Case> {
         senders,
         messages: if quick { messages / 4 } else { messages },
         tls: name == "10k_tls",
-        domains: if name == "10k_1000_domains" { 1000 } else { 1 },
+        domains: match name {
+            "10k_1000_domains" => 1000,
+            "deferred" => 100_000,
+            _ => 1,
+        },
     })
 }
 
@@ -77,16 +111,21 @@ struct Relay {
     port: u16,
     durable: bool,
     running: Option<Running>,
+    /// A database of its own: its CPU counts, its memory does not.
+    beside: Option<Running>,
 }
 
 fn measure(plan: &Plan, name: &str, peer: &str, directory: &Path) -> Result<Line> {
     // A rate needs no more of the slow ones, which would take longer than all others together.
-    let case = case(name, plan.quick || SUITE.slow_peers.contains(&peer))?;
+    let case = case(name, plan.quick || SLOW.contains(&peer))?;
     let log = directory.join(LOG);
     let mut sink = vec!["smtp-sink".to_owned()];
     if case.tls {
         make_files(directory)?;
         sink.extend(["--tls".to_owned(), directory.display().to_string()]);
+    }
+    if case.domains > 1 {
+        sink.extend(["--listen".to_owned(), MAIL_SERVER.to_owned()]);
     }
     let mut sink = Running::part(&sink, &log)?;
     let ports: Value = serde_json::from_str(&sink.line()?)?;
@@ -104,8 +143,12 @@ fn measure(plan: &Plan, name: &str, peer: &str, directory: &Path) -> Result<Line
         next_hop,
         case: &case,
     };
+    if name == "deferred" {
+        return deferred::measure(&place, count, peer);
+    }
     let relay = match peer {
         "tasuki" => relays::tasuki(&place)?,
+        "tasuki-postgres" => relays::tasuki_on_postgres(&place)?,
         "postfix" => relays::postfix(&place)?,
         "exim" => relays::exim(&place)?,
         "opensmtpd" => relays::opensmtpd(&place)?,
@@ -114,6 +157,7 @@ fn measure(plan: &Plan, name: &str, peer: &str, directory: &Path) -> Result<Line
             port: next_hop,
             durable: false,
             running: None,
+            beside: None,
         },
         "direct" => return straight(&place),
         other => bail!("unknown peer {other}"),
@@ -132,31 +176,42 @@ fn measure(plan: &Plan, name: &str, peer: &str, directory: &Path) -> Result<Line
 }
 
 fn relayed(relay: &Relay, case: &Case, place: &Place<'_>, count: u16, line: Line) -> Result<Line> {
-    let roots: Vec<u32> = relay.running.iter().map(Running::pid).collect();
+    let own: Vec<u32> = relay.running.iter().map(Running::pid).collect();
+    let roots: Vec<u32> = relay
+        .running
+        .iter()
+        .chain(&relay.beside)
+        .map(Running::pid)
+        .collect();
     let measured = !roots.is_empty();
     // Warm up: connections, caches, the database's first pages; a JIT needs some thousand.
     let warm_up = match line.peer.as_str() {
         "haraka" => 2000,
         _ => (case.messages / 10).max(case.senders),
     };
-    let peak = PeakMemory::watch(roots.clone());
+    let peak = PeakMemory::watch(own);
     send(case, place, relay.port, 0, warm_up)?;
-    wait_for_count(count, warm_up, "warming up")?;
+    if !wait_for_count(count, warm_up, "warming up")? {
+        bail!("warming up took more than {LONGEST:?}");
+    }
     let (cpu, begin) = (cpu_seconds(&roots), Instant::now());
     send(case, place, relay.port, warm_up, case.messages)?;
     let arrived = wait_for_count(count, warm_up + case.messages, "delivering");
     let seconds = begin.elapsed().as_secs_f64();
     let cpu = cpu_seconds(&roots) - cpu;
     let seen = counted(count)?.0;
-    let lost = (warm_up + case.messages).saturating_sub(seen);
-    if lost == 0 {
+    let missing = (warm_up + case.messages).saturating_sub(seen);
+    // A relay that has not delivered all in this time has its rate all the same; nothing is known of losses then.
+    let is_cut = matches!(arrived, Ok(false));
+    if missing == 0 {
         arrived?;
     }
+    let delivered = seen.saturating_sub(warm_up) as f64;
     Ok(Line {
-        units_per_s: Some(case.messages as f64 / seconds),
-        cpu_s_per_1000: measured.then(|| cpu * 1000.0 / case.messages as f64),
+        units_per_s: Some(delivered / seconds),
+        cpu_s_per_1000: measured.then(|| cpu * 1000.0 / delivered.max(1.0)),
         peak_rss_mib: measured.then(|| peak.finish()),
-        lost: Some(lost as u64),
+        lost: (!is_cut).then_some(missing as u64),
         ..line
     })
 }
@@ -256,13 +311,21 @@ fn counted(port: u16) -> Result<(usize, usize)> {
     Ok((distinct.parse()?, total.parse()?))
 }
 
-/// Waits until `messages` have arrived; gives up when nothing has moved for 20 s.
-fn wait_for_count(port: u16, messages: usize, what: &str) -> Result<()> {
-    let (mut last, mut moved) = (0, Instant::now());
+/// How long a step may take while something arrives.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// Waits until `messages` have arrived; false when that takes longer than [`LONGEST`], an error when nothing has moved for
+/// 20 s.
+fn wait_for_count(port: u16, messages: usize, what: &str) -> Result<bool> {
+    let begin = Instant::now();
+    let (mut last, mut moved) = (0, begin);
     loop {
         let seen = counted(port)?.0;
         if seen >= messages {
-            return Ok(());
+            return Ok(true);
+        }
+        if begin.elapsed() > LONGEST {
+            return Ok(false);
         }
         if seen > last {
             (last, moved) = (seen, Instant::now());

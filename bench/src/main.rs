@@ -41,6 +41,8 @@ enum Command {
     SmtpIdle(drivers::smtp_load::Idle),
     /// Part of a run: the name server of `sink.test`.
     Dns(drivers::dns::Dns),
+    /// Part of a run: fills the store of a stopped gateway with a long queue.
+    FillQueue(drivers::fill_queue::Fill),
     /// Part of a run: the local server behind a tunnel.
     TcpServer,
     /// Part of a run: loads a TCP address and prints a JSON figure.
@@ -69,6 +71,7 @@ fn main() -> Result<()> {
         Command::SmtpLoad(load) => drivers::smtp_load::run(&load),
         Command::SmtpIdle(idle) => drivers::smtp_load::idle(&idle),
         Command::Dns(dns) => drivers::dns::run(&dns),
+        Command::FillQueue(fill) => drivers::fill_queue::run(&fill),
         Command::TcpServer => drivers::tcp::serve(),
         Command::TcpLoad(load) => drivers::tcp::load(&load),
         Command::QuinnServer(server) => drivers::quic::server(&server),

@@ -24,6 +24,9 @@ pub(crate) struct Line {
     pub(crate) kib_per_conn: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) peak_rss_mib: Option<f64>,
+    /// From the start of the program until the first unit is through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) first_s: Option<f64>,
     /// CPU as a share of one core.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu_percent: Option<f64>,
@@ -54,6 +57,7 @@ pub(crate) fn median(rounds: &[Line]) -> Line {
     line.p99_us = middle(|l| l.p99_us);
     line.kib_per_conn = middle(|l| l.kib_per_conn);
     line.peak_rss_mib = middle(|l| l.peak_rss_mib);
+    line.first_s = middle(|l| l.first_s);
     line.cpu_percent = middle(|l| l.cpu_percent);
     line.binary_mib = middle(|l| l.binary_mib);
     line.lost = rounds.iter().filter_map(|l| l.lost).reduce(|a, b| a + b);
@@ -63,7 +67,7 @@ pub(crate) fn median(rounds: &[Line]) -> Line {
 /// Prints the table for people.
 pub(crate) fn print_table(lines: &[Line]) {
     println!(
-        "{:<16} {:<14} {:>9} {:>10} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>6} {:>7} {:>6} durable",
+        "{:<16} {:<15} {:>9} {:>10} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>7} {:>6} {:>7} {:>6} durable",
         "case",
         "peer",
         "units/s",
@@ -74,6 +78,7 @@ pub(crate) fn print_table(lines: &[Line]) {
         "p99 us",
         "KiB/conn",
         "MiB peak",
+        "first s",
         "cpu %",
         "MiB bin",
         "lost"
@@ -81,7 +86,7 @@ pub(crate) fn print_table(lines: &[Line]) {
     for l in lines {
         let f = |v: Option<f64>, digits: usize| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.digits$}"));
         println!(
-            "{:<16} {:<14} {:>9} {:>10} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>6} {:>7} {:>6} {}",
+            "{:<16} {:<15} {:>9} {:>10} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>7} {:>6} {:>7} {:>6} {}",
             l.case,
             l.peer,
             f(l.units_per_s, 0),
@@ -92,6 +97,7 @@ pub(crate) fn print_table(lines: &[Line]) {
             f(l.p99_us, 0),
             f(l.kib_per_conn, 1),
             f(l.peak_rss_mib, 1),
+            f(l.first_s, 2),
             f(l.cpu_percent, 3),
             f(l.binary_mib, 2),
             l.lost.map_or_else(|| "-".to_owned(), |n| n.to_string()),

@@ -23,7 +23,7 @@ pub(crate) struct Plan {
     /// The engine to measure.
     #[arg(value_enum)]
     engine: EngineName,
-    /// 3 rounds with less load in place of 5.
+    /// 3 rounds with less load in place of 5, 1 where a round is long.
     #[arg(long)]
     pub(crate) quick: bool,
     /// One JSON array in place of the table.
@@ -45,12 +45,11 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// How many rounds.
-    fn rounds(&self) -> usize {
-        match (self.engine, self.quick) {
-            // A minute each, and little to scatter.
-            (EngineName::Idle, true) => 1,
-            (EngineName::Idle, false) | (_, true) => 3,
-            (_, false) => 5,
+    fn rounds(&self, is_long: bool) -> usize {
+        match (is_long, self.quick) {
+            (true, true) => 1,
+            (true, false) | (false, true) => 3,
+            (false, false) => 5,
         }
     }
 
@@ -80,6 +79,8 @@ pub(crate) struct Suite {
     pub(crate) peers: fn(case: &str) -> &'static [&'static str],
     /// Peers that a quick run leaves out unless they are named.
     pub(crate) slow_peers: &'static [&'static str],
+    /// Whose rounds are few, because each is long and little scattered.
+    pub(crate) is_long: fn(case: &str, peer: &str) -> bool,
     /// One round, in a directory of its own.
     pub(crate) measure: fn(plan: &Plan, case: &str, peer: &str, directory: &Path) -> Result<Line>,
 }
@@ -118,12 +119,13 @@ pub(crate) fn run(plan: &Plan) -> Result<()> {
         // In turns: what the machine does meanwhile meets every peer alike. Who fails is out of this case; the others
         // go on.
         let mut failed = vec![false; peers.len()];
-        for round in 0..plan.rounds() {
+        for round in 0..plan.rounds(false) {
             for (number, peer) in peers.iter().enumerate() {
-                if failed[number] {
+                let rounds = plan.rounds((suite.is_long)(case, peer));
+                if failed[number] || round >= rounds {
                     continue;
                 }
-                eprintln!("{case}: {peer}, round {} of {}", round + 1, plan.rounds());
+                eprintln!("{case}: {peer}, round {} of {rounds}", round + 1);
                 match one_round(suite, plan, case, peer) {
                     Ok(line) => taken[number].push(line),
                     Err(error) => {

@@ -37,6 +37,7 @@ pub(crate) const SUITE: Suite = Suite {
         ]
     },
     slow_peers: &["rathole-tls", "bore"],
+    is_long: |_, _| false,
     measure,
 };
 

@@ -1,4 +1,4 @@
-//! A name server for one zone: every name under `sink.test` has an MX, the next hop's address.
+//! A name server for one zone: every name under `sink.test` has an MX, at 127.77.0.25.
 //!
 //! It knows MX and A, answers everything else under the zone with "no such record", and never recurses.
 
@@ -37,7 +37,7 @@ fn answer(query: &[u8]) -> Option<Vec<u8>> {
     let question = query.get(12..at + 5)?;
     let kind = u16::from_be_bytes([*query.get(at + 1)?, *query.get(at + 2)?]);
     let data = match kind {
-        TYPE_A => Some(Ipv4Addr::LOCALHOST.octets().to_vec()),
+        TYPE_A => Some(Ipv4Addr::new(127, 77, 0, 25).octets().to_vec()),
         // Preference 10, then `mx` before the question's own name, which is compressed (RFC 1035 4.1.4).
         TYPE_MX => Some([&[0, 10, 2][..], b"mx", &[0xc0, 12]].concat()),
         _ => None,

@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,6 +30,9 @@ pub(crate) struct Sink {
     /// Offers STARTTLS with the certificate in this directory.
     #[arg(long)]
     tls: Option<PathBuf>,
+    /// Where it takes mail; a free port if not said.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
 }
 
 pub(crate) fn run(sink: &Sink) -> Result<()> {
@@ -38,7 +42,7 @@ pub(crate) fn run(sink: &Sink) -> Result<()> {
         .build()?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let (smtp, count) = (
-            TcpListener::bind("127.0.0.1:0").await?,
+            TcpListener::bind(sink.listen).await?,
             TcpListener::bind("127.0.0.1:0").await?,
         );
         println!(

@@ -10,24 +10,21 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod long_queue;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use long_queue::{SETTLE, defer_many, fill, new_mail, outcome, write};
 use tasuki_core::clock::{Clock, Timestamp};
-use tasuki_core::ids::{DeliverySeq, Epoch, MailId, MailIds, NodeId};
+use tasuki_core::ids::{Epoch, NodeId};
 use tasuki_core::store::Store;
-use tasuki_core::store::mail::{
-    Class, Envelope, Hold, LaneKey, NewDelivery, NewMail, Notify, Outcome, Recipient, Settlement, StoredBody,
-};
+use tasuki_core::store::mail::Settlement;
 use tokio::sync::mpsc;
 
 const SENDERS: i64 = 20;
-/// As many outcomes as the mail engine settles at once.
-const SETTLE: usize = 256;
-static IDS: AtomicI64 = AtomicI64::new(1);
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -52,7 +49,9 @@ fn main() {
         Some("fill") => {
             let dir = words.get(1).expect("the data directory");
             let count = words.get(2).map_or(1_000_000, |n| n.parse().unwrap());
-            runtime.block_on(fill(Path::new(dir), count));
+            let url =
+                std::env::var("TASUKI_BENCH_STORE").unwrap_or_else(|_| tasuki_store::DEFAULT_URL.into());
+            runtime.block_on(fill(&url, Path::new(dir), count));
         }
         _ => eprintln!("cargo bench -p tasuki-store -- accept|queue [N] or fill DIR [N]"),
     }
@@ -98,59 +97,6 @@ fn memory_mib(line: &str) -> f64 {
     let found = status.lines().find_map(|l| l.strip_prefix(line)).unwrap();
     let kib: f64 = found.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap();
     kib / 1024.0
-}
-
-fn recipient(domain: &str) -> Recipient {
-    Recipient {
-        mailbox: format!("bob@{domain}").parse().unwrap(),
-        notify: Notify::default(),
-        orcpt: None,
-    }
-}
-
-fn new_mail(domain: &str, body: StoredBody, now: Timestamp) -> NewMail {
-    NewMail {
-        id: MailId(IDS.fetch_add(1, Ordering::Relaxed)),
-        envelope: Envelope {
-            reverse_path: "alice@example.org".parse().unwrap(),
-            principal: None,
-            envid: None,
-            ret: None,
-            smtputf8: false,
-            eight_bit: false,
-            is_dsn: false,
-            require_tls: false,
-            class: Class::default(),
-        },
-        body,
-        deliveries: vec![NewDelivery {
-            lane: LaneKey(format!("mx:{domain}")),
-            recipients: vec![recipient(domain)],
-        }],
-        accepted_at: now,
-        expires_at: now.plus(Duration::from_secs(5 * 86_400)),
-    }
-}
-
-fn outcome(mail: MailId, epoch: Epoch, settlement: Settlement) -> Outcome {
-    Outcome {
-        mail,
-        delivery: DeliverySeq(0),
-        hold: Hold::Fresh(epoch),
-        settlement,
-        follow_up: Vec::new(),
-    }
-}
-
-/// A body as it arrives from a socket: in pieces.
-async fn write(store: &dyn Store, bytes: &Bytes) -> StoredBody {
-    let mut sink = store.open_body(Some(bytes.len() as u64)).await.unwrap();
-    let mut rest = bytes.clone();
-    while !rest.is_empty() {
-        let piece = rest.split_to(rest.len().min(16 << 10));
-        sink.write(piece).await.unwrap();
-    }
-    sink.finish().await.unwrap()
 }
 
 async fn accept_all(count: i64) {
@@ -256,53 +202,4 @@ async fn long_queue(count: i64) {
         (cpu_seconds() - cpu) / 60.0 * 1000.0,
     );
     store.close().await;
-}
-
-/// Mails as another gateway of the store left them, due over the next hour.
-async fn fill(dir: &Path, count: i64) {
-    let url = std::env::var("TASUKI_BENCH_STORE").unwrap_or_else(|_| tasuki_store::DEFAULT_URL.into());
-    let store = tasuki_store::open(&url, dir).await.unwrap();
-    let clock = Clock::system();
-    IDS.store(
-        MailIds::new(NodeId(1000), clock.clone()).next().0,
-        Ordering::Relaxed,
-    );
-    defer_many(&store, count, clock.wall()).await;
-    store.close().await;
-}
-
-async fn defer_many(store: &Arc<dyn Store>, count: i64, now: Timestamp) {
-    let (node, epoch) = store.join("bench").await.unwrap();
-    let lanes = (count / 10).max(1);
-    let body = Bytes::from(vec![b'x'; 2 << 10]);
-    let mut n = 0;
-    while n < count {
-        let mut mails = Vec::with_capacity(SETTLE);
-        for place in n..count.min(n + 256) {
-            let stored = write(&**store, &body).await;
-            mails.push(new_mail(&format!("d{:05}.sink.test", place % lanes), stored, now));
-        }
-        let first = n;
-        n += i64::try_from(mails.len()).unwrap();
-        let domains: Vec<LaneKey> = mails.iter().map(|mail| mail.deliveries[0].lane.clone()).collect();
-        let ids = store.enqueue(node, epoch, mails).await.unwrap();
-        let outcomes = ids
-            .into_iter()
-            .zip(domains)
-            .zip(first..)
-            .map(|((id, lane), place)| {
-                let domain = lane.0.trim_start_matches("mx:").to_owned();
-                let settlement = Settlement::Deferred {
-                    lane,
-                    recipients: vec![recipient(&domain)],
-                    attempts: 1,
-                    due: Timestamp(now.0 + place * 3),
-                    last_error: "450 4.2.0 try again later".into(),
-                    delay_reported: false,
-                };
-                outcome(id, epoch, settlement)
-            })
-            .collect();
-        store.settle(node, outcomes).await.unwrap();
-    }
 }
