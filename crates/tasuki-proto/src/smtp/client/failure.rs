@@ -121,7 +121,8 @@ impl ClientFailure {
 }
 
 /// Replies that mean "you, not this mail", whatever they answer: closing (421), a login missing, wrong, expired or too
-/// weak (530, 534, 535, 538, 5.7.30), TLS not to be had (454).
+/// weak (530, 534, 535, 538, 5.7.30), TLS not to be had (454). A 5.7.30 to a mail with REQUIRETLS does not come here: it
+/// is [`Problem::Unfit`].
 fn is_about_route(reply: &Reply) -> bool {
     matches!(reply.code, 421 | 454 | 530 | 534 | 535 | 538) || reply.enhanced == Some(EnhancedCode(5, 7, 30))
 }

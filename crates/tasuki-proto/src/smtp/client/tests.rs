@@ -387,6 +387,44 @@ fn what_the_next_hop_cannot_take_is_refused_without_asking_it() {
 }
 
 #[test]
+fn a_refused_promise_of_tls_judges_the_mail_that_asked_for_it_and_no_other() {
+    let refused_at = |stage: Stage, require_tls: bool| {
+        let mut run = Run::new(config(Security::Implicit, false), Some(true));
+        run.server("220 x\r\n");
+        assert_eq!(run.server("250-x\r\n250 REQUIRETLS\r\n"), ["Ready"]);
+        let mut mail = job(&["b@y.org"]);
+        mail.envelope.require_tls = require_tls;
+        run.start(mail);
+        for (at, yes) in [
+            (Stage::Mail, "250 ok\r\n"),
+            (Stage::Recipient, "250 ok\r\n"),
+            (Stage::Data, "354 go\r\n"),
+        ] {
+            if at == stage {
+                break;
+            }
+            run.server(yes);
+        }
+        if stage == Stage::EndOfData {
+            run.body("x\r\n");
+        }
+        run.server("550 5.7.30 REQUIRETLS support required\r\n");
+        let failure = run.failure(0);
+        assert_eq!(failure.stage, stage);
+        (
+            failure.is_permanent(),
+            matches!(failure.problem, Problem::Unfit(_)),
+        )
+    };
+    for stage in [Stage::Mail, Stage::Recipient, Stage::Data, Stage::EndOfData] {
+        // Another server of the domain may keep to it; if none does, the mail comes back.
+        assert_eq!(refused_at(stage, true), (true, true), "{stage:?}");
+        // Without REQUIRETLS it is said of our login, and mail does not come back for that.
+        assert_eq!(refused_at(stage, false), (false, false), "{stage:?}");
+    }
+}
+
+#[test]
 fn every_wait_has_an_end() {
     let mut run = Run::new(config(Security::Plain, false), None);
     let due = run.client.poll_timeout().unwrap();

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::{Client, ClientFailure, Event, Expect, Job, Problem, Protocol, Stage};
-use crate::smtp::{Reply, data::DotStuffer};
+use crate::smtp::{EnhancedCode, Reply, data::DotStuffer};
 
 /// The mail under way.
 pub(super) struct Transaction {
@@ -25,6 +25,19 @@ enum Form {
 impl Transaction {
     fn open(&self) -> bool {
         self.results.iter().any(Option::is_none)
+    }
+
+    /// What a refusal at this command means for this mail.
+    fn refused(&self, stage: Stage, reply: Reply) -> ClientFailure {
+        // RFC 8689 4.2.1: said of a mail with REQUIRETLS, 5.7.30 means that this server cannot keep to it, and another
+        // one of the domain may. Of any other mail it says that our login is too weak (Microsoft 365).
+        let is_promise = self.job.envelope.require_tls && reply.enhanced == Some(EnhancedCode(5, 7, 30));
+        let problem = if is_promise {
+            Problem::Unfit(reply)
+        } else {
+            Problem::Refused(reply)
+        };
+        ClientFailure::new(stage, problem)
     }
 
     /// Settles all recipients that have no result yet.
@@ -174,7 +187,7 @@ impl Client {
             return;
         };
         if !reply.is_positive() {
-            let failure = ClientFailure::new(Stage::Mail, Problem::Refused(reply));
+            let failure = transaction.refused(Stage::Mail, reply);
             transaction.settle(&Err(failure));
             self.needs_rset = true;
             // With pipelining the replies to RCPT and DATA are still to come.
@@ -192,7 +205,7 @@ impl Client {
             return;
         };
         if !reply.is_positive() && transaction.results[at].is_none() {
-            let failure = ClientFailure::new(Stage::Recipient, Problem::Refused(reply));
+            let failure = transaction.refused(Stage::Recipient, reply);
             transaction.results[at] = Some(Err(failure));
         }
         let last = at + 1 == transaction.results.len();
@@ -218,20 +231,20 @@ impl Client {
             }
             return;
         }
-        let failure = ClientFailure::new(Stage::Data, Problem::Refused(reply));
+        let failure = transaction.refused(Stage::Data, reply);
         transaction.settle(&Err(failure));
         self.needs_rset = true;
         self.done();
     }
 
     pub(super) fn end_of_data_reply(&mut self, at: Option<usize>, reply: Reply) {
+        let Some(transaction) = &mut self.transaction else {
+            return;
+        };
         let result = if reply.is_positive() {
             Ok(reply)
         } else {
-            Err(ClientFailure::new(Stage::EndOfData, Problem::Refused(reply)))
-        };
-        let Some(transaction) = &mut self.transaction else {
-            return;
+            Err(transaction.refused(Stage::EndOfData, reply))
         };
         match at {
             None => {
