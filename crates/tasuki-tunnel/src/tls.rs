@@ -9,11 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs as provider, verify_tls13_signature};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{CertificateError, Error};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use tasuki_core::tls::{PeerCheck, Verifier, provider};
 use tasuki_proto::tunnel::{ALPN, SERVER_NAME};
 
 /// A public key's fingerprint: SHA-256 of its SPKI, shown as 64 hexadecimal digits.
@@ -126,11 +124,11 @@ impl Identity {
 
 /// The gateway's side: shows our key, demands any key of the agent and proof that it holds it.
 pub(crate) fn server_config(identity: &Identity) -> Result<rustls::ServerConfig, Error> {
-    let provider = Arc::new(provider::default_provider());
+    let provider = Arc::new(provider());
     let (chain, key) = identity.chain();
-    let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(AnyKey { provider }))
+        .with_client_cert_verifier(Arc::new(Verifier::new(AnyKey)))
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     // Sessions are long and every one must prove its key, so resumption has nothing to give.
@@ -143,13 +141,12 @@ pub(crate) fn client_config(
     identity: &Identity,
     pin: Fingerprint,
 ) -> Result<(rustls::ClientConfig, Arc<AtomicBool>), Error> {
-    let provider = Arc::new(provider::default_provider());
+    let provider = Arc::new(provider());
     let mismatch = Arc::new(AtomicBool::new(false));
-    let verifier = PinnedKey {
-        provider: Arc::clone(&provider),
+    let verifier = Verifier::new(PinnedKey {
         pin,
         mismatch: Arc::clone(&mismatch),
-    };
+    });
     let (chain, key) = identity.chain();
     let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -163,107 +160,42 @@ pub(crate) fn client_config(
 
 /// Accepts every key whose holder signs the handshake. Who it is gets decided after the Hello.
 #[derive(Debug)]
-struct AnyKey {
-    provider: Arc<CryptoProvider>,
-}
+struct AnyKey;
 
-impl ClientCertVerifier for AnyKey {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
+impl PeerCheck for AnyKey {
+    fn check(
         &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
+        certificate: &CertificateDer<'_>,
+        _chain: &[CertificateDer<'_>],
+        _name: Option<&ServerName<'_>>,
         _now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        Fingerprint::of_certificate(end_entity).map(|_| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.3 is required".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+    ) -> Result<(), Error> {
+        Fingerprint::of_certificate(certificate).map(drop)
     }
 }
 
 /// Accepts the one key that came with the enrolment command.
 #[derive(Debug)]
 struct PinnedKey {
-    provider: Arc<CryptoProvider>,
     pin: Fingerprint,
     mismatch: Arc<AtomicBool>,
 }
 
-impl ServerCertVerifier for PinnedKey {
-    fn verify_server_cert(
+impl PeerCheck for PinnedKey {
+    fn check(
         &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
+        certificate: &CertificateDer<'_>,
+        _chain: &[CertificateDer<'_>],
+        _name: Option<&ServerName<'_>>,
         _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        if Fingerprint::of_certificate(end_entity)? == self.pin {
-            return Ok(ServerCertVerified::assertion());
+    ) -> Result<(), Error> {
+        if Fingerprint::of_certificate(certificate)? == self.pin {
+            return Ok(());
         }
         self.mismatch.store(true, Ordering::Relaxed);
         Err(Error::InvalidCertificate(
             CertificateError::ApplicationVerificationFailure,
         ))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.3 is required".into()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
     }
 }
 

@@ -15,7 +15,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::ProducesTickets;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde::Serialize;
 
 use crate::clock::{Clock, Timestamp};
@@ -30,16 +30,19 @@ mod fresh;
 mod guests;
 mod resolver;
 mod trust;
+mod verify;
 
 pub use certificate::{Certificate, key_fingerprint, spki_fingerprint};
 pub use config::{AcmeChallenge, AcmeConfig, Source, TlsConfig};
 pub use trust::client_config;
+pub use verify::{PeerCheck, Verifier, checking_client_config};
 
 use ca::PrivateCa;
 use config::Settings;
 use fresh::Renewal;
 use guests::Waiting;
 use resolver::{Challenges, Newest, Presented};
+use trust::Trust;
 
 /// The ALPN of ACME's TLS challenge (RFC 8737 6.2).
 pub const ACME_ALPN: &[u8] = b"acme-tls/1";
@@ -72,7 +75,7 @@ struct Inner {
     newest: Arc<Newest>,
     challenges: Arc<Challenges>,
     tickets: Option<Arc<dyn ProducesTickets>>,
-    client: ArcSwap<rustls::ClientConfig>,
+    trust: ArcSwap<Trust>,
     /// Why the last attempt to replace the certificate failed.
     trouble: ArcSwapOption<String>,
     renewal: tokio::sync::Mutex<Renewal>,
@@ -171,7 +174,7 @@ impl Tls {
         let settings = Settings::check(config.clone(), host)?;
         let ca = PrivateCa::load_or_make(keys_dir, clock.wall())?;
         let presented = pick(&settings, &ca, keys_dir, clock.wall())?;
-        let client = client_config(&config.extra_ca, &[ca.certificate().clone()])?;
+        let trust = Trust::load(&config.extra_ca, &[ca.certificate().clone()])?;
         let renewal = Renewal::new(&settings);
         let tickets = rustls::crypto::aws_lc_rs::Ticketer::new().ok();
         Ok(Self {
@@ -189,7 +192,7 @@ impl Tls {
                 guests_changed: tokio::sync::Notify::new(),
                 challenges: Arc::default(),
                 tickets,
-                client: ArcSwap::new(client),
+                trust: ArcSwap::from_pointee(trust),
                 trouble: ArcSwapOption::empty(),
                 renewal: tokio::sync::Mutex::new(renewal),
                 reloaded: tokio::sync::Notify::new(),
@@ -220,7 +223,17 @@ impl Tls {
     /// CA. After a reload it is a new one: ask again instead of keeping it for long.
     #[must_use]
     pub fn client(&self) -> Arc<rustls::ClientConfig> {
-        self.inner.client.load_full()
+        Arc::clone(&self.inner.trust.load().client)
+    }
+
+    /// Whether [`Tls::client`] would have believed a server with this certificate, which its chain follows.
+    ///
+    /// # Errors
+    /// It would not, for this reason.
+    pub fn judge(&self, chain: &[CertificateDer<'_>], name: &ServerName<'_>) -> Result<(), rustls::Error> {
+        let now = self.inner.clock.wall().unix_seconds().unsigned_abs();
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
+        self.inner.trust.load().judge(chain, name, now)
     }
 
     /// The server configuration for handshakes that offer [`ACME_ALPN`]; they end with the handshake.
@@ -292,7 +305,7 @@ impl Tls {
         let inner = &self.inner;
         let old = inner.settings.load_full();
         let settings = Settings::check(config.clone(), host)?;
-        let client = client_config(&config.extra_ca, &[inner.ca.certificate().clone()])?;
+        let trust = Trust::load(&config.extra_ca, &[inner.ca.certificate().clone()])?;
         let presented = pick(&settings, &inner.ca, &inner.keys_dir, inner.clock.wall())?;
         let mut changed = Vec::new();
         for (key, differs) in [
@@ -306,7 +319,7 @@ impl Tls {
             }
         }
         inner.settings.store(Arc::new(settings));
-        inner.client.store(client);
+        inner.trust.store(Arc::new(trust));
         // The private CA's certificate need not change with every reload.
         let current = inner.newest.own.load_full();
         let keeps = presented.source == Source::PrivateCa

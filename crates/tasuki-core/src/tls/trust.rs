@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier as _;
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::certificate::read_certificates;
 use super::{TlsError, provider};
@@ -28,6 +30,53 @@ pub fn client_config(
     extra_ca: &[PathBuf],
     more: &[CertificateDer<'static>],
 ) -> Result<Arc<ClientConfig>, TlsError> {
+    Trust::load(extra_ca, more).map(|trust| trust.client)
+}
+
+/// Whom outgoing TLS believes: as a configuration, and to judge certificates that were taken without it.
+pub(super) struct Trust {
+    pub(super) client: Arc<ClientConfig>,
+    verifier: Arc<WebPkiServerVerifier>,
+}
+
+impl Trust {
+    pub(super) fn load(extra_ca: &[PathBuf], more: &[CertificateDer<'static>]) -> Result<Self, TlsError> {
+        let roots = roots(extra_ca, more)?;
+        let provider = Arc::new(provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .map_err(|error| TlsError::Certificate {
+                what: "the trusted roots".to_owned(),
+                problem: error.to_string(),
+            })?;
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider speaks TLS 1.2 and 1.3")
+            .with_webpki_verifier(Arc::clone(&verifier))
+            .with_no_client_auth();
+        Ok(Self {
+            client: Arc::new(config),
+            verifier,
+        })
+    }
+
+    /// Whether a server's certificate, followed by its chain, is good for this name.
+    pub(super) fn judge(
+        &self,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let (end_entity, intermediates) = chain
+            .split_first()
+            .ok_or(rustls::Error::NoCertificatesPresented)?;
+        self.verifier
+            .verify_server_cert(end_entity, intermediates, name, &[], now)
+            .map(drop)
+    }
+}
+
+fn roots(extra_ca: &[PathBuf], more: &[CertificateDer<'static>]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
@@ -41,12 +90,7 @@ pub fn client_config(
             problem: error.to_string(),
         })?;
     }
-    let config = ClientConfig::builder_with_provider(Arc::new(provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider speaks TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    Ok(roots)
 }
 
 fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {

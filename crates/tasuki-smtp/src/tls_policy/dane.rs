@@ -4,15 +4,13 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, SHA512, digest};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    CertificateError, ClientConfig, Error, RootCertStore,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
+    crypto::CryptoProvider,
     server::ParsedCertificate,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tasuki_core::tls::{PeerCheck, checking_client_config};
 
 use crate::dns::TlsaRecord;
 
@@ -41,19 +39,11 @@ pub(super) fn client_config(
     records: Arc<[TlsaRecord]>,
     domain: Option<ServerName<'static>>,
 ) -> Arc<ClientConfig> {
-    let provider = Arc::new(tasuki_core::tls::provider());
-    let verifier = Dane {
+    checking_client_config(Dane {
         records,
         domain,
-        provider: Arc::clone(&provider),
-    };
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider speaks TLS 1.2 and 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    Arc::new(config)
+        provider: Arc::new(tasuki_core::tls::provider()),
+    })
 }
 
 #[derive(Debug)]
@@ -117,64 +107,29 @@ impl Dane {
     }
 }
 
-impl ServerCertVerifier for Dane {
-    fn verify_server_cert(
+impl PeerCheck for Dane {
+    fn check(
         &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: Option<&ServerName<'_>>,
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+    ) -> Result<(), Error> {
         // RFC 7672 3.1.1: neither the name nor the dates of the certificate count then.
         let mut ee = self.records.iter().filter(|record| record.usage == DANE_EE);
-        if ee.any(|record| matches(record, end_entity)) {
-            return Ok(ServerCertVerified::assertion());
+        if ee.any(|record| matches(record, certificate)) {
+            return Ok(());
         }
         let mut why = Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
         for record in self.records.iter().filter(|record| record.usage == DANE_TA) {
-            let Some(anchor) = Self::anchor(record, intermediates) else {
+            let (Some(anchor), Some(name)) = (Self::anchor(record, chain), name) else {
                 continue;
             };
-            match self.is_under(anchor, end_entity, intermediates, server_name, now) {
-                Ok(()) => return Ok(ServerCertVerified::assertion()),
+            match self.is_under(anchor, certificate, chain, name, now) {
+                Ok(()) => return Ok(()),
                 Err(error) => why = error,
             }
         }
         Err(why)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.provider.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
     }
 }
