@@ -111,6 +111,16 @@ pub enum What {
     RouteDown { route: String, reason: String },
     /// See [`What::RouteDown`].
     RouteUp { route: String },
+    /// A mail server's TLS is not what its domain's policy (DANE, MTA-STS) asks; `result` is a result type of RFC 8460. The
+    /// mail waits, unless the policy is only tried out.
+    TlsFailing {
+        domain: String,
+        host: String,
+        result: &'static str,
+        reason: String,
+    },
+    /// See [`What::TlsFailing`].
+    TlsWorks { domain: String, host: String },
     /// A certificate was obtained or replaced.
     CertificateReplaced { names: Vec<String>, days_left: i64 },
     /// A certificate could not be obtained or read; the old one stays and it is tried again.

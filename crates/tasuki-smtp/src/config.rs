@@ -27,6 +27,7 @@ mod rewrite;
 mod smarthost;
 mod sources;
 mod tls_policy;
+mod tls_reports;
 
 pub(crate) use devices::{Device, device_at};
 pub use devices::{DeviceConfig, DevicesConfig, Target};
@@ -45,6 +46,7 @@ pub(crate) use sources::{Pool, seed_of};
 pub use sources::{SourceAddressConfig, SourceConfig};
 pub(crate) use tls_policy::TlsPolicies;
 pub use tls_policy::{TlsLevel, TlsPolicyConfig};
+pub use tls_reports::TlsReportsConfig;
 
 /// The mail engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,6 +100,8 @@ pub struct MailConfig {
     pub providers: Vec<ProviderConfig>,
     /// Trying, and trying again.
     pub delivery: DeliveryConfig,
+    /// Reports about TLS to the domains that ask for them.
+    pub tls_reports: TlsReportsConfig,
     /// What sessions may do to us.
     pub limits: LimitsConfig,
     /// Name lookups.
@@ -163,6 +167,8 @@ pub struct DeliveryConfig {
     /// How long a connection attempt may take.
     #[serde(with = "duration")]
     pub connect_timeout: Duration,
+    /// Try a server's IPv4 address before its IPv6 address; otherwise the other way round.
+    pub ipv4_first: bool,
     /// The port of other domains' mail servers.
     pub mx_port: u16,
     /// Keep to the TLS policies that domains publish by MTA-STS (RFC 8461).
@@ -269,6 +275,7 @@ impl Default for MailConfig {
             tls_policy: Vec::new(),
             providers: Vec::new(),
             delivery: DeliveryConfig::default(),
+            tls_reports: TlsReportsConfig::default(),
             limits: LimitsConfig::default(),
             dns: DnsConfig::default(),
         }
@@ -307,6 +314,7 @@ impl Default for DeliveryConfig {
             mails_per_connection: 100,
             idle: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(30),
+            ipv4_first: true,
             mx_port: 25,
             mta_sts: true,
             mta_sts_port: 443,
@@ -385,6 +393,7 @@ pub(crate) struct Settings {
     pub(crate) tls_policies: TlsPolicies,
     pub(crate) providers: Providers,
     pub(crate) delivery: DeliveryConfig,
+    pub(crate) tls_reports: TlsReportsConfig,
     pub(crate) retry: Backoff,
     pub(crate) connections_per_address: usize,
     pub(crate) recipients_per_minute: u32,
@@ -461,6 +470,7 @@ impl Settings {
             tls_policies: TlsPolicies::check(&config.tls_policy)?,
             providers: Providers::check(&config.providers)?,
             delivery: config.delivery.clone(),
+            tls_reports: config.tls_reports.clone(),
             retry,
             connections_per_address: config.limits.connections_per_address,
             recipients_per_minute: config.limits.recipients_per_minute,

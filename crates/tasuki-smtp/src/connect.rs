@@ -10,11 +10,12 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName};
 use tasuki_core::{accept, clock::Clock, store::mail::BodySource};
 use tasuki_proto::smtp::{
     Envelope, Reply,
     client::{Client, ClientConfig, ClientFailure, Event, Job as ClientJob, Problem, Security, Stage},
+    tlsrpt::ResultType,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
@@ -28,7 +29,8 @@ use crate::{
     config::{Pool, Smarthost},
     context::{Context, Job},
     route::Candidate,
-    tls_policy::Demand,
+    tls_policy::{Demand, Trouble},
+    tls_report,
 };
 
 /// Writes below this size are gathered into one.
@@ -87,6 +89,8 @@ pub(crate) struct Dialer {
     pub(crate) verifies: bool,
     /// What that keeps to.
     pub(crate) demand: Arc<Demand>,
+    /// TLS is left out because it failed there before.
+    pub(crate) tls_is_known_broken: bool,
     pub(crate) connect_timeout: Duration,
     /// Our addresses to connect from, and which of them.
     pub(crate) source: Option<Arc<Pool>>,
@@ -100,6 +104,10 @@ pub(crate) struct Connection {
     input: BytesMut,
     pending: BytesMut,
     dialer: Dialer,
+    /// Why the handshake failed.
+    tls_trouble: Option<Trouble>,
+    /// Where it is from.
+    local_ip: Option<IpAddr>,
     /// The server's name, for people and TLS.
     pub(crate) host: String,
     to: Candidate,
@@ -155,6 +163,7 @@ impl Dialer {
             Err(_) => return Err(ClientFailure::new(Stage::Connect, Problem::TimedOut)),
         };
         accept::prepare(&stream);
+        let local_ip = stream.local_addr().ok().map(|addr| addr.ip());
         context.metrics.connections.inc();
         context.metrics.connections_open.inc();
         let open = OpenGauge(context.metrics.connections_open.clone());
@@ -163,7 +172,7 @@ impl Dialer {
             let tls = self
                 .handshake(stream, &to.host)
                 .await
-                .map_err(|e| io_failure(Stage::StartTls, e))?;
+                .map_err(|trouble| io_failure(Stage::StartTls, trouble.words))?;
             Socket::Client(Box::new(tls))
         } else {
             Socket::Plain(stream)
@@ -176,6 +185,8 @@ impl Dialer {
             input: BytesMut::new(),
             pending: BytesMut::new(),
             dialer: self.clone(),
+            tls_trouble: None,
+            local_ip,
             host: to.host.clone(),
             to: to.clone(),
             mails: 0,
@@ -183,10 +194,15 @@ impl Dialer {
             _permit: permit,
             _open: open,
         };
-        match connection.next(clock).await {
-            Event::Ready => Ok(connection),
-            Event::Closed(Some(failure)) => Err(self.demand.judge(&to.host, failure)),
-            _ => Err(ClientFailure::new(Stage::Banner, Problem::Closed)),
+        let failure = match connection.next(clock).await {
+            Event::Ready => None,
+            Event::Closed(Some(failure)) => Some(failure),
+            _ => Some(ClientFailure::new(Stage::Banner, Problem::Closed)),
+        };
+        tls_report::note(context, self, &connection, failure.as_ref());
+        match failure {
+            None => Ok(connection),
+            Some(failure) => Err(self.demand.judge(&to.host, failure)),
         }
     }
 
@@ -194,16 +210,22 @@ impl Dialer {
         &self,
         stream: TcpStream,
         host: &str,
-    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
-        let name = match host.parse::<IpAddr>() {
+    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Trouble> {
+        let failed = |trouble: Trouble| Trouble {
+            words: format!("TLS with {host} failed: {}", trouble.words),
+            ..trouble
+        };
+        let general = |words: &str| Trouble::new(ResultType::ValidationFailure, words);
+        let asked = self.demand.tls_name.as_deref().unwrap_or(host);
+        let name = match asked.parse::<IpAddr>() {
             Ok(ip) => ServerName::from(ip),
-            Err(_) => ServerName::try_from(host.to_owned()).map_err(|e| format!("{host}: {e}"))?,
+            Err(_) => ServerName::try_from(asked.to_owned()).map_err(|e| failed(general(&e.to_string())))?,
         };
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         match timeout(self.connect_timeout, connector.connect(name, stream)).await {
             Ok(Ok(tls)) => Ok(tls),
-            Ok(Err(error)) => Err(format!("TLS with {host} failed: {error}")),
-            Err(_) => Err(format!("TLS with {host}: no answer in time")),
+            Ok(Err(error)) => Err(failed(Trouble::of_io(&error))),
+            Err(_) => Err(general(&format!("TLS with {host}: no answer in time"))),
         }
     }
 }
@@ -242,6 +264,29 @@ impl Connection {
     /// Whether TLS is on.
     pub(crate) fn is_protected(&self) -> bool {
         self.client.tls().is_some()
+    }
+
+    /// Whether the server offered STARTTLS.
+    pub(crate) fn offers_starttls(&self) -> bool {
+        self.client.capabilities().starttls
+    }
+
+    /// Why the handshake failed, if it did.
+    pub(crate) fn tls_trouble(&self) -> Option<&Trouble> {
+        self.tls_trouble.as_ref()
+    }
+
+    /// Our end's address.
+    pub(crate) fn local_ip(&self) -> Option<IpAddr> {
+        self.local_ip
+    }
+
+    /// The server's certificate and what came with it; nothing in the clear.
+    pub(crate) fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        match &self.socket {
+            Socket::Client(tls) => tls.get_ref().1.peer_certificates().unwrap_or_default(),
+            _ => &[],
+        }
     }
 
     /// Whether the next hop sends success notices of its own.
@@ -438,7 +483,10 @@ impl Connection {
                 self.socket = Socket::Client(Box::new(tls));
                 self.client.handle_tls(clock.now(), self.dialer.verifies);
             }
-            Err(problem) => self.client.handle_error(clock.now(), problem),
+            Err(trouble) => {
+                self.client.handle_error(clock.now(), trouble.words.clone());
+                self.tls_trouble = Some(trouble);
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::Settings, daily::Daily, dkim::Dkim, dns::Resolver, lanes::Lanes, members::Members,
     metrics::Metrics, oauth::Tokens, orders::Pauses, port25::Port25, recipients::CallOuts, release::Releases,
-    schedule::NextLook, settle::Report, tls_policy::Sts, trust::BrokenTls,
+    schedule::NextLook, settle::Report, tls_policy::Sts, tls_report::Sessions, trust::BrokenTls,
 };
 
 /// Bodies to this size are kept in the store's row.
@@ -46,6 +46,7 @@ pub(crate) struct Context {
     pub(crate) any_tls: Arc<rustls::ClientConfig>,
     pub(crate) broken_tls: BrokenTls,
     pub(crate) sts: Sts,
+    pub(crate) tls_sessions: Sessions,
     pub(crate) dkim: Dkim,
     pub(crate) members: Members,
     pub(crate) port25: Port25,

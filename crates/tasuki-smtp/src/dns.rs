@@ -54,6 +54,33 @@ pub struct TlsaRecord {
     pub data: Vec<u8>,
 }
 
+impl std::fmt::Display for TlsaRecord {
+    /// As a zone file has it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} {} ", self.usage, self.selector, self.matching)?;
+        self.data.iter().try_for_each(|octet| write!(f, "{octet:02X}"))
+    }
+}
+
+/// A mail server's TLSA records, and the name that they are at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tlsa {
+    /// The host, or where its CNAME records lead to (RFC 7672 2.2.3); TLS asks for a certificate of this name.
+    pub base: String,
+    /// Empty if there are none.
+    pub records: Vec<TlsaRecord>,
+}
+
+impl Tlsa {
+    /// No records.
+    pub(crate) fn none(host: &str) -> Self {
+        Self {
+            base: host.to_owned(),
+            records: Vec::new(),
+        }
+    }
+}
+
 /// Asks for names.
 #[async_trait]
 pub trait Resolver: Send + Sync {
@@ -65,9 +92,14 @@ pub trait Resolver: Send + Sync {
     async fn txt(&self, name: &str) -> Result<Vec<String>, LookupError>;
     /// The TLSA records of a domain's mail server, if DNSSEC proves them and all that leads to them; empty if not, or if
     /// there are none. An error means that something on the way is forged or does not answer: no mail may go there now.
-    async fn tlsa(&self, domain: &str, host: &str, port: u16) -> Result<Vec<TlsaRecord>, LookupError> {
-        let _ = (domain, host, port);
-        Ok(Vec::new())
+    async fn tlsa(&self, domain: &str, host: &str, port: u16) -> Result<Tlsa, LookupError> {
+        let _ = (domain, port);
+        Ok(Tlsa::none(host))
+    }
+    /// Whether DNSSEC proves that this host is one of a domain's mail servers.
+    async fn mx_is_signed(&self, domain: &str, host: &str) -> Result<bool, LookupError> {
+        let _ = (domain, host);
+        Ok(false)
     }
 }
 
@@ -212,10 +244,17 @@ impl Resolver for Hickory {
         Ok(texts.collect())
     }
 
-    async fn tlsa(&self, domain: &str, host: &str, port: u16) -> Result<Vec<TlsaRecord>, LookupError> {
+    async fn tlsa(&self, domain: &str, host: &str, port: u16) -> Result<Tlsa, LookupError> {
         match &self.secure {
             Some(secure) => secure.tlsa(domain, host, port).await,
-            None => Ok(Vec::new()),
+            None => Ok(Tlsa::none(host)),
+        }
+    }
+
+    async fn mx_is_signed(&self, domain: &str, host: &str) -> Result<bool, LookupError> {
+        match &self.secure {
+            Some(secure) => secure.mx_is_signed(domain, host).await,
+            None => Ok(false),
         }
     }
 }

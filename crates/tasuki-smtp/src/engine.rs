@@ -37,6 +37,7 @@ use crate::{
     schedule::{self, NextLook},
     session, settle,
     tls_policy::Sts,
+    tls_report,
     trust::{BrokenTls, any_certificate},
 };
 
@@ -175,6 +176,7 @@ impl Engine {
             any_tls: any_certificate(),
             broken_tls: BrokenTls::default(),
             sts: Sts::default(),
+            tls_sessions: tls_report::Sessions::default(),
             dkim: Dkim::new(deps.secrets.clone(), deps.pool.clone()),
             lanes: Lanes::new(settings.delivery.max_connections),
             pauses: Pauses::default(),
@@ -242,6 +244,8 @@ impl Engine {
         let settler = tokio::spawn(settle::settler(Arc::clone(&context), reports));
         let scheduler = tokio::spawn(schedule::scheduler(Arc::clone(&context)));
         context.tracker.spawn(daily::keeper(Arc::clone(&context)));
+        context.tracker.spawn(tls_report::keeper(Arc::clone(&context)));
+        context.tracker.spawn(tls_report::reporter(Arc::clone(&context)));
         context.tracker.spawn(release::keeper(handle));
         for (role, acceptor) in acceptors {
             let task = accept(Arc::clone(&context), role, acceptor);
@@ -256,6 +260,7 @@ impl Engine {
         let late = if in_time { 0 } else { context.tracker.len() as u64 };
         let _ = scheduler.await;
         daily::flush(&context).await;
+        tls_report::flush(&context).await;
         // Outcomes that are on their way are settled; late tasks may still hold senders, so the settler is not awaited
         // by its channel's end.
         context.settled().await;
@@ -297,11 +302,13 @@ impl Handle {
         self.context.releases.look();
     }
 
-    /// Looks at the queue now: what was made due by a command is tried at once, and resting lanes too.
+    /// Looks at the queue now: what was made due by a command is tried at once, and resting lanes too; TLS reports that are
+    /// due are sent.
     pub fn retry_now(&self) {
         self.context.lanes.unblock();
         self.context.members.unblock();
         self.context.wake.notify_one();
+        self.context.tls_sessions.look.notify_one();
     }
 
     /// Makes the first DKIM keys of a domain; its mail is signed with them from now on.

@@ -422,8 +422,10 @@ async fn to_servers(
     explained
         .servers
         .extend(named.map(|server| format!("{} at {}", server.host, server.addr)));
-    match tls_policy::demands_on(context, settings, hop, servers).await {
-        Err(failure) => explained.tls.push(failure.to_string()),
+    // It is no session, so nothing is counted.
+    let mut noted = tls_policy::Noted::default();
+    match tls_policy::demands_on(context, settings, hop, servers, &mut noted).await {
+        Err(refusal) => explained.tls.push(refusal.failure.to_string()),
         Ok(demands) => {
             for (server, demand) in demands {
                 let how = match demand.level {

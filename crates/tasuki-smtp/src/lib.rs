@@ -21,6 +21,7 @@ mod engine;
 mod explain;
 mod fair;
 mod headers;
+mod https;
 mod lanes;
 mod members;
 mod metrics;
@@ -37,6 +38,7 @@ mod schedule;
 mod session;
 mod settle;
 mod tls_policy;
+mod tls_report;
 mod trust;
 
 pub use config::{
@@ -44,11 +46,12 @@ pub use config::{
     ListenerConfig, MailConfig, NetworkConfig, OAuthConfig, OAuthFlow, Pattern, ProviderConfig,
     RecipientsConfig, RelayConfig, RetryDelay, RewriteConfig, RouteConfig, SenderConfig, SmarthostConfig,
     SmarthostGroupConfig, SmarthostProtocol, SmarthostTls, SourceAddressConfig, SourceConfig, Target,
-    TlsLevel, TlsPolicyConfig,
+    TlsLevel, TlsPolicyConfig, TlsReportsConfig,
 };
 pub use dkim::{DkimError, DkimKey, KeyState};
-pub use dns::{Hickory, LookupError, MxAnswer, Resolver, ResolverError, TlsaRecord};
+pub use dns::{Hickory, LookupError, MxAnswer, Resolver, ResolverError, Tlsa, TlsaRecord};
 pub use engine::{Addrs, Engine, Handle, Status};
 pub use explain::{Explanation, RouteExplained, Whom};
 pub use lanes::LaneStatus;
 pub use oauth::{LoginAnswer, LoginError};
+pub use tls_report::{TlsDay, TlsDayError, TlsFailing, TlsReportFile};

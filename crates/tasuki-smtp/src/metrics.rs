@@ -8,11 +8,25 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
 use tasuki_core::metrics::Branch;
+use tasuki_proto::smtp::tlsrpt::PolicyType;
 
 /// Why a session ended or a mail was refused; a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Reason {
     pub(crate) reason: &'static str,
+}
+
+/// How the TLS of a session ended, under which kind of policy; closed sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct TlsResult {
+    pub(crate) policy: &'static str,
+    pub(crate) result: &'static str,
+}
+
+/// How an act ended; a closed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Ended {
+    pub(crate) result: &'static str,
 }
 
 /// See the module.
@@ -33,6 +47,9 @@ pub(crate) struct Metrics {
     pub(crate) connections: Counter,
     pub(crate) connections_open: Gauge,
     pub(crate) refused: Family<Reason, Counter>,
+    tls_sessions: Family<TlsResult, Counter>,
+    pub(crate) tls_uncounted: Counter,
+    tls_reports: Family<Ended, Counter>,
 }
 
 impl Metrics {
@@ -74,7 +91,32 @@ impl Metrics {
                 "Commands refused by policy",
                 Family::<Reason, Counter>::default(),
             ),
+            tls_sessions: branch.register(
+                "tls_sessions",
+                "Sessions with domains' mail servers, by how their TLS ended (RFC 8460)",
+                Family::<TlsResult, Counter>::default(),
+            ),
+            tls_uncounted: counter(
+                "tls_sessions_uncounted",
+                "Sessions that are missing in TLS reports because there were too many different ones",
+            ),
+            tls_reports: branch.register(
+                "tls_reports",
+                "TLS reports to other domains, by place they were to be sent to",
+                Family::<Ended, Counter>::default(),
+            ),
         }
+    }
+
+    pub(crate) fn tls_session(&self, policy: PolicyType, result: &'static str) {
+        let policy = policy.name();
+        self.tls_sessions
+            .get_or_create(&TlsResult { policy, result })
+            .inc();
+    }
+
+    pub(crate) fn tls_report(&self, result: &'static str) {
+        self.tls_reports.get_or_create(&Ended { result }).inc();
     }
 
     pub(crate) fn refuse(&self, reason: &'static str) {

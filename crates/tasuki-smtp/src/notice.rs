@@ -129,7 +129,7 @@ impl<'a> Notices<'a> {
             return false;
         }
         let text = self.write(action, to, &list, &header);
-        match self.mail(to, text).await {
+        match own_mail(self.context, self.settings, to, text, self.now).await {
             Ok(made) => {
                 self.made.push(made);
                 true
@@ -172,78 +172,6 @@ impl<'a> Notices<'a> {
             header,
         })
     }
-
-    async fn mail(&self, to: &Mailbox, text: Vec<u8>) -> tasuki_core::store::StoreResult<(NewMail, Job)> {
-        let eight_bit = !text.is_ascii();
-        let text = Bytes::from(text);
-        let body = self.context.store_body(text.clone()).await?;
-        let id = self.context.ids.next();
-        let envelope = Envelope {
-            reverse_path: ReversePath::Null,
-            principal: None,
-            envid: None,
-            ret: None,
-            smtputf8: to.needs_smtputf8(),
-            eight_bit,
-            is_dsn: true,
-            require_tls: false,
-            class: Class::default(),
-        };
-        // A notice about a notice is not wanted by anybody.
-        let notify = Notify {
-            never: true,
-            ..Notify::default()
-        };
-        let recipient = Recipient {
-            mailbox: to.clone(),
-            notify,
-            orcpt: None,
-        };
-        let lane = route::lane_of(self.settings, to);
-        let expires_at = self.now.plus(
-            self.settings
-                .delivery
-                .expire
-                .min(std::time::Duration::from_secs(2 * 86_400)),
-        );
-        let held = Held {
-            mail: id,
-            delivery: DeliverySeq(0),
-            hold: Hold::Fresh(self.context.deps.node.1),
-            lane: lane.clone(),
-            envelope: envelope.clone(),
-            recipients: vec![recipient.clone()],
-            body: body.clone(),
-            attempts: 0,
-            accepted_at: self.now,
-            expires_at,
-            delay_reported: true,
-            last_error: None,
-            orders: tasuki_core::store::mail::Orders::default(),
-        };
-        let mail = NewMail {
-            id,
-            envelope,
-            body,
-            deliveries: vec![NewDelivery {
-                lane,
-                recipients: vec![recipient],
-            }],
-            accepted_at: self.now,
-            expires_at,
-        };
-        let kept = KeptBody {
-            pieces: vec![text],
-            _permit: None,
-        };
-        Ok((
-            mail,
-            Job {
-                held,
-                body: Some(Arc::new(kept)),
-            },
-        ))
-    }
 }
 
 /// The header section at the front of a message, cut at a line.
@@ -257,4 +185,83 @@ fn header_of(head: &Bytes) -> Bytes {
         end += line;
     }
     head.slice(..end)
+}
+
+/// A mail of our own, from nobody (so that nothing comes back), to be stored and then tried.
+pub(crate) async fn own_mail(
+    context: &Context,
+    settings: &Settings,
+    to: &Mailbox,
+    text: Vec<u8>,
+    now: Timestamp,
+) -> tasuki_core::store::StoreResult<(NewMail, Job)> {
+    let eight_bit = !text.is_ascii();
+    let text = Bytes::from(text);
+    let body = context.store_body(text.clone()).await?;
+    let id = context.ids.next();
+    let envelope = Envelope {
+        reverse_path: ReversePath::Null,
+        principal: None,
+        envid: None,
+        ret: None,
+        smtputf8: to.needs_smtputf8(),
+        eight_bit,
+        is_dsn: true,
+        require_tls: false,
+        class: Class::default(),
+    };
+    // A notice about a notice is not wanted by anybody.
+    let notify = Notify {
+        never: true,
+        ..Notify::default()
+    };
+    let recipient = Recipient {
+        mailbox: to.clone(),
+        notify,
+        orcpt: None,
+    };
+    let lane = route::lane_of(settings, to);
+    let expires_at = now.plus(
+        settings
+            .delivery
+            .expire
+            .min(std::time::Duration::from_secs(2 * 86_400)),
+    );
+    let held = Held {
+        mail: id,
+        delivery: DeliverySeq(0),
+        hold: Hold::Fresh(context.deps.node.1),
+        lane: lane.clone(),
+        envelope: envelope.clone(),
+        recipients: vec![recipient.clone()],
+        body: body.clone(),
+        attempts: 0,
+        accepted_at: now,
+        expires_at,
+        delay_reported: true,
+        last_error: None,
+        orders: tasuki_core::store::mail::Orders::default(),
+    };
+    let mail = NewMail {
+        id,
+        envelope,
+        body,
+        deliveries: vec![NewDelivery {
+            lane,
+            recipients: vec![recipient],
+        }],
+        accepted_at: now,
+        expires_at,
+    };
+    let kept = KeptBody {
+        pieces: vec![text],
+        _permit: None,
+    };
+    Ok((
+        mail,
+        Job {
+            held,
+            body: Some(Arc::new(kept)),
+        },
+    ))
 }

@@ -155,11 +155,9 @@ async fn lookup(context: &Context, host: &str) -> Result<Vec<IpAddr>, RouteError
     if host == "localhost" {
         return Ok(vec![IpAddr::from([127, 0, 0, 1])]);
     }
-    context
-        .resolver
-        .addresses(host)
-        .await
-        .map_err(|e| RouteError::Unknown(e.to_string()))
+    let found = context.resolver.addresses(host).await;
+    let found = found.map_err(|e| RouteError::Unknown(e.to_string()))?;
+    Ok(in_turn(found, context.settings.load().delivery.ipv4_first))
 }
 
 /// A domain's mail servers by name, best first.
@@ -226,6 +224,21 @@ async fn mx_addresses(
         (true, Some(error)) => Err(error),
         (true, None) => Err(RouteError::Unroutable(NO_ADDRESS)),
         _ => guard(context, settings, candidates),
+    }
+}
+
+/// One address of each family in turn, so that a server whose one family is not to be reached is tried by the other.
+fn in_turn(addresses: Vec<IpAddr>, ipv4_first: bool) -> Vec<IpAddr> {
+    let (v4, v6): (Vec<_>, Vec<_>) = addresses.into_iter().partition(IpAddr::is_ipv4);
+    let (first, second) = if ipv4_first { (v4, v6) } else { (v6, v4) };
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut ordered = Vec::new();
+    loop {
+        let pair = [first.next(), second.next()];
+        if pair == [None, None] {
+            return ordered;
+        }
+        ordered.extend(pair.into_iter().flatten());
     }
 }
 

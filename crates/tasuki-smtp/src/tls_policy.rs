@@ -4,31 +4,35 @@
 //! publishes, else opportunistic TLS. **Invariant:** a demand is never lowered by what a server does. A server that does
 //! not meet it gets no mail, in the clear least of all; the mail waits, and its sender is told why when it expires.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use rustls_pki_types::ServerName;
+use tasuki_core::store::tls::StsPolicy;
 use tasuki_proto::{
-    names::{Domain, MailHost},
+    names::Domain,
     smtp::{
         Reply,
         client::{ClientFailure, Problem, Security, Stage},
-        header::Header,
-        mta_sts::Mode,
+        tlsrpt::{ResultType, SessionPolicy},
     },
 };
 
 mod dane;
 mod fetch;
+mod lookup;
+mod require;
 mod sts;
 
+pub(crate) use lookup::{Noted, demands, demands_on};
+pub(crate) use require::no_safe_server;
 pub(crate) use sts::Sts;
 
 use crate::{
     config::{Settings, TlsLevel},
     connect::{Connection, Dialer},
     context::{Context, Job},
-    dns::{LookupError, TlsaRecord},
-    route::{Candidate, NextHop},
+    dns::TlsaRecord,
+    route::NextHop,
 };
 
 /// How well a connection must be protected.
@@ -57,6 +61,55 @@ pub(crate) enum Basis {
     Sts,
     /// The server's TLSA records.
     Dane,
+    /// The mail's REQUIRETLS.
+    Required,
+}
+
+/// What is wrong with the TLS of a server or domain, in the terms of a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    pub(crate) result: ResultType,
+    pub(crate) words: String,
+}
+
+impl Trouble {
+    pub(crate) fn new(result: ResultType, words: &str) -> Self {
+        Self {
+            result,
+            words: words.to_owned(),
+        }
+    }
+
+    /// The server is not one of those that an MTA-STS policy lists.
+    pub(crate) fn unlisted() -> Self {
+        Self::new(
+            ResultType::ValidationFailure,
+            "the MX host is not one that the policy lists",
+        )
+    }
+}
+
+/// Under which policy sessions are counted for reports (RFC 8460).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Watched {
+    /// The recipients' domain.
+    pub(crate) domain: Domain,
+    pub(crate) policy: SessionPolicy,
+    /// What is wrong with the policy itself, whatever a session does.
+    pub(crate) trouble: Option<Trouble>,
+    /// A policy that is only tried out: what it would have stopped is counted, and goes on.
+    pub(crate) testing: Option<Arc<StsPolicy>>,
+}
+
+impl Watched {
+    fn new(domain: &Domain, policy: SessionPolicy) -> Self {
+        Self {
+            domain: domain.clone(),
+            policy,
+            trouble: None,
+            testing: None,
+        }
+    }
 }
 
 /// What TLS to one server must be.
@@ -66,6 +119,10 @@ pub(crate) struct Demand {
     pub(crate) basis: Basis,
     /// Of the recipients; absent for an address literal.
     domain: Option<Domain>,
+    /// The name that TLS asks for, if it is not the server's in the MX record (RFC 7672 2.2.3).
+    pub(crate) tls_name: Option<String>,
+    /// How its sessions are counted, if they are.
+    pub(crate) watched: Option<Arc<Watched>>,
 }
 
 impl Demand {
@@ -74,6 +131,8 @@ impl Demand {
         level: Level::May,
         basis: Basis::Nothing,
         domain: None,
+        tls_name: None,
+        watched: None,
     };
 
     /// A failure to protect a connection, in the words of the policy that did not allow for it.
@@ -97,6 +156,7 @@ impl Demand {
             Basis::Nothing => format!("the TLS policy for {domain}"),
             Basis::Dane => format!("DANE for {domain}"),
             Basis::Sts => format!("the MTA-STS policy of {domain}"),
+            Basis::Required => format!("REQUIRETLS for {domain}"),
             Basis::Configured(level) => {
                 format!("the TLS policy for {domain} (mail.tls_policy: {})", level.word())
             }
@@ -133,192 +193,6 @@ pub(crate) fn is_unmet(failure: &ClientFailure) -> bool {
     matches!(failure.problem, Problem::TlsPolicy(_))
 }
 
-/// The servers that a mail may be given to, each with what TLS to it must be.
-pub(crate) async fn demands(
-    context: &Context,
-    settings: &Settings,
-    hop: &NextHop,
-    job: &Job,
-    candidates: Vec<Candidate>,
-) -> Result<Vec<(Candidate, Demand)>, ClientFailure> {
-    let demands = demands_on(context, settings, hop, candidates.clone()).await;
-    let is_strict = |demand: &Demand| matches!(demand.basis, Basis::Sts | Basis::Dane);
-    let strict = match (&demands, hop) {
-        (Ok(demands), _) => demands.iter().any(|(_, demand)| is_strict(demand)),
-        (Err(_), NextHop::Mx(MailHost::Domain(domain))) => settings.tls_policies.rule_for(domain).is_none(),
-        (Err(_), _) => false,
-    };
-    if strict && !job.held.envelope.require_tls && tls_is_optional(context, job).await {
-        return Ok(candidates.into_iter().map(|to| (to, Demand::NOTHING)).collect());
-    }
-    demands
-}
-
-/// RFC 8689 4.2.2: `TLS-Required: No` asks for delivery whatever the recipient's domain publishes. What our own operator
-/// asks stands.
-async fn tls_is_optional(context: &Context, job: &Job) -> bool {
-    let Ok(head) = job.head(&*context.deps.store).await else {
-        return false;
-    };
-    let said = Header::parse(&head).value("TLS-Required");
-    said.is_some_and(|value| value.eq_ignore_ascii_case("No"))
-}
-
-/// As what the operator and the domain ask of these servers.
-pub(crate) async fn demands_on(
-    context: &Context,
-    settings: &Settings,
-    hop: &NextHop,
-    candidates: Vec<Candidate>,
-) -> Result<Vec<(Candidate, Demand)>, ClientFailure> {
-    let NextHop::Mx(MailHost::Domain(domain)) = hop else {
-        return Ok(candidates.into_iter().map(|to| (to, Demand::NOTHING)).collect());
-    };
-    if let Some(rule) = settings.tls_policies.rule_for(domain) {
-        let demand = Demand {
-            level: match rule.level {
-                TlsLevel::None => Level::Plain,
-                TlsLevel::May => Level::May,
-                TlsLevel::Encrypt => Level::Encrypt,
-                TlsLevel::Verify | TlsLevel::DaneOnly => Level::Verify,
-            },
-            basis: Basis::Configured(rule.level),
-            domain: Some(domain.clone()),
-        };
-        let listed = |host: &Domain| rule.mx.is_empty() || rule.mx.iter().any(|mx| mx.matches(host));
-        if rule.level != TlsLevel::DaneOnly {
-            return only(candidates, &demand, listed);
-        }
-        let listed = only(candidates, &demand, listed)?;
-        let listed = listed.into_iter().map(|(to, _)| to).collect();
-        let found = with_tlsa(context, settings, domain, listed, demand.basis).await?;
-        let found: Vec<_> = found
-            .into_iter()
-            .filter_map(|(to, demand)| Some((to, demand?)))
-            .collect();
-        if found.is_empty() {
-            return Err(unmet(&format!(
-                "{} is not met: the servers have no TLSA records",
-                demand.name()
-            )));
-        }
-        return Ok(found);
-    }
-    let found = with_tlsa(context, settings, domain, candidates, Basis::Dane).await?;
-    // RFC 8461 2: DANE comes first; a policy is asked about servers that have no records of their own.
-    let (proved, others): (Vec<_>, Vec<_>) = found.iter().cloned().partition(|(_, demand)| demand.is_some());
-    let rest = others.into_iter().map(|(to, _)| to).collect();
-    let mut rest = match published(context, settings, domain, rest).await {
-        Ok(rest) => rest,
-        Err(_) if !proved.is_empty() => Vec::new(),
-        Err(error) => return Err(error),
-    };
-    // In the order of the MX records.
-    let mut all = Vec::new();
-    for (to, demand) in found {
-        match demand {
-            Some(demand) => all.push((to, demand)),
-            None => {
-                if let Some(at) = rest.iter().position(|(other, _)| *other == to) {
-                    all.push(rest.remove(at));
-                }
-            }
-        }
-    }
-    Ok(all)
-}
-
-/// Each server with what its TLSA records demand, if it has such. Those whose records are forged or do not come now are
-/// left out (RFC 7672 2.1.2).
-async fn with_tlsa(
-    context: &Context,
-    settings: &Settings,
-    domain: &Domain,
-    candidates: Vec<Candidate>,
-    basis: Basis,
-) -> Result<Vec<(Candidate, Option<Demand>)>, ClientFailure> {
-    let mut known: HashMap<String, Result<Vec<TlsaRecord>, LookupError>> = HashMap::new();
-    let (mut found, mut trouble) = (Vec::new(), None);
-    for to in candidates {
-        let records = match known.get(&to.host) {
-            Some(records) => records.clone(),
-            None => {
-                let port = settings.delivery.mx_port;
-                let records = context.resolver.tlsa(domain.as_str(), &to.host, port).await;
-                known.insert(to.host.clone(), records.clone());
-                records
-            }
-        };
-        match records {
-            Ok(records) if records.is_empty() => found.push((to, None)),
-            Ok(records) => {
-                let usable = dane::usable(records);
-                // RFC 7672 2.2: TLS all the same, though nothing can be said of the certificate.
-                let level = if usable.is_empty() {
-                    Level::Encrypt
-                } else {
-                    Level::Dane(usable.into())
-                };
-                let domain = Some(domain.clone());
-                found.push((to, Some(Demand { level, basis, domain })));
-            }
-            Err(error) => trouble = Some(error.to_string()),
-        }
-    }
-    match trouble {
-        Some(why) if found.is_empty() => Err(unmet(&format!("DANE for {}: {why}", domain.as_str()))),
-        _ => Ok(found),
-    }
-}
-
-/// What the domain's own policy demands of its servers.
-async fn published(
-    context: &Context,
-    settings: &Settings,
-    domain: &Domain,
-    candidates: Vec<Candidate>,
-) -> Result<Vec<(Candidate, Demand)>, ClientFailure> {
-    if candidates.is_empty() {
-        return Ok(Vec::new());
-    }
-    if settings.delivery.mta_sts
-        && let Some(found) = Sts::find(context, settings, domain).await
-        && found.policy.mode == Mode::Enforce
-    {
-        let demand = Demand {
-            level: Level::Verify,
-            basis: Basis::Sts,
-            domain: Some(domain.clone()),
-        };
-        return only(candidates, &demand, |host| found.policy.allows(host));
-    }
-    Ok(candidates.into_iter().map(|to| (to, Demand::NOTHING)).collect())
-}
-
-/// Those of the servers that a policy lists.
-fn only(
-    candidates: Vec<Candidate>,
-    demand: &Demand,
-    listed: impl Fn(&Domain) -> bool,
-) -> Result<Vec<(Candidate, Demand)>, ClientFailure> {
-    let is_listed = |to: &Candidate| Domain::parse(&to.host).is_ok_and(|host| listed(&host));
-    let (listed, others): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_listed);
-    if listed.is_empty() {
-        return Err(unmet(&format!(
-            "{} names other mail servers than the domain's MX records do ({})",
-            demand.name(),
-            hosts(&others)
-        )));
-    }
-    Ok(listed.into_iter().map(|to| (to, demand.clone())).collect())
-}
-
-fn hosts(candidates: &[Candidate]) -> String {
-    let mut names: Vec<&str> = candidates.iter().map(|to| to.host.as_str()).collect();
-    names.dedup();
-    names.join(", ")
-}
-
 /// Whether a connection made for another mail may be used for this one.
 pub(crate) async fn may_reuse(
     context: &Context,
@@ -332,7 +206,8 @@ pub(crate) async fn may_reuse(
         return true;
     };
     let again = vec![open.candidate().clone()];
-    match demands(context, settings, hop, job, again).await {
+    // Nothing is counted: it is no session of its own.
+    match lookup::demands_for(context, settings, hop, job, again, &mut Noted::default()).await {
         // RFC 8689 4.2.1: that it must be this server has to be known for this mail's domain, too.
         Ok(demands) => demands.iter().all(|(_, demand)| {
             demand.accepts(open) && (demand.is_authenticated() || !job.held.envelope.require_tls)

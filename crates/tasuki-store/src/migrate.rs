@@ -35,6 +35,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     13 "0013_brake",
     14 "0014_lives",
     15 "0015_tls",
+    17 "0017_tls_reports",
     21 "0021_sharing",
     40 "0040_signatures",
 );
@@ -54,6 +55,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     13 "0013_brake",
     14 "0014_lives",
     15 "0015_tls",
+    17 "0017_tls_reports",
     21 "0021_sharing",
     40 "0040_signatures",
 );

@@ -189,6 +189,27 @@ fn write(event: &Event) {
         // The engine has warned already.
         What::RouteDown { route, reason } => tracing::debug!(engine, route, reason, "route down"),
         What::RouteUp { route } => tracing::info!(engine, route, "route up again"),
+        What::TlsFailing {
+            domain,
+            host,
+            result,
+            reason,
+        } => tracing::info!(
+            engine,
+            domain,
+            host,
+            result,
+            reason,
+            "a mail server's TLS is not what its domain's policy asks"
+        ),
+        What::TlsWorks { domain, host } => {
+            tracing::info!(
+                engine,
+                domain,
+                host,
+                "a mail server's TLS is what its domain's policy asks again"
+            );
+        }
         What::CertificateReplaced { names, days_left } => {
             tracing::info!(engine, names = names.join(" "), days_left, "certificate replaced");
         }

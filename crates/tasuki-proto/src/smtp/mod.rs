@@ -16,6 +16,7 @@ pub mod pace;
 mod params;
 mod reply;
 pub mod server;
+pub mod tlsrpt;
 mod xtext;
 
 pub use date::rfc5322_date;

@@ -85,10 +85,10 @@ impl Attempt<'_> {
                     attempted.host = Some(host);
                     group.iter().map(|_| Err(failure.clone())).collect()
                 }
-                Err(NoConnection::Failed(host, failure)) => {
+                Err(NoConnection::Failed(host, failure) | NoConnection::Unsafe(host, failure)) => {
                     let failure = self.without_haste(failure, true);
                     attempted.host = Some(host);
-                    if !tls_policy::is_unmet(&failure) {
+                    if !tls_policy::is_unmet(&failure) && !failure.judges_message() {
                         attempted.route_failure = Some(failure.to_string());
                     }
                     let all = group.into_iter().chain(open.drain(..));

@@ -25,6 +25,8 @@ pub(super) enum NoConnection {
     Nobody,
     Route(RouteError),
     Failed(String, ClientFailure),
+    /// All servers were asked, and none is as safe as it must be.
+    Unsafe(String, ClientFailure),
 }
 
 impl NoConnection {
@@ -38,7 +40,7 @@ impl std::fmt::Display for NoConnection {
         match self {
             Self::Nobody => f.write_str("no server takes this mail"),
             Self::Route(error) => error.fmt(f),
-            Self::Failed(_, failure) => failure.fmt(f),
+            Self::Failed(_, failure) | Self::Unsafe(_, failure) => failure.fmt(f),
         }
     }
 }
@@ -67,12 +69,27 @@ impl Attempt<'_> {
         let first = candidates.first().cloned();
         let demands = tls_policy::demands(self.context, self.settings, self.hop, job, candidates)
             .await
-            .map_err(|failure| NoConnection::Failed(String::new(), failure))?;
+            .map_err(|refusal| {
+                let is_final = refusal.is_known && job.held.envelope.require_tls;
+                let failure = if is_final {
+                    tls_policy::no_safe_server(&refusal.failure)
+                } else {
+                    refusal.failure
+                };
+                NoConnection::Failed(String::new(), failure)
+            })?;
         let servers: Vec<_> = demands
             .into_iter()
             .map(|(to, demand)| (to, dialer.under(self.context, demand)))
             .collect();
         let dialled = self.dial_each(&servers).await;
+        let dialled = match dialled {
+            Err(NoConnection::Unsafe(host, failure)) if job.held.envelope.require_tls => {
+                Err(NoConnection::Failed(host, tls_policy::no_safe_server(&failure)))
+            }
+            Err(NoConnection::Unsafe(host, failure)) => Err(NoConnection::Failed(host, failure)),
+            other => other,
+        };
         match &dialled {
             Err(NoConnection::Failed(_, failure)) if failure.is_silence() => {
                 if let Some(first) = first {
@@ -83,7 +100,7 @@ impl Attempt<'_> {
             // A refused or unreachable connection may have been answered by anybody on the way.
             Err(NoConnection::Failed(_, failure)) if failure.stage == Stage::Connect => {}
             Err(NoConnection::Failed(..)) => port25::note_answer(self.context),
-            Err(NoConnection::Route(_) | NoConnection::Nobody) => {}
+            Err(NoConnection::Route(_) | NoConnection::Nobody | NoConnection::Unsafe(..)) => {}
         }
         dialled
     }
@@ -181,6 +198,7 @@ impl Attempt<'_> {
     async fn dial_each(&self, servers: &[(Candidate, Dialer)]) -> Result<Connection, NoConnection> {
         let connections = &self.context.lanes.connections;
         let mut last: Option<(String, ClientFailure)> = None;
+        let mut all_unsafe = true;
         let broken_tls = &self.context.broken_tls;
         for (candidate, dialer) in servers {
             let known_broken = broken_tls.is_broken(&candidate.host, self.context.deps.clock.now());
@@ -200,6 +218,7 @@ impl Attempt<'_> {
                         tracing::debug!(lane = %self.lane.key.0, host = %candidate.host, error = %failure, "next hop refused the connection");
                         self.lane.note_error(&failure.to_string());
                         tls_broke = failure.stage == Stage::StartTls;
+                        all_unsafe &= tls_policy::is_unmet(&failure);
                         // That a server is not safe enough is worth more than that another one is away.
                         if !last.as_ref().is_some_and(|(_, last)| tls_policy::is_unmet(last)) {
                             last = Some((candidate.host.clone(), failure));
@@ -213,6 +232,9 @@ impl Attempt<'_> {
         }
         let nobody = || (String::new(), ClientFailure::new(Stage::Connect, Problem::Closed));
         let (host, failure) = last.unwrap_or_else(nobody);
+        if all_unsafe && tls_policy::is_unmet(&failure) {
+            return Err(NoConnection::Unsafe(host, failure));
+        }
         Err(NoConnection::Failed(host, failure))
     }
 
@@ -240,6 +262,7 @@ impl Attempt<'_> {
             tls,
             verifies,
             demand: Arc::new(Demand::NOTHING),
+            tls_is_known_broken: false,
             connect_timeout: self.settings.delivery.connect_timeout,
             source: self.source.clone(),
             seed: self.context.metrics.connections.get(),
@@ -265,6 +288,7 @@ impl Dialer {
         let mut plain = self.clone();
         plain.client.security = Security::Plain;
         if known_broken {
+            plain.tls_is_known_broken = true;
             vec![plain]
         } else {
             vec![self.clone(), plain]

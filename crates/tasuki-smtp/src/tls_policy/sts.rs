@@ -12,10 +12,13 @@ use std::{
 use tasuki_core::{clock::Timestamp, store::tls::StsPolicy};
 use tasuki_proto::{
     names::Domain,
-    smtp::mta_sts::{StsError, record_id},
+    smtp::{
+        mta_sts::{StsError, record_id},
+        tlsrpt::ResultType,
+    },
 };
 
-use super::fetch::fetch;
+use super::{Trouble, fetch::fetch};
 use crate::{config::Settings, context::Context};
 
 /// How often a domain's record is looked at, and how long after a failure the policy is fetched again (RFC 8461 3.3).
@@ -30,6 +33,8 @@ pub(crate) struct Sts(Mutex<HashMap<Domain, Arc<tokio::sync::Mutex<Known>>>>);
 #[derive(Default)]
 struct Known {
     policy: Option<Arc<StsPolicy>>,
+    /// Why the policy that the domain's record tells of is not to be had.
+    trouble: Option<Trouble>,
     next_look: Option<Instant>,
 }
 
@@ -42,12 +47,13 @@ impl Sts {
         Arc::clone(all.entry(domain.clone()).or_default())
     }
 
-    /// The policy that holds for mail to a domain. One lookup at a time for each domain; others wait for it.
+    /// The policy that holds for mail to a domain, or what keeps us from having one. One lookup at a time for each domain;
+    /// others wait for it.
     pub(crate) async fn find(
         context: &Context,
         settings: &Settings,
         domain: &Domain,
-    ) -> Option<Arc<StsPolicy>> {
+    ) -> (Option<Arc<StsPolicy>>, Option<Trouble>) {
         let entry = context.sts.entry(domain);
         let mut known = entry.lock().await;
         let now = context.deps.clock.now();
@@ -57,7 +63,9 @@ impl Sts {
         }
         let wall = context.deps.clock.wall();
         known.policy.take_if(|policy| policy.expires <= wall);
-        known.policy.clone()
+        // A policy that was fetched holds, whatever is wrong with its publication now.
+        let trouble = known.trouble.clone().filter(|_| known.policy.is_none());
+        (known.policy.clone(), trouble)
     }
 }
 
@@ -70,6 +78,7 @@ async fn look(context: &Context, settings: &Settings, domain: &Domain, known: &m
         }
     }
     known.policy.take_if(|policy| policy.expires <= wall);
+    known.trouble = None;
     let texts = match context
         .resolver
         .txt(&format!("_mta-sts.{}", domain.as_str()))
@@ -82,6 +91,7 @@ async fn look(context: &Context, settings: &Settings, domain: &Domain, known: &m
         Ok(id) => id,
         Err(StsError::Records(0)) => return,
         Err(error) => {
+            known.trouble = Some(Trouble::new(ResultType::StsPolicyInvalid, &error.to_string()));
             return tracing::debug!(domain = domain.as_str(), %error, "the MTA-STS record does not count");
         }
     };
@@ -103,6 +113,7 @@ async fn look(context: &Context, settings: &Settings, domain: &Domain, known: &m
         }
         Err(error) => {
             tracing::info!(domain = domain.as_str(), %error, "the MTA-STS policy cannot be fetched");
+            known.trouble = Some(Trouble::new(error.result(), &error.to_string()));
         }
     }
 }

@@ -188,3 +188,164 @@ async fn real_name_servers_say_where_mail_goes() {
         .await;
     assert_eq!(house.figure("bounced_recipients_total"), 1);
 }
+
+/// The CNAME records of a chain, and what is at its end.
+fn chain(names: &[&str], end: &str) -> String {
+    let links = names
+        .windows(2)
+        .map(|pair| format!("{}. 300 CNAME {}.\n", pair[0], pair[1]));
+    links.collect::<String>() + &format!("{}. 300 {end}\n", names[names.len() - 1])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tlsa_records_are_found_at_the_end_of_cname_chains() {
+    let server = Server::start().await;
+    let port = server.sink.addr.port();
+    let sha256 = |cert: &CertificateDer<'_>| hex(digest(&SHA256, cert).as_ref());
+    let right = format!("TLSA 3 0 1 {}", sha256(&server.cert));
+    let wrong = format!("TLSA 3 0 1 {}", "00".repeat(32));
+    let at = |host: &str| format!("_{port}._tcp.{host}");
+    let mx = |name: &str, host: &str| format!("{name}.y.org. 300 MX 10 {host}.\n");
+    let home = "A 127.0.0.1";
+    let zone = [
+        // The records themselves are elsewhere, as those of whole hosters are.
+        mx("tlsa", "mx.tlsa.y.org"),
+        chain(&["mx.tlsa.y.org"], home),
+        chain(
+            &[&at("mx.tlsa.y.org"), "one.dane.y.org", "two.dane.y.org"],
+            &right,
+        ),
+        mx("badtlsa", "mx.badtlsa.y.org"),
+        chain(&["mx.badtlsa.y.org"], home),
+        chain(
+            &[&at("mx.badtlsa.y.org"), "one.bad.y.org", "two.bad.y.org"],
+            &wrong,
+        ),
+        // The server is an alias: the records are those of the name that it stands for (RFC 7672 2.2.3) ...
+        mx("alias", "mx.alias.y.org"),
+        chain(&["mx.alias.y.org", "more.alias.y.org", "real.alias.y.org"], home),
+        chain(&[&at("real.alias.y.org")], &right),
+        chain(&[&at("mx.alias.y.org")], &wrong),
+        mx("badalias", "mx.badalias.y.org"),
+        chain(&["mx.badalias.y.org", "real.badalias.y.org"], home),
+        chain(&[&at("real.badalias.y.org")], &wrong),
+        // ... or, if that has none, its own.
+        mx("own", "mx.own.y.org"),
+        chain(&["mx.own.y.org", "real.own.y.org"], home),
+        chain(&[&at("mx.own.y.org")], &wrong),
+        // The alias is signed, and what it stands for is not.
+        mx("out", "mx.out.y.org"),
+        chain(&["mx.out.y.org"], "CNAME mx.plain.org."),
+        chain(&[&at("mx.out.y.org")], &wrong),
+        // With a trust anchor the certificate is for the name that has the records.
+        mx("anchor", "mx.anchor.y.org"),
+        chain(&["mx.anchor.y.org"], "CNAME mx.ta.y.org."),
+        server.domain("ta", &[format!("2 0 0 {}", hex(&server.ca))]),
+    ]
+    .concat();
+    let knot = Knot::start(&zone).await;
+    let house = House::resolving(TlsConfig::default(), |c| direct(c, &knot, &server.sink)).await;
+    for (n, name) in ["tlsa", "alias", "anchor"].into_iter().enumerate() {
+        send(&house, &format!("b@{name}.y.org")).await;
+        house
+            .until("the delivery", |l| {
+                l.figure("delivered_recipients_total") == n as i64 + 1
+            })
+            .await;
+        assert!(server.sink.wait(n + 1).await[n].tls, "{name}");
+    }
+    for (n, name) in ["badtlsa", "badalias", "own", "out"].into_iter().enumerate() {
+        send(&house, &format!("b@{name}.y.org")).await;
+        house.until("the deferral", |l| l.errors().len() == n + 1).await;
+        let errors = house.look().await.errors();
+        let why = format!("450 4.7.10 DANE for {name}.y.org is not met");
+        assert!(
+            errors.iter().any(|error| error.starts_with(&why)),
+            "{name}: {errors:?}"
+        );
+    }
+    assert_eq!(server.sink.received().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dane_decides_where_a_domain_has_a_policy_too() {
+    let server = Server::start().await;
+    let ca = crate::world::Ca::make();
+    let names = ["mta-sts.good.y.org", "mta-sts.bad.y.org"];
+    let web = crate::world::Web::start(ca.server(&names, crate::world::Flaw::None).0).await;
+    // The policy asks for a CA that nobody trusts, and then for any server with a good certificate: neither counts.
+    web.says(names[0], crate::world::policy("enforce", "other.good.y.org"));
+    web.says(names[1], crate::world::policy("enforce", "mx.bad.y.org"));
+    let sts = |name: &str| {
+        format!("_mta-sts.{name}.y.org. 300 TXT \"v=STSv1; id=1;\"\nmta-sts.{name}.y.org. 300 A 127.0.0.1\n")
+    };
+    let right = hex(digest(&SHA256, &server.cert).as_ref());
+    let zone = [
+        server.domain("good", &[format!("3 0 1 {right}")]),
+        server.domain("bad", &[format!("3 0 1 {}", "00".repeat(32))]),
+        sts("good"),
+        sts("bad"),
+    ]
+    .concat();
+    let knot = Knot::start(&zone).await;
+    let house = House::resolving(ca.trust(), |c| {
+        direct(c, &knot, &server.sink);
+        c.delivery.mta_sts_port = web.port;
+    })
+    .await;
+    send(&house, "b@good.y.org").await;
+    assert!(server.sink.wait(1).await[0].tls);
+    send(&house, "b@bad.y.org").await;
+    house.until("the deferral", |l| l.errors().len() == 1).await;
+    let errors = house.look().await.errors();
+    assert!(
+        errors[0].contains("DANE for bad.y.org is not met by mx.bad.y.org"),
+        "{errors:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_there_are_no_records_is_asked_once_for_as_long_as_the_zone_says() {
+    use hickory_resolver::proto::{op::Message, rr::RecordType};
+    let zone = "none.y.org. 300 MX 10 mx.none.y.org.\nmx.none.y.org. 300 A 127.0.0.1\n";
+    let knot = Knot::start(zone).await;
+    // Between the resolver and the name server, to see what is asked.
+    let relay = Arc::new(tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let asked: Arc<std::sync::Mutex<Vec<(String, RecordType)>>> = Arc::default();
+    let (seen, front, behind) = (Arc::clone(&asked), Arc::clone(&relay), knot.addr);
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        while let Ok((len, from)) = front.recv_from(&mut buffer).await {
+            let query = Message::from_vec(&buffer[..len]).unwrap();
+            let question = &query.queries[0];
+            seen.lock()
+                .unwrap()
+                .push((question.name().to_ascii(), question.query_type()));
+            let (octets, front) = (buffer[..len].to_vec(), Arc::clone(&front));
+            tokio::spawn(async move {
+                let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+                socket.send_to(&octets, behind).await.unwrap();
+                let mut answer = [0; 4096];
+                if let Ok(len) = socket.recv(&mut answer).await {
+                    let _ = front.send_to(&answer[..len], from).await;
+                }
+            });
+        }
+    });
+    let resolver = Hickory::new(&DnsConfig {
+        server: Some(relay.local_addr().unwrap()),
+        trust_anchor: Some(knot.anchor.clone()),
+        ..DnsConfig::default()
+    })
+    .unwrap();
+    for (domain, host) in [("none.y.org", "mx.none.y.org"), ("plain.org", "mx.plain.org")] {
+        assert!(resolver.tlsa(domain, host, 25).await.unwrap().records.is_empty());
+        let first = std::mem::take(&mut *asked.lock().unwrap());
+        assert!(!first.is_empty());
+        for _ in 0..5 {
+            assert!(resolver.tlsa(domain, host, 25).await.unwrap().records.is_empty());
+        }
+        let again = std::mem::take(&mut *asked.lock().unwrap());
+        assert!(again.is_empty(), "{domain}: {again:?} after {first:?}");
+    }
+}

@@ -18,7 +18,7 @@ use tasuki_core::{
             BodySink, BodySource, Changed, Held, Lane, LaneKey, NewMail, Order, Outcome, Paused, QueueCounts,
             QueueFilter, QueueMatch, QueueRow, Settled, StoredBody,
         },
-        tls::StsPolicy,
+        tls::{DayTally, StsPolicy, TlsReport},
     },
 };
 use tasuki_proto::names::{Domain, Mailbox};
@@ -56,6 +56,44 @@ impl TlsStore for Faulty {
     }
     async fn keep_sts_policy(&self, domain: &Domain, policy: StsPolicy, now: Timestamp) -> StoreResult<()> {
         self.works()?.keep_sts_policy(domain, policy, now).await
+    }
+    async fn add_tls_sessions(&self, tallies: Vec<DayTally>) -> StoreResult<()> {
+        self.works()?.add_tls_sessions(tallies).await
+    }
+    async fn tls_sessions(
+        &self,
+        day: i64,
+        domain: Option<&Domain>,
+        limit: i64,
+    ) -> StoreResult<Vec<DayTally>> {
+        self.works()?.tls_sessions(day, domain, limit).await
+    }
+    async fn tls_domains(&self, day: i64, after: Option<&Domain>, limit: i64) -> StoreResult<Vec<Domain>> {
+        self.works()?.tls_domains(day, after, limit).await
+    }
+    async fn take_tls_report(
+        &self,
+        day: i64,
+        domain: &Domain,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> StoreResult<Option<TlsReport>> {
+        self.works()?.take_tls_report(day, domain, now, until).await
+    }
+    async fn note_tls_report(
+        &self,
+        day: i64,
+        domain: &Domain,
+        sent: &[String],
+        is_done: bool,
+    ) -> StoreResult<()> {
+        self.works()?.note_tls_report(day, domain, sent, is_done).await
+    }
+    async fn tls_reports(&self, day: i64, limit: i64) -> StoreResult<Vec<(Domain, TlsReport)>> {
+        self.works()?.tls_reports(day, limit).await
+    }
+    async fn forget_tls_sessions(&self, before: i64) -> StoreResult<()> {
+        self.works()?.forget_tls_sessions(before).await
     }
 }
 

@@ -66,6 +66,16 @@ impl Sink {
         script: Script,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(listener, offers, tls, script)
+    }
+
+    /// One at an address that is bound already.
+    pub(crate) fn on(
+        listener: TcpListener,
+        offers: &[&'static str],
+        tls: Option<Arc<rustls::ServerConfig>>,
+        script: Script,
+    ) -> Self {
         let inner = Arc::new(Inner {
             offers: offers.to_vec(),
             script: Mutex::new(script),
@@ -151,6 +161,8 @@ enum Next {
 struct Talk {
     from: String,
     to: Vec<String>,
+    /// MAIL was refused.
+    no_mail: bool,
     tls: bool,
     login: bool,
     group: Option<rustls::NamedGroup>,
@@ -249,6 +261,7 @@ impl Inner {
                     .collect();
                 format!("250-sink\r\n{}", rest.join("\r\n"))
             }
+            "RCPT" if talk.no_mail => "503 5.5.1 MAIL first".to_owned(),
             "DATA" => "354 go".to_owned(),
             "STAR" => "220 go".to_owned(),
             "AUTH" => "235 2.7.0 in".to_owned(),
@@ -262,7 +275,7 @@ impl Inner {
         stream.write_all(format!("{reply}\r\n").as_bytes()).await.ok()?;
         let good = reply.starts_with(['2', '3']);
         match verb.as_str() {
-            "MAIL" => (talk.from, talk.to) = (path(), Vec::new()),
+            "MAIL" => (talk.from, talk.to, talk.no_mail) = (path(), Vec::new(), !good),
             "RCPT" if good => talk.to.push(path()),
             "AUTH" => talk.login = good,
             "STAR" if good => return Some(Next::StartTls),

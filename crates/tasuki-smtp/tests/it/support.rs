@@ -340,6 +340,14 @@ impl House {
             .unwrap()
     }
 
+    /// A figure with these labels; 0 if it is not there yet.
+    pub(crate) fn labelled(&self, name: &str, labels: &str) -> i64 {
+        let text = self.metrics.encode();
+        let start = format!("tasuki_mail_{name}{{{labels}}} ");
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(&start));
+        lines.next().map_or(0, |value| value.parse().unwrap())
+    }
+
     /// Waits until a condition holds that only figures and the store tell.
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Look<'_>) -> bool) {
         let all = async {

@@ -263,7 +263,7 @@ async fn keys_are_agreed_on_with_x25519mlkem768_on_both_legs() {
 }
 
 /// Sends over TLS, with REQUIRETLS.
-async fn require(house: &House, to: &str) {
+pub(crate) async fn require(house: &House, to: &str) {
     let mut client = house.submission().await;
     let offers = client.expect("EHLO client.example", "250").await;
     assert!(offers.contains("REQUIRETLS"), "{offers}");
@@ -281,7 +281,7 @@ async fn mail_that_requires_tls_goes_to_verified_servers_that_keep_to_it() {
     let server = Server::offering("mx.y.org", &["PIPELINING", "REQUIRETLS"], script).await;
     let house = House::with(names(), server.trust.clone(), |c| {
         direct(c, &server.sink);
-        c.tls_policy = vec![policy(TlsLevel::Verify, &[])];
+        c.tls_policy = vec![policy(TlsLevel::Verify, &["mx.y.org"])];
     })
     .await;
     let mut plain = house.relay().await;
@@ -318,7 +318,7 @@ async fn mail_that_requires_tls_comes_back_from_servers_that_do_not_offer_it() {
     let server = Server::start("mx.y.org").await;
     let house = House::with(names(), server.trust.clone(), |c| {
         direct(c, &server.sink);
-        c.tls_policy = vec![policy(TlsLevel::Verify, &[])];
+        c.tls_policy = vec![policy(TlsLevel::Verify, &["mx.y.org"])];
     })
     .await;
     require(&house, "b@y.org").await;

@@ -22,6 +22,7 @@ mod system;
 mod takeover;
 #[cfg(test)]
 mod tests;
+mod tls_report;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -133,6 +134,8 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/mail/lanes/{lane}/resume", post(mail::resume))
         .route("/v1/mail/trace", get(mail::trace))
         .route("/v1/mail/explain", get(explain::mail))
+        .route("/v1/mail/tls-report", get(tls_report::day))
+        .route("/v1/mail/tls-report/{domain}", get(tls_report::file))
         .route("/v1/mail/smarthosts", get(smarthosts::list))
         .route(
             "/v1/mail/smarthosts/{name}/password",
@@ -259,6 +262,7 @@ impl Admin {
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = self.live.load().warnings();
         warnings.extend(self.front.iter().flat_map(FrontDoor::warnings));
+        warnings.extend(tls_report::warnings(self));
         warnings
     }
 

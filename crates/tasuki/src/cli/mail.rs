@@ -3,7 +3,9 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Context, Gateway, JsonFlag, confirmed, dkim, explain, output, recipients, segment, smarthost};
+use super::{
+    Context, Gateway, JsonFlag, confirmed, dkim, explain, output, recipients, segment, smarthost, tls_report,
+};
 use crate::exit::{self, Fail, Outcome};
 
 #[derive(clap::Subcommand, Debug)]
@@ -42,6 +44,8 @@ pub(super) enum Command {
   tasuki mail explain --from me@example.com --to hanako@example.org --client me
   tasuki mail explain --from '<>' --to hanako@example.com --client 203.0.113.9")]
     Explain(explain::Asked),
+    /// How the TLS of a day's sessions with other mail servers ended
+    TlsReport(tls_report::Args),
     /// Destinations with something to do, and paused ones
     Lanes(JsonFlag),
     /// Why mail for a destination is slow
@@ -208,6 +212,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
         Command::Recipients(command) => recipients::run(command, context),
         Command::Trace { what, json } => trace(&gateway, &what, json),
         Command::Explain(asked) => explain::run(&gateway, &asked),
+        Command::TlsReport(args) => tls_report::run(&gateway, &args),
         Command::Lanes(flag) => lanes(&gateway, flag),
         Command::Why { destination, json } => {
             let answer = gateway.read(&format!("/v1/mail/lanes/{}", segment(&destination)))?;

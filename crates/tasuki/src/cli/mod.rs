@@ -23,6 +23,7 @@ mod serve;
 mod service;
 mod smarthost;
 mod status;
+mod tls_report;
 mod token;
 mod tunnel;
 

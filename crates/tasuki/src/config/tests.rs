@@ -46,6 +46,7 @@ fn keys_without_a_default_are_shown_as_comments_that_can_be_used() {
         "email",
         "postmaster",
         "server",
+        "from",
     ] {
         assert!(
             SAMPLE

@@ -15,3 +15,4 @@ mod mail_queue;
 mod moderation;
 mod smarthosts;
 mod takeover;
+mod tls_report;
