@@ -25,4 +25,5 @@ mod support;
 mod tidy;
 mod tunnel;
 mod two_gateways;
+mod wake;
 mod web;

@@ -1,5 +1,6 @@
 //! `agent.toml` and the arguments, put together: arguments win.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use serde::Deserialize;
 use tasuki_core::config::{duration, error_at, parse, size};
 use tasuki_proto::names::Domain;
 use tasuki_tunnel::Fingerprint;
-use tasuki_tunnel::agent::{AgentConfig, LocalDoor, LocalEndpoint};
+use tasuki_tunnel::agent::{AgentConfig, LocalDoor, LocalEndpoint, Start};
 
 use crate::home::Remembered;
 use crate::{CONFIG, Fail, Run, USAGE};
@@ -30,6 +31,8 @@ pub(crate) struct File {
     connect_timeout: Duration,
     #[serde(with = "duration")]
     stall_timeout: Duration,
+    #[serde(with = "duration")]
+    drain: Duration,
     endpoint: Vec<Endpoint>,
 }
 
@@ -44,6 +47,7 @@ impl Default for File {
             max_connections: 8192,
             connect_timeout: Duration::from_secs(3),
             stall_timeout: Duration::from_secs(30),
+            drain: Duration::ZERO,
             endpoint: Vec::new(),
         }
     }
@@ -73,6 +77,14 @@ struct Endpoint {
     label: Option<String>,
     #[serde(default)]
     proxy_protocol: bool,
+    #[serde(default)]
+    proxy_each_datagram: bool,
+    #[serde(default)]
+    lan_listen: Option<SocketAddr>,
+    #[serde(default)]
+    start: Vec<String>,
+    #[serde(default)]
+    wake_for: Vec<String>,
 }
 
 /// Everything that was said, checked.
@@ -152,6 +164,7 @@ impl Settings {
             max_connections: self.file.max_connections,
             connect_timeout: self.file.connect_timeout,
             stall_timeout: self.file.stall_timeout,
+            drain: self.file.drain,
             endpoints: self.endpoints,
         })
     }
@@ -186,12 +199,6 @@ fn read(path: &Path) -> Result<(File, Vec<LocalEndpoint>), Fail> {
     for endpoint in &file.endpoint {
         let door = match (endpoint.kind, endpoint.port, &endpoint.name) {
             (Kind::Tcp, Some(port), None) => LocalDoor::Tcp(port),
-            (Kind::Udp, Some(_), None) if endpoint.proxy_protocol => {
-                return Err(wrong(
-                    "endpoint.proxy_protocol",
-                    "datagrams have no place for it; only tcp and minecraft endpoints can have it".into(),
-                ));
-            }
             (Kind::Udp, Some(port), None) => LocalDoor::Udp(port),
             (Kind::Tcp | Kind::Udp, None, _) => {
                 return Err(wrong(
@@ -222,12 +229,39 @@ fn read(path: &Path) -> Result<(File, Vec<LocalEndpoint>), Fail> {
             }
         };
         target(&endpoint.local).map_err(|problem| wrong("endpoint.local", problem))?;
-        endpoints.push(endpoint_of(
-            door,
-            endpoint.local.clone(),
-            endpoint.proxy_protocol,
-            endpoint.label.clone(),
-        ));
+        if !endpoint.start.is_empty() && endpoint.kind != Kind::Minecraft {
+            return Err(wrong(
+                "endpoint.start",
+                "only a Minecraft server is started by a player who joins".into(),
+            ));
+        }
+        if endpoint.start.is_empty() && !endpoint.wake_for.is_empty() {
+            return Err(wrong(
+                "endpoint.wake_for",
+                "nothing is started: `start` is empty".into(),
+            ));
+        }
+        if endpoint.lan_listen.is_some() && (!endpoint.proxy_protocol || endpoint.kind == Kind::Udp) {
+            return Err(wrong(
+                "endpoint.lan_listen",
+                "is for a TCP server with proxy_protocol = true; others take those at home directly".into(),
+            ));
+        }
+        let start = (!endpoint.start.is_empty()).then(|| Start {
+            command: endpoint.start.clone(),
+            wake_for: endpoint.wake_for.clone(),
+        });
+        endpoints.push(LocalEndpoint {
+            proxy_each_datagram: endpoint.proxy_each_datagram,
+            lan_listen: endpoint.lan_listen,
+            start,
+            ..endpoint_of(
+                door,
+                endpoint.local.clone(),
+                endpoint.proxy_protocol,
+                endpoint.label.clone(),
+            )
+        });
     }
     unique(&endpoints).map_err(|problem| wrong("endpoint.label", problem))?;
     Ok((file, endpoints))
@@ -269,10 +303,8 @@ fn endpoint_of(
         LocalDoor::Http(name) => format!("http-{name}").chars().take(64).collect(),
     });
     LocalEndpoint {
-        label,
-        door,
-        target,
         proxy_protocol,
+        ..LocalEndpoint::new(label, door, target)
     }
 }
 

@@ -27,17 +27,27 @@ fn pair(source: IpAddr, destination: IpAddr) -> Pair {
 
 /// The version 2 header for a TCP connection from `source` (the visitor) to `destination` (the door it came in by).
 pub fn encode_v2(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    encode(source, destination, 0x01)
+}
+
+/// The version 2 header in front of a datagram.
+pub fn encode_v2_udp(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    encode(source, destination, 0x02)
+}
+
+/// `transport` is 1 for a stream, 2 for datagrams.
+fn encode(source: SocketAddr, destination: SocketAddr, transport: u8) -> Vec<u8> {
     let mut out = Vec::with_capacity(52);
     out.extend_from_slice(&SIGNATURE);
     out.push(0x21);
     match pair(source.ip(), destination.ip()) {
         Pair::V4(from, to) => {
-            out.extend_from_slice(&[0x11, 0, 12]);
+            out.extend_from_slice(&[0x10 | transport, 0, 12]);
             out.extend_from_slice(&from);
             out.extend_from_slice(&to);
         }
         Pair::V6(from, to) => {
-            out.extend_from_slice(&[0x21, 0, 36]);
+            out.extend_from_slice(&[0x20 | transport, 0, 36]);
             out.extend_from_slice(&from.octets());
             out.extend_from_slice(&to.octets());
         }
@@ -88,6 +98,16 @@ mod tests {
         let line = encode_v1(at("192.0.2.1:56324"), at("198.51.100.1:25565"));
         assert_eq!(line, b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 25565\r\n");
         assert_eq!(encode_v2_local().len(), 16);
+        let datagram = encode_v2_udp(at("192.0.2.1:56324"), at("198.51.100.1:25565"));
+        assert_eq!(datagram[13], 0x12);
+        assert_eq!(
+            (&datagram[..13], &datagram[14..]),
+            (&expected[..13], &expected[14..])
+        );
+        assert_eq!(
+            encode_v2_udp(at("[2001:db8::1]:1"), at("[2001:db8::2]:2"))[13],
+            0x22
+        );
     }
 
     #[test]

@@ -132,6 +132,9 @@ pub struct Accepted {
     /// The gateway's flows can go on in the next session; a number that is new with each start of the program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<u64>,
+    /// The gateway holds a player while a server is started: it waits for a second reply after [`super::OpenReply::Starting`].
+    #[serde(default)]
+    pub holds: bool,
 }
 
 /// How one endpoint stands.

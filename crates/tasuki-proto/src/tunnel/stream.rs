@@ -186,6 +186,11 @@ pub enum OpenReply {
     Failed,
     /// The home host's own rules keep this visitor out.
     Denied,
+    /// The local server is being started. For a player who joins, the last word is still to come, if the gateway can wait
+    /// ([`super::Accepted::holds`]); for anybody else this is it.
+    Starting,
+    /// The local server sleeps, and is not started for this visitor.
+    Sleeping,
 }
 
 impl OpenReply {
@@ -203,6 +208,8 @@ impl OpenReply {
             3 => Self::NotDeclared,
             4 => Self::Busy,
             6 => Self::Denied,
+            7 => Self::Starting,
+            8 => Self::Sleeping,
             _ => Self::Failed,
         }
     }

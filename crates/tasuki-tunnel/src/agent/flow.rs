@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use super::visitors::Entered;
-use super::{Inner, LocalDoor, LocalEndpoint, Tell};
+use super::{Inner, LocalDoor, LocalEndpoint, Served, Tell, wake};
 use crate::flows::Flow;
 use crate::splice::{End, Link, Outgoing, Relink, Shared, prepare_socket, splice};
 
@@ -165,7 +165,7 @@ async fn visit(
     let gone = inner.lineage().gone.clone();
     let place = Place::take(&inner);
     let opened = match &place {
-        Some(_) => open(&inner, &tell, &header).await,
+        Some(_) => open(&inner, &tell, &header, &mut outgoing).await,
         None => Err(OpenReply::Busy),
     };
     let (socket, visitor) = match opened {
@@ -236,6 +236,7 @@ async fn open<'a>(
     inner: &'a Inner,
     tell: &Tell,
     header: &StreamHeader,
+    outgoing: &mut Outgoing,
 ) -> Result<(TcpStream, Entered<'a>), OpenReply> {
     let served = inner
         .endpoints_by_id
@@ -249,6 +250,23 @@ async fn open<'a>(
         .visitors
         .enter(&endpoint.label, header.visitor, header.player.as_deref())
         .ok_or(OpenReply::Denied)?;
+    let socket = match dial(inner, served, header, tell).await {
+        Err(away) => {
+            wake::wake(inner, served, header, outgoing, away).await?;
+            dial(inner, served, header, tell).await?
+        }
+        Ok(socket) => socket,
+    };
+    Ok((socket, visitor))
+}
+
+async fn dial(
+    inner: &Inner,
+    served: &Served,
+    header: &StreamHeader,
+    tell: &Tell,
+) -> Result<TcpStream, OpenReply> {
+    let endpoint = &served.endpoint;
     let limit = inner.config.connect_timeout;
     let dialling = async {
         let mut socket = TcpStream::connect(endpoint.target.as_str()).await?;
@@ -262,7 +280,7 @@ async fn open<'a>(
     match tokio::time::timeout(limit, dialling).await {
         Ok(Ok(socket)) => {
             served.note(Ok(()), tell);
-            Ok((socket, visitor))
+            Ok(socket)
         }
         Ok(Err(error)) => {
             served.note(Err(error.to_string()), tell);

@@ -9,6 +9,7 @@
 
 mod control;
 mod flow;
+mod lan;
 mod probe;
 mod rules;
 mod session;
@@ -16,9 +17,11 @@ mod session;
 mod tests;
 mod udp;
 mod visitors;
+mod wake;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -71,6 +74,8 @@ pub struct AgentConfig {
     pub connect_timeout: Duration,
     /// A connection that takes no bytes for this long is cut.
     pub stall_timeout: Duration,
+    /// How long visitors may stay after the agent was told to stop; new ones go elsewhere at once.
+    pub drain: Duration,
     /// What is served.
     pub endpoints: Vec<LocalEndpoint>,
 }
@@ -84,8 +89,40 @@ pub struct LocalEndpoint {
     pub door: LocalDoor,
     /// `HOST:PORT` of the local server.
     pub target: String,
-    /// Sends the visitor's address to the local server by PROXY protocol version 2. Not for UDP.
+    /// Sends the visitor's address to the local server by PROXY protocol version 2. For UDP before the first datagram of a
+    /// visitor (as Geyser wants it), or before each.
     pub proxy_protocol: bool,
+    /// With `proxy_protocol` on a UDP endpoint: before each datagram.
+    pub proxy_each_datagram: bool,
+    /// Where programs of the home network come in that send no PROXY header: the agent adds it.
+    pub lan_listen: Option<SocketAddr>,
+    /// How a Minecraft server that sleeps is started.
+    pub start: Option<Start>,
+}
+
+impl LocalEndpoint {
+    /// An endpoint with nothing special about it.
+    #[must_use]
+    pub fn new(label: impl Into<String>, door: LocalDoor, target: impl Into<String>) -> Self {
+        Self {
+            label: label.into(),
+            door,
+            target: target.into(),
+            proxy_protocol: false,
+            proxy_each_datagram: false,
+            lan_listen: None,
+            start: None,
+        }
+    }
+}
+
+/// How a local server is started when a player joins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Program and arguments, from the agent's own file and from nowhere else.
+    pub command: Vec<String>,
+    /// The players who may wake it, in any case of letters; empty means all who may join.
+    pub wake_for: Vec<String>,
 }
 
 /// The door that an endpoint asks for at the gateway.
@@ -211,11 +248,15 @@ struct Served {
     endpoint: LocalEndpoint,
     /// Why it takes no connections, if it takes none.
     down: Mutex<Option<String>>,
+    waking: Arc<wake::Waking>,
 }
 
 impl Served {
     /// Notes that the local server took a connection, or why it did not; tells only what is new.
     fn note(&self, outcome: Result<(), String>, tell: &Tell) {
+        if outcome.is_ok() {
+            self.waking.is_up();
+        }
         let (label, target) = (self.endpoint.label.clone(), self.endpoint.target.clone());
         let was_down = {
             let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
@@ -253,6 +294,8 @@ struct Inner {
     offers: flow::Offers,
     /// This start of the program.
     incarnation: u64,
+    /// The gateway waits while a server is started.
+    gateway_holds: AtomicBool,
     lineage: Mutex<Lineage>,
     standing: control::Standing,
     tasks: TaskTracker,
@@ -267,6 +310,11 @@ struct Lineage {
 }
 
 impl Inner {
+    /// Nobody visits.
+    fn is_alone(&self) -> bool {
+        self.flows.load(Ordering::Relaxed) == 0
+    }
+
     fn lineage(&self) -> MutexGuard<'_, Lineage> {
         self.lineage.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -328,8 +376,12 @@ impl Agent {
             .map(EndpointId)
             .zip(config.endpoints.iter().cloned())
             .map(|(id, endpoint)| {
-                let down = Mutex::default();
-                (id, Served { endpoint, down })
+                let served = Served {
+                    endpoint,
+                    down: Mutex::default(),
+                    waking: Arc::default(),
+                };
+                (id, served)
             })
             .collect();
         let inner = Inner {
@@ -346,6 +398,7 @@ impl Agent {
             book: Book::new(Room::new(MAX_OF_AGENT)),
             offers: flow::Offers::default(),
             incarnation: rand::random(),
+            gateway_holds: AtomicBool::new(false),
             lineage: Mutex::default(),
             standing: control::Standing::default(),
             tasks: TaskTracker::new(),
@@ -387,6 +440,7 @@ impl Agent {
             inner.standing.note(&notice);
             tell(notice);
         });
+        let _lan = lan::open(&self.inner, &tell);
         let backoff = Backoff::try_new(RETRY, 20).expect("the table has delays above zero");
         let mut failures = 0_u32;
         loop {

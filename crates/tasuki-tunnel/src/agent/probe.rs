@@ -114,7 +114,7 @@ async fn connect(endpoint: &LocalEndpoint) -> Option<TcpStream> {
 }
 
 /// Whether the server answers a status request with a frame of JSON.
-async fn has_status(endpoint: &LocalEndpoint, with_proxy: bool) -> bool {
+pub(super) async fn has_status(endpoint: &LocalEndpoint, with_proxy: bool) -> bool {
     let asking = async {
         let mut stream = connect(endpoint).await?;
         let (from, to) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);

@@ -193,6 +193,7 @@ async fn introduce(
         Err(error) => return Err(Why::Lost(error.to_string())),
     };
     inner.accepted_by(accepted.resume);
+    inner.gateway_holds.store(accepted.holds, Ordering::Relaxed);
     write(&mut send, &declare).await?;
     Ok(Session {
         endpoint,
@@ -264,6 +265,8 @@ impl Session {
         let mut race: Option<Race<'_>> = None;
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // When visitors have to go, once the agent was told to stop.
+        let mut leave_at: Option<Instant> = None;
         loop {
             let ended = tokio::select! {
                 _ = look.tick() => {
@@ -271,7 +274,7 @@ impl Session {
                     if is_dead && self.resumes && race.is_none() {
                         race = Some(Box::pin(greet(inner, identity, None)));
                     }
-                    None
+                    leave_at.filter(|at| inner.is_alone() || Instant::now() >= *at).map(|_| Why::Shutdown)
                 }
                 raced = async { race.as_mut().expect("polled only while there is one").await }, if race.is_some() => {
                     race = None;
@@ -294,9 +297,11 @@ impl Session {
                     }
                     Err(error) => Some(why_ended(&error)),
                 },
-                () = shutdown.begun() => {
+                () = shutdown.begun(), if leave_at.is_none() => {
                     let _ = write(&mut self.send, &FromAgent::Goodbye).await;
-                    Some(Why::Shutdown)
+                    let drain = inner.config.drain;
+                    leave_at = Some(Instant::now() + drain);
+                    (drain.is_zero() || inner.is_alone()).then_some(Why::Shutdown)
                 }
             };
             let Some(why) = ended else { continue };

@@ -43,11 +43,8 @@ impl Asking {
         let gateway = quic::endpoint(socket, Some(server)).unwrap();
         let home = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let local = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = |door, target: SocketAddr| LocalEndpoint {
-            label: format!("{door:?}"),
-            door,
-            target: target.to_string(),
-            proxy_protocol: false,
+        let endpoint = |door: LocalDoor, target: SocketAddr| {
+            LocalEndpoint::new(format!("{door:?}"), door, target.to_string())
         };
         let config = AgentConfig {
             gateway: gateway.local_addr().unwrap().to_string(),
@@ -57,6 +54,7 @@ impl Asking {
             max_connections: 10,
             connect_timeout: Duration::from_secs(2),
             stall_timeout: Duration::from_secs(5),
+            drain: Duration::ZERO,
             endpoints: vec![
                 endpoint(LocalDoor::Tcp(20_000), home.local_addr().unwrap()),
                 endpoint(LocalDoor::Udp(20_000), local.local_addr().unwrap()),
@@ -78,6 +76,7 @@ impl Asking {
             max_endpoints: 4,
             enrolled: false,
             resume: None,
+            holds: true,
         };
         send.write_all(&encode_frame(&FromGateway::Accepted(accepted)).unwrap())
             .await

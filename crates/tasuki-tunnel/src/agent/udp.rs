@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use quinn::Connection;
+use tasuki_proto::proxy_protocol;
 use tasuki_proto::tunnel::{Datagram, FlowId, StreamHeader};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -127,6 +128,10 @@ async fn exchange(ways: &Ways, flow: FlowId, header: &StreamHeader, mut payloads
         Ok(Err(error)) => return served.note(Err(error.to_string()), &ways.tell),
         Err(_) => return served.note(Err("its name cannot be looked up".into()), &ways.tell),
     };
+    let endpoint = &served.endpoint;
+    let mut head = endpoint
+        .proxy_protocol
+        .then(|| proxy_protocol::encode_v2_udp(header.visitor, header.door));
     let mut buffer = vec![0; MAX_PAYLOAD];
     let mut idle_at = Instant::now() + IDLE;
     loop {
@@ -134,7 +139,12 @@ async fn exchange(ways: &Ways, flow: FlowId, header: &StreamHeader, mut payloads
             payload = payloads.recv() => {
                 let Some(payload) = payload else { return };
                 // An error here is of an earlier datagram, and told below.
-                let _ = socket.send(&payload).await;
+                let _ = match &head {
+                    Some(head) => socket.send(&[head, &payload[..]].concat()).await,
+                    None => socket.send(&payload).await,
+                };
+                // A server that takes it once takes it for the visitor's address from then on.
+                head = head.filter(|_| endpoint.proxy_each_datagram);
                 visitor.meter.add_to_tcp(payload.len());
             }
             received = socket.recv(&mut buffer) => match received {

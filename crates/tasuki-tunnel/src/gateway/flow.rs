@@ -54,6 +54,14 @@ const REFUSED: NotJoined = NotJoined {
     page: Page::ServerRefused,
     label: "server_refused",
 };
+const STARTING: NotJoined = NotJoined {
+    page: Page::Starting,
+    label: "server_starting",
+};
+const SLEEPING: NotJoined = NotJoined {
+    page: Page::Sleeping,
+    label: "server_sleeping",
+};
 const DENIED: NotJoined = NotJoined {
     page: Page::Denied,
     label: "denied_at_home",
@@ -107,7 +115,7 @@ pub(crate) async fn reach(
     first: &[u8],
     limit: Duration,
 ) -> Result<(Target, Opened), NotJoined> {
-    let mut why = None;
+    let (mut why, mut held) = (None, None);
     for target in targets {
         let header = StreamHeader {
             endpoint: target.endpoint,
@@ -115,36 +123,66 @@ pub(crate) async fn reach(
         };
         let opening = async {
             let mut opened = open(inner, &target, &header, first, limit).await?;
-            read_reply(&mut opened.incoming, limit).await?;
-            Ok(opened)
+            let reply = read_byte(&mut opened.incoming, limit).await?;
+            Ok((opened, reply))
         };
-        match tokio::time::timeout(limit, opening).await.unwrap_or(Err(SILENT)) {
-            Ok(opened) => return Ok((target, opened)),
-            // Somebody's rules at home keep the visitor out: no reason to try next door.
-            Err(denied) if denied.page == Page::Denied => return Err(denied),
-            Err(not_joined) => why = why.or(Some(not_joined)),
+        let not_joined = match tokio::time::timeout(limit, opening).await.unwrap_or(Err(SILENT)) {
+            Ok((opened, OpenReply::Connected)) => return Ok((target, opened)),
+            // Another may be awake already.
+            Ok((opened, OpenReply::Starting)) if header.player.is_some() => {
+                held = held.or(Some((target, opened)));
+                continue;
+            }
+            Ok((_, reply)) => refused_by(reply),
+            Err(not_joined) => not_joined,
+        };
+        // Somebody's rules at home keep the visitor out: no reason to try next door.
+        if not_joined.page == Page::Denied {
+            return Err(not_joined);
         }
+        why = why.or(Some(not_joined));
+    }
+    if let Some((target, mut opened)) = held {
+        // The player's client waits in silence: it hears nothing and has nothing to say until the server speaks.
+        return match read_byte(&mut opened.incoming, HOLD).await? {
+            OpenReply::Connected => Ok((target, opened)),
+            reply => Err(refused_by(reply)),
+        };
     }
     Err(why.unwrap_or(AWAY))
 }
 
+/// How long a player is held while a server starts: clients give up 30 s after the last word they heard.
+const HOLD: Duration = Duration::from_secs(25);
+
 /// Reads the agent's answer about its local server.
 pub(crate) async fn read_reply(incoming: &mut RecvStream, limit: Duration) -> Result<(), NotJoined> {
+    match read_byte(incoming, limit).await? {
+        OpenReply::Connected => Ok(()),
+        reply => Err(refused_by(reply)),
+    }
+}
+
+async fn read_byte(incoming: &mut RecvStream, limit: Duration) -> Result<OpenReply, NotJoined> {
     let mut byte = [0];
-    let reply = match tokio::time::timeout(limit, incoming.read_exact(&mut byte)).await {
-        Ok(Ok(())) => OpenReply::from_byte(byte[0]),
-        Ok(Err(_)) => return Err(AWAY),
+    match tokio::time::timeout(limit, incoming.read_exact(&mut byte)).await {
+        Ok(Ok(())) => Ok(OpenReply::from_byte(byte[0])),
+        Ok(Err(_)) => Err(AWAY),
         Err(_) => {
             let _ = incoming.stop(VarInt::from_u32(RESET_ABORTED));
-            return Err(SILENT);
+            Err(SILENT)
         }
-    };
+    }
+}
+
+fn refused_by(reply: OpenReply) -> NotJoined {
     match reply {
-        OpenReply::Connected => Ok(()),
-        OpenReply::Refused | OpenReply::NotDeclared => Err(REFUSED),
-        OpenReply::Busy => Err(FULL),
-        OpenReply::Denied => Err(DENIED),
-        OpenReply::Silent | OpenReply::Failed => Err(SILENT),
+        OpenReply::Refused | OpenReply::NotDeclared => REFUSED,
+        OpenReply::Busy => FULL,
+        OpenReply::Denied => DENIED,
+        OpenReply::Starting => STARTING,
+        OpenReply::Sleeping => SLEEPING,
+        OpenReply::Connected | OpenReply::Silent | OpenReply::Failed => SILENT,
     }
 }
 

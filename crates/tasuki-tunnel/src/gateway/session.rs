@@ -302,6 +302,7 @@ async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greete
         max_endpoints: u32::try_from(config.agents.max_endpoints).unwrap_or(u32::MAX),
         enrolled,
         resume: hello.resume.map(|_| inner.incarnation),
+        holds: true,
     };
     let mut control = Control {
         send,

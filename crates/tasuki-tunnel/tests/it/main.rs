@@ -10,4 +10,5 @@ mod players;
 mod resume;
 mod scopes;
 mod udp;
+mod wake;
 mod world;

@@ -190,3 +190,31 @@ async fn a_new_rule_for_a_name_cuts_those_who_came_by_it() {
         .counted(r#"tasuki_tunnel_connections_closed_total{door="minecraft",result="denied"} 1"#)
         .await;
 }
+
+#[tokio::test]
+async fn an_agent_that_drains_keeps_its_visitors_and_takes_no_new_ones() {
+    let world = World::start().await;
+    let wanted = world.settings.tcp.ports.from;
+    let code = world.code("home", &[ANY_PORT]).await;
+    let mut config = world.config(vec![at(wanted, echo().await)]);
+    config.drain = Duration::from_secs(20);
+    let mut agent = Running::start(config, new_key(), Some(code));
+    let port = agent.open_port().await;
+    let mut visitor = TcpStream::connect(port).await.unwrap();
+    visitor.write_all(b"a").await.unwrap();
+    assert_eq!(soon("an echo", visitor.read_u8()).await.unwrap(), b'a');
+    let stopping = agent.begin_to_stop();
+    soon("the closed port", async {
+        while TcpStream::connect(port).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    visitor.write_all(b"b").await.unwrap();
+    assert_eq!(soon("an echo", visitor.read_u8()).await.unwrap(), b'b');
+    drop(visitor);
+    // The last one has left: the rest of the time is not waited for.
+    let begun = Instant::now();
+    stopping.ended().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(15));
+}

@@ -13,12 +13,7 @@ use crate::world::{ANY_PORT, World, echo, soon, tcp_to};
 const ANY_UDP: &str = "tunnel:udp:20000-29999";
 
 fn udp_to(target: SocketAddr) -> LocalEndpoint {
-    LocalEndpoint {
-        label: "udp".into(),
-        door: LocalDoor::Udp(0),
-        target: target.to_string(),
-        proxy_protocol: false,
-    }
+    LocalEndpoint::new("udp", LocalDoor::Udp(0), target.to_string())
 }
 
 async fn socket() -> UdpSocket {
@@ -254,4 +249,28 @@ async fn a_visitor_who_says_nothing_is_forgotten_and_welcome_again() {
         text.contains(r#"connections_closed_total{door="udp",result="clean"}"#),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn the_visitors_address_goes_before_the_first_datagram_or_before_each() {
+    for each in [false, true] {
+        let world = World::start().await;
+        let server = socket().await;
+        let mut endpoint = udp_to(server.local_addr().unwrap());
+        (endpoint.proxy_protocol, endpoint.proxy_each_datagram) = (true, each);
+        let mut agent = world.agent(&[ANY_UDP], vec![endpoint]).await;
+        let port = agent.open_port().await;
+        let visitor = visitor_of(port).await;
+        let head = tasuki_proto::proxy_protocol::encode_v2_udp(visitor.local_addr().unwrap(), port);
+        let mut buffer = [0; 256];
+        for (round, word) in [b"one", b"two"].into_iter().enumerate() {
+            visitor.send(word).await.unwrap();
+            let (length, _) = soon("the datagram", server.recv_from(&mut buffer)).await.unwrap();
+            let expected = match round == 0 || each {
+                true => [&head[..], word].concat(),
+                false => word.to_vec(),
+            };
+            assert_eq!(&buffer[..length], expected, "{each} {round}");
+        }
+    }
 }

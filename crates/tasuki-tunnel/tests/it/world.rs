@@ -214,6 +214,7 @@ impl World {
             max_connections: 1000,
             connect_timeout: Duration::from_secs(2),
             stall_timeout: Duration::from_secs(30),
+            drain: Duration::ZERO,
             endpoints,
         }
     }
@@ -313,6 +314,12 @@ impl Running {
         soon("the agent's end", self.task).await.unwrap()
     }
 
+    /// Tells it to stop, and does not wait.
+    pub(crate) fn begin_to_stop(self) -> Self {
+        self.shutdown.begin();
+        self
+    }
+
     pub(crate) async fn stop(self) {
         self.shutdown.begin();
         self.ended().await.unwrap();
@@ -329,21 +336,12 @@ impl Running {
 pub(crate) const ANY_PORT: &str = "tunnel:port:20000-29999";
 
 pub(crate) fn tcp_to(target: SocketAddr) -> LocalEndpoint {
-    LocalEndpoint {
-        label: "tcp".into(),
-        door: LocalDoor::Tcp(0),
-        target: target.to_string(),
-        proxy_protocol: false,
-    }
+    LocalEndpoint::new("tcp", LocalDoor::Tcp(0), target.to_string())
 }
 
 pub(crate) fn minecraft_to(name: Option<&str>, target: SocketAddr) -> LocalEndpoint {
-    LocalEndpoint {
-        label: "mc".into(),
-        door: LocalDoor::Minecraft(name.map(|name| name.parse().unwrap())),
-        target: target.to_string(),
-        proxy_protocol: false,
-    }
+    let name = name.map(|name| name.parse().unwrap());
+    LocalEndpoint::new("mc", LocalDoor::Minecraft(name), target.to_string())
 }
 
 pub(crate) async fn listener() -> (TcpListener, SocketAddr) {
