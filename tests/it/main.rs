@@ -23,6 +23,7 @@ mod stay;
 mod storage;
 mod support;
 mod tidy;
+mod topics;
 mod tunnel;
 mod two_gateways;
 mod wake;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tasuki_core::BuildError;
 use tasuki_core::config::{duration, size};
+use tasuki_proto::activitypub::topic::{NotATopic, Topic};
 use tasuki_proto::backoff::Backoff;
 
 /// Who may subscribe.
@@ -17,6 +18,96 @@ pub enum Mode {
     Approval,
     /// Only hosts that an access rule allows.
     Allowlist,
+}
+
+/// Which topic relays may be joined, beside the operator's lists (`tasuki fedi list`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TopicMode {
+    /// None.
+    Off,
+    /// Those of the hashtags, instances and languages that are listed.
+    Listed,
+    /// Of every hashtag, instance and language.
+    Any,
+}
+
+impl TopicMode {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Listed => "listed",
+            Self::Any => "any",
+        }
+    }
+}
+
+/// Topic relays: actors of single hashtags, instances and languages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TopicsConfig {
+    /// Which may be joined.
+    pub mode: TopicMode,
+    /// With `listed`: these hashtags,
+    pub tags: Vec<String>,
+    /// these instances,
+    pub instances: Vec<String>,
+    /// and these languages.
+    pub languages: Vec<String>,
+    /// Topics with a subscriber, at most: another one is refused.
+    pub max: usize,
+    /// Topics that one instance may join.
+    pub per_host: usize,
+}
+
+impl Default for TopicsConfig {
+    fn default() -> Self {
+        Self {
+            mode: TopicMode::Off,
+            tags: Vec::new(),
+            instances: Vec::new(),
+            languages: Vec::new(),
+            max: 1000,
+            per_host: 20,
+        }
+    }
+}
+
+impl TopicsConfig {
+    /// The listed topics, each with the key that it stands under.
+    fn listed(&self) -> impl Iterator<Item = (&'static str, Result<Topic, NotATopic>)> {
+        let of = |key, kind: &'static str, names: &Vec<String>| {
+            let topics: Vec<_> = names
+                .iter()
+                .map(|name| (key, Topic::parse(&format!("{kind}/{name}"))))
+                .collect();
+            topics
+        };
+        of("topics.tags", "tag", &self.tags)
+            .into_iter()
+            .chain(of("topics.instances", "instance", &self.instances))
+            .chain(of("topics.languages", "lang", &self.languages))
+    }
+
+    /// The names of the topics that may be joined, as far as they can be listed.
+    pub(crate) fn names(&self) -> Vec<String> {
+        match self.mode {
+            TopicMode::Off => Vec::new(),
+            TopicMode::Listed | TopicMode::Any => self
+                .listed()
+                .filter_map(|(_, topic)| Some(topic.ok()?.to_string()))
+                .collect(),
+        }
+    }
+
+    /// Whether a hashtag, an instance or a language is open.
+    pub(crate) fn opens(&self, topic: &Topic) -> bool {
+        match self.mode {
+            TopicMode::Off => false,
+            TopicMode::Any => true,
+            TopicMode::Listed => self.listed().any(|(_, listed)| listed.as_ref() == Ok(topic)),
+        }
+    }
 }
 
 /// What the operator writes; every key has a default.
@@ -35,6 +126,8 @@ pub struct FediConfig {
     pub unlisted: bool,
     /// Whether boosts by people are relayed: each makes every subscriber fetch the boosted post.
     pub boosts: bool,
+    /// Topic relays.
+    pub topics: TopicsConfig,
     /// Whether NodeInfo and the page list the subscribed hosts.
     pub show_peers: bool,
     /// Largest activity taken, in bytes. Mastodon takes 1 MiB.
@@ -97,6 +190,7 @@ impl Default for FediConfig {
             mode: Mode::Open,
             unlisted: false,
             boosts: false,
+            topics: TopicsConfig::default(),
             show_peers: true,
             max_activity_size: 1 << 20,
             retention: Duration::from_secs(3 * 24 * HOUR),
@@ -130,6 +224,9 @@ impl Default for FediConfig {
         }
     }
 }
+
+/// Topics of a kind that may be listed.
+const MAX_LISTED: usize = 1000;
 
 /// How far waits are moved either way, in per cent: hosts that failed together do not come back together.
 const JITTER_PERCENT: u8 = 20;
@@ -184,6 +281,25 @@ impl FediConfig {
                 "prune_after",
                 "must not be shorter than fediverse.suspend_after, which must not be zero",
             );
+        }
+        let topics = &self.topics;
+        if let Some((key, Err(error))) = topics.listed().find(|(_, topic)| topic.is_err()) {
+            return refuse(key, &error.to_string());
+        }
+        if [&topics.tags, &topics.instances, &topics.languages]
+            .iter()
+            .any(|list| list.len() > MAX_LISTED)
+        {
+            return refuse(
+                "topics",
+                &format!("must not list more than {MAX_LISTED} of a kind"),
+            );
+        }
+        if !(1..=100_000).contains(&topics.max) {
+            return refuse("topics.max", "must be from 1 to 100000");
+        }
+        if !(1..=1000).contains(&topics.per_host) {
+            return refuse("topics.per_host", "must be from 1 to 1000");
         }
         match Backoff::try_new(self.retry.clone(), JITTER_PERCENT) {
             Ok(_) => Ok(()),

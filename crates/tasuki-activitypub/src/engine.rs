@@ -12,6 +12,7 @@ use tasuki_core::store::FediStore;
 use tasuki_core::{Applied, BuildError, Deps, Snapshot};
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::ids::Authority;
+use tasuki_proto::activitypub::topic::Topic;
 use tokio::sync::{Notify, Semaphore};
 use url::Url;
 
@@ -36,6 +37,8 @@ use crate::trail::Trail;
 const REPLAY_WINDOW: Duration = Duration::from_secs(3600 + 300);
 /// Signatures remembered at most.
 const MAX_REPLAYS: u64 = 200_000;
+/// Topics that ended lately.
+const MAX_ENDED: u64 = 1_000;
 /// News known in memory; the store knows all within the retention time.
 const MAX_RECENT_NEWS: u64 = 50_000;
 /// How often the store is asked whether another gateway changed subscriptions, if there may be one; also the pause after
@@ -73,6 +76,8 @@ pub(crate) struct Inner {
     pub(crate) outage: Arc<Outage>,
     pub(crate) recent_news: Cache<String, ()>,
     pub(crate) replays: Cache<[u8; 32], ()>,
+    /// Topics from which somebody was removed: their actors are served until the Reject has arrived.
+    pub(crate) ended: Cache<Topic, ()>,
     pub(crate) lanes: Arc<Lanes>,
     /// Hosts to be looked at.
     pub(crate) suspects: Arc<Suspects>,
@@ -106,20 +111,13 @@ impl Engine {
         let fetcher = Fetcher::new(
             guard.clone(),
             signer.clone(),
-            Arc::clone(&key_id),
+            key_id,
             &tls,
             config.connect_timeout,
             config.request_timeout,
         )
         .map_err(other("the client for fetches"))?;
-        let sender = Sender::new(
-            &config,
-            guard.clone(),
-            signer.clone(),
-            key_id,
-            &tls,
-            deps.clock.clone(),
-        );
+        let sender = Sender::new(&config, guard.clone(), signer.clone(), &tls, deps.clock.clone());
         let store = Arc::clone(&deps.store);
         let subscribers = Arc::new(Subscribers::new(
             Arc::clone(&store),
@@ -182,6 +180,10 @@ impl Engine {
             log,
             recent_news: Cache::builder()
                 .max_capacity(MAX_RECENT_NEWS)
+                .time_to_live(retention)
+                .build(),
+            ended: Cache::builder()
+                .max_capacity(MAX_ENDED)
                 .time_to_live(retention)
                 .build(),
             replays: Cache::builder()

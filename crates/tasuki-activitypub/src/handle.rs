@@ -9,13 +9,13 @@ use tasuki_core::store::{AuditEntry, StoreError};
 use tasuki_core::{Applied, Snapshot};
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::ids::Authority;
-use tasuki_proto::activitypub::subscription::State;
+use tasuki_proto::activitypub::topic::Topic;
 
 use crate::config::FediConfig;
 use crate::engine::Inner;
 use crate::lanes::{LaneStatus, SignatureUse};
 use crate::subscribe::Asker;
-use crate::subscribers::{self, Subscriber, follow_back_id};
+use crate::subscribers::{self, Joined, Subscriber, follow_back_id};
 
 /// Why a command was not done.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,12 @@ pub enum HandleError {
     /// There is no such rule.
     #[error("there is no rule about {0}; see `tasuki fedi rules`")]
     NoSuchRule(String),
+    /// There is no such list.
+    #[error("there is no list {0}; see `tasuki fedi list show`")]
+    NoSuchList(String),
+    /// Not a topic.
+    #[error("{0}")]
+    NotATopic(String),
     /// Subscribers know the present key.
     #[error(
         "instances have subscribed here under another key: take the other relay over into a gateway without subscribers"
@@ -64,6 +70,8 @@ pub enum HandleError {
 pub struct SubscriberStatus {
     /// Authority.
     pub host: String,
+    /// What it joined: a topic by its name, or nothing for the whole relay.
+    pub topic: String,
     /// The actor that subscribed.
     pub actor: String,
     /// Where it takes deliveries.
@@ -144,7 +152,7 @@ impl Handle {
     /// # Errors
     /// [`HandleError::Store`].
     pub async fn subscribers(&self) -> Result<Vec<SubscriberStatus>, HandleError> {
-        let mut lanes: std::collections::HashMap<String, LaneStatus> = self
+        let lanes: std::collections::HashMap<String, LaneStatus> = self
             .inner
             .lanes
             .status()
@@ -152,8 +160,8 @@ impl Handle {
             .map(|lane| (lane.host.clone(), lane))
             .collect();
         let rows = self.inner.store.subscriptions().await?;
-        let config = self.inner.config.load();
-        let receivers = self.inner.subscribers.receivers(config.mode);
+        let config = self.inner.config.load_full();
+        let receivers = self.inner.subscribers.receivers(&config);
         let sign = |row: &_| subscribers::signature_of(row, &receivers, &config);
         Ok(rows
             .into_iter()
@@ -161,7 +169,8 @@ impl Handle {
             .map(|((signature, signature_reason), row)| SubscriberStatus {
                 signature,
                 signature_reason,
-                deliveries: lanes.remove(&row.host),
+                deliveries: lanes.get(&row.host).cloned(),
+                topic: row.topic.clone(),
                 form: subscribers::form_of(&row),
                 form_reason: subscribers::form_reason(&row),
                 host: row.host,
@@ -177,33 +186,50 @@ impl Handle {
             .collect())
     }
 
-    /// Removes a subscriber and tells it so by a Reject. `who` and `from` go into the audit.
+    /// Removes a subscriber, or takes a topic from it (`""` is the whole relay), and tells it so by a Reject. `who` and `from`
+    /// go into the audit.
     ///
     /// # Errors
     /// [`HandleError`].
-    pub async fn remove(&self, host: &str, who: &str, from: &str) -> Result<(), HandleError> {
+    pub async fn remove(
+        &self,
+        host: &str,
+        topic: Option<&str>,
+        who: &str,
+        from: &str,
+    ) -> Result<(), HandleError> {
         let (relay, subscriber) = self.find(host).await?;
-        let commands = subscriber.subscription.reject();
-        self.inner
-            .obey(relay, &subscriber.authority, commands, asker(who, from))
-            .await?;
-        Ok(())
+        let topic = topic.map(Topic::parse).transpose();
+        let topic = topic.map_err(|error| HandleError::NotATopic(error.to_string()))?;
+        let removed = self
+            .inner
+            .reject(relay, &subscriber, topic.as_ref(), asker(who, from));
+        match removed.await? {
+            0 => Err(HandleError::NotSubscribed(match topic {
+                Some(topic) => format!("{} to {topic}", subscriber.authority),
+                None => subscriber.authority.to_string(),
+            })),
+            _ => Ok(()),
+        }
     }
 
-    /// Lets a waiting host in.
+    /// Lets a waiting host in, to all that it asked for.
     ///
     /// # Errors
     /// [`HandleError`].
     pub async fn approve(&self, host: &str, who: &str, from: &str) -> Result<(), HandleError> {
         let (relay, subscriber) = self.find(host).await?;
-        if subscriber.subscription.state == State::Active {
+        if subscriber.joined.iter().all(Joined::is_active) {
             return Err(HandleError::AlreadyActive(subscriber.authority.to_string()));
         }
-        let id = follow_back_id(relay, &subscriber.authority, &subscriber.subscription.actor);
-        let commands = subscriber.subscription.approve(id);
-        self.inner
-            .obey(relay, &subscriber.authority, commands, asker(who, from))
-            .await?;
+        for one in subscriber.joined.iter().filter(|one| !one.is_active()) {
+            let relay = relay.at(&one.topic);
+            let id = follow_back_id(&relay, &subscriber.authority, &one.subscription.actor);
+            let commands = one.subscription.approve(id);
+            self.inner
+                .obey(&relay, &subscriber.authority, commands, asker(who, from))
+                .await?;
+        }
         Ok(())
     }
 
@@ -246,6 +272,35 @@ impl Handle {
         let subscriber = self.inner.subscribers.table().host(&authority).cloned();
         let subscriber = subscriber.ok_or_else(|| HandleError::NotSubscribed(authority.to_string()))?;
         Ok((relay, subscriber))
+    }
+}
+
+impl Inner {
+    /// Ends what a host joined, or one of it, with a Reject for each; says how many. What another gateway ended is ended.
+    pub(crate) async fn reject(
+        &self,
+        relay: &Relay,
+        subscriber: &Subscriber,
+        topic: Option<&Topic>,
+        asker: Asker,
+    ) -> Result<usize, StoreError> {
+        let mut ended = 0;
+        for one in &subscriber.joined {
+            if topic.is_some_and(|topic| *topic != one.topic) {
+                continue;
+            }
+            let commands = one.subscription.reject();
+            let relay = relay.at(&one.topic);
+            self.ended.insert(one.topic.clone(), ());
+            match self
+                .obey(&relay, &subscriber.authority, commands, asker.clone())
+                .await
+            {
+                Ok(_) | Err(StoreError::NotFound(_)) => ended += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ended)
     }
 }
 

@@ -25,19 +25,13 @@ use tasuki_proto::activitypub::activity::{Activity, Kind, Object};
 use tasuki_proto::activitypub::cavage::{self, Candidate, SignatureError, SignedRequest};
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::json::Limits;
-use tasuki_proto::activitypub::subscription::{
-    Admission, handle_answer, handle_follow, handle_self_delete, handle_undo, style_of_follow,
-};
+use tasuki_proto::activitypub::topic::Topic;
 use tasuki_proto::activitypub::{media, message_signature};
 
 use crate::engine::Inner;
 use crate::keys::{KeyError, KnownKey};
 use crate::metrics::Outcome;
-use crate::policy::{Wish, decide};
 use crate::problem::Problem;
-use crate::publication::publishes_by_announce;
-use crate::subscribe::Asker;
-use crate::subscribers::follow_back_id;
 use crate::time::system_time;
 use crate::trail::Judged;
 
@@ -50,6 +44,7 @@ const MAX_DISCARDED_BYTES: usize = 4 << 20;
 const DISCARD_DEADLINE: Duration = Duration::from_secs(2);
 /// A sender that pauses this long reads what is said to it.
 const DISCARD_PAUSE: Duration = Duration::from_millis(50);
+const NO_INBOX: &str = "there is no such inbox here: paste it exactly as the relay's page shows it, in small letters and with % signs";
 /// The longest that a slowed address waits.
 const MAX_SLOWED: Duration = Duration::from_secs(5);
 
@@ -64,7 +59,8 @@ impl Inner {
             from: from.to_string(),
             ..Judged::default()
         };
-        let answer = self.judge(request, from, &mut note).await;
+        let mut id = String::new();
+        let answer = self.judge(request, from, &mut note, &mut id).await;
         (note.status, note.outcome, note.reason) = match &answer {
             Ok(outcome) => (202, outcome.as_str().to_owned(), outcome.in_words().to_owned()),
             Err(problem) => (
@@ -73,6 +69,9 @@ impl Inner {
                 problem.detail.clone(),
             ),
         };
+        if let Some(more) = self.trail.explanation(&id) {
+            note.reason = format!("{}: {more}", note.reason);
+        }
         self.trail.add(note);
         self.metrics.received(match &answer {
             Ok(outcome) => *outcome,
@@ -94,12 +93,26 @@ impl Inner {
         }
     }
 
-    async fn judge(&self, request: Request<Body>, from: IpAddr, note: &mut Judged) -> Answer {
+    /// `id` becomes the activity's id, also where the note must not have it.
+    async fn judge(
+        &self,
+        request: Request<Body>,
+        from: IpAddr,
+        note: &mut Judged,
+        id: &mut String,
+    ) -> Answer {
         let Some(relay) = self.relay.as_ref() else {
             return Err(Problem::unavailable(
                 "this relay has no public name yet: its operator has to set server.host",
             ));
         };
+        // A Reject by an actor that is not served could not be verified, so a closed topic sends none.
+        let topic = Topic::of_inbox_path(request.uri().path()).filter(|topic| self.serves(topic));
+        let Some(topic) = topic else {
+            discard(request.into_body()).await;
+            return Err(Problem::not_found(NO_INBOX));
+        };
+        let relay = relay.at(&topic);
         match self.deps.bans.standing(EngineKind::Fediverse, from) {
             Standing::Clear => {}
             Standing::Slowed(wait) => tokio::time::sleep(wait.min(MAX_SLOWED)).await,
@@ -133,6 +146,7 @@ impl Inner {
         // Read before the signature is judged only to say of what it was.
         let activity = Activity::read(&body, &limits);
         if let Ok(activity) = &activity {
+            activity.id.as_str().clone_into(id);
             note.kind = Some(activity.kind.as_str().to_owned());
             note.actor = Some(activity.actor.to_string());
             // Who knows a Follow's id can speak for the relay at Mastodon and Misskey: it is kept nowhere but in the store.
@@ -144,7 +158,7 @@ impl Inner {
         }
         let candidate = candidate.map_err(signature_problem)?;
         let activity = activity.map_err(|e| Problem::malformed(e.to_string()))?;
-        self.take_signed(relay, &activity, body, candidate, from).await
+        self.take_signed(&relay, &activity, body, candidate, from).await
     }
 
     /// Reads the body within its limit, deadline and share of the process's budget.
@@ -303,79 +317,6 @@ impl Inner {
             PoolError::Lost => Problem::unavailable("the signature was not verified"),
         })
     }
-
-    /// The activity is proven to come from its actor.
-    async fn act(&self, relay: &Relay, activity: &Activity, body: Bytes, from: IpAddr) -> Answer {
-        let host = activity.actor.authority();
-        let table = self.subscribers.table();
-        let stored = table.host(host).map(|s| &s.subscription);
-        let own_id = relay.actor_id();
-        let commands = match activity.kind {
-            Kind::Follow => return self.follow(relay, activity, from).await,
-            Kind::Undo if is_undo_of_follow(activity, stored.map(|s| s.follow_id.as_str())) => {
-                handle_undo(stored, activity)
-            }
-            Kind::Accept | Kind::Reject => {
-                // What a LitePub server says to our Follow changes nothing that is stored.
-                let _ = handle_answer(stored, activity);
-                return Ok(Outcome::Subscription);
-            }
-            Kind::Delete
-                if activity.is_self_delete() && stored.is_some_and(|s| s.actor == activity.actor) =>
-            {
-                handle_self_delete(stored, activity)
-            }
-            Kind::Announce if publishes_by_announce(activity, stored) => {
-                return self.litepub_announce(relay, activity, from).await;
-            }
-            _ if activity.actor.as_str() == own_id => return Ok(Outcome::Dropped("own")),
-            _ => return self.publication(relay, activity, body, from).await,
-        };
-        let asker = Asker {
-            who: activity.actor.to_string(),
-            from: from.to_string(),
-        };
-        self.obey(relay, host, commands, asker)
-            .await
-            .map_err(store_problem)?;
-        Ok(Outcome::Subscription)
-    }
-
-    async fn follow(&self, relay: &Relay, activity: &Activity, from: IpAddr) -> Answer {
-        let host = activity.actor.authority();
-        if style_of_follow(activity, &relay.actor_id()).is_none() {
-            return Ok(Outcome::Dropped("kind"));
-        }
-        let actor = match self.keys.actor(&activity.actor).await {
-            Ok(actor) => actor,
-            Err(error) => return key_answer(activity, error),
-        };
-        let table = self.subscribers.table();
-        let moderation = self.subscribers.moderation();
-        let software = table.host(host).and_then(|known| known.software.as_deref());
-        let rules = self.rules(&moderation);
-        let verdict = decide(rules, host, software, Some(from), Wish::Subscribe);
-        let stored = table.host(host).map(|s| &s.subscription);
-        let commands = handle_follow(
-            stored,
-            activity,
-            &actor,
-            &relay.actor_id(),
-            verdict.admission(),
-            follow_back_id(relay, host, &activity.actor),
-        );
-        let asker = Asker {
-            who: activity.actor.to_string(),
-            from: from.to_string(),
-        };
-        self.obey(relay, host, commands, asker)
-            .await
-            .map_err(store_problem)?;
-        if verdict.admission() == Admission::Refused {
-            tracing::info!(actor.host = %host, "a host was refused as a subscriber");
-        }
-        Ok(Outcome::Subscription)
-    }
 }
 
 /// Whether the id of a Follow is in it: its own, or the one that is taken back or answered.
@@ -387,15 +328,6 @@ fn names_a_follow(activity: &Activity) -> bool {
             // An id alone may be one.
             _ => true,
         },
-        _ => false,
-    }
-}
-
-/// An Undo of a Follow, embedded or by the id that is stored; any other Undo is a publication.
-fn is_undo_of_follow(activity: &Activity, stored_follow: Option<&str>) -> bool {
-    match &activity.object {
-        Some(Object::Embedded(object)) => object.kind.as_deref() == Some("Follow"),
-        Some(Object::Id(id)) => stored_follow == Some(id.as_str()),
         _ => false,
     }
 }

@@ -18,6 +18,7 @@ use tasuki_core::store::{FediStore, StoreError};
 use tasuki_proto::activitypub::actor::{self, Actor, ActorError, PublicKey, Wishes};
 use tasuki_proto::activitypub::ids::{ActorId, KeyId, ObjectId};
 use tasuki_proto::activitypub::json;
+use tasuki_proto::activitypub::traits::Traits;
 use tasuki_proto::activitypub::words::Words;
 
 use crate::fetch::{Document, FetchError, Fetcher};
@@ -359,8 +360,8 @@ impl Keys {
         self.fetcher.fetch_json(url).await.map(|document| document.body)
     }
 
-    /// A post with its words, from its own host under its own id.
-    pub(crate) async fn post(&self, id: &ObjectId) -> Result<(actor::Post, Words), KeyError> {
+    /// A post with its words and traits, from its own host under its own id.
+    pub(crate) async fn post(&self, id: &ObjectId) -> Result<(actor::Post, Words, Traits), KeyError> {
         let document = self.fetch_document(id.url()).await?;
         let post = actor::Post::read(&document.body, &limits()).map_err(not_in_document)?;
         if post.id != *id || post.id.url() != document.url {
@@ -369,8 +370,8 @@ impl Keys {
                 document.url
             )));
         }
-        let words = Words::of(&json::read(&document.body, &limits()).unwrap_or_default());
-        Ok((post, words))
+        let document = json::read(&document.body, &limits()).unwrap_or_default();
+        Ok((post, Words::of(&document), Traits::of(&document)))
     }
 }
 

@@ -19,6 +19,7 @@ mod fetch;
 mod guard;
 mod handle;
 mod inbox;
+mod joining;
 mod keys;
 mod lanes;
 mod life;
@@ -32,6 +33,7 @@ mod problem;
 mod publication;
 mod publish;
 mod purge;
+mod receivers;
 mod rotate;
 mod routes;
 mod scout;
@@ -40,10 +42,11 @@ mod subscribe;
 mod subscribers;
 mod takeover;
 mod time;
+mod topics;
 mod trail;
 mod verify;
 
-pub use config::{FediConfig, Mode};
+pub use config::{FediConfig, Mode, TopicMode, TopicsConfig};
 pub use engine::{Addrs, Engine};
 pub use handle::{Handle, HandleError, Status, SubscriberStatus};
 pub use lanes::{LaneStatus, SignatureUse};
@@ -53,6 +56,7 @@ pub use purge::{Purge, PurgeReport};
 pub use rotate::KeyRotation;
 pub use signer::RELAY_KEY;
 pub use takeover::{KeyOutcome, TakeoverReport};
+pub use topics::ListStatus;
 pub use trail::{Judged, Line, Sent};
 
 /// How the relay names itself to other servers.

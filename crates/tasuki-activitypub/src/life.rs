@@ -249,15 +249,8 @@ impl Inner {
         self.store.note_pruned(today).await?;
         report.allowance = allowance.saturating_sub(n);
         for (_, subscriber) in dead.iter().take(n) {
-            let commands = subscriber.subscription.reject();
-            match self
-                .obey(relay, &subscriber.authority, commands, asker.clone())
-                .await
-            {
-                // Another gateway was faster.
-                Ok(_) | Err(StoreError::NotFound(_)) => report.removed.push(subscriber.authority.to_string()),
-                Err(error) => return Err(error),
-            }
+            self.reject(relay, subscriber, None, asker.clone()).await?;
+            report.removed.push(subscriber.authority.to_string());
         }
         Ok(report)
     }

@@ -66,6 +66,9 @@ impl Outcome {
             Self::Dropped("from_relay") => {
                 "not relayed: another relay announced it, and relays do not feed relays"
             }
+            Self::Dropped("off_topic") => {
+                "not relayed: its host joined topics only, and it belongs to none of them"
+            }
             Self::Dropped("foreign_object") => "not relayed: a server announces only its own posts here",
             Self::Dropped(_) => "taken and not relayed",
             Self::Refused => "refused",

@@ -5,6 +5,7 @@ use tasuki_core::store::fedi::{ModerationEffect, ModerationKind, ModerationRule}
 use tasuki_core::store::{AuditEntry, StoreError};
 use tasuki_proto::activitypub::blocklist::{self, Listed, Severity};
 use tasuki_proto::activitypub::ids::Authority;
+use tasuki_proto::activitypub::topic::Topic;
 
 use crate::engine::Inner;
 use crate::handle::{Handle, HandleError, SubscriberStatus, asker};
@@ -37,6 +38,8 @@ pub struct BlockListReport {
 pub struct Why {
     /// The host's subscription with its deliveries, for a host.
     pub subscriber: Option<SubscriberStatus>,
+    /// What else it joined.
+    pub further: Vec<SubscriberStatus>,
     /// Why the host may not receive or publish, if so.
     pub verdicts: Vec<String>,
     /// The last judgements, newest first.
@@ -216,6 +219,7 @@ impl Handle {
         let about = about.trim();
         let mut why = Why {
             subscriber: None,
+            further: Vec::new(),
             verdicts: Vec::new(),
             judged: Vec::new(),
         };
@@ -226,11 +230,18 @@ impl Handle {
         let host =
             Authority::parse(about).map_err(|_| HandleError::NotAHost(about.chars().take(100).collect()))?;
         why.judged = self.inner.trail.about(host.as_str(), MAX_SHOWN);
-        why.subscriber = self
-            .subscribers()
-            .await?
-            .into_iter()
-            .find(|one| one.host == host.as_str());
+        let mut own = self.subscribers().await?;
+        own.retain(|one| one.host == host.as_str());
+        let mut own = own.into_iter();
+        why.subscriber = own.next();
+        why.further = own.collect();
+        for topic in why.subscriber.iter().chain(&why.further).map(|one| &one.topic) {
+            let topic = Topic::parse(topic).unwrap_or(Topic::All);
+            if let Err(reason) = self.inner.opens(&topic) {
+                why.verdicts
+                    .push(format!("gets nothing of what it joined: {reason}"));
+            }
+        }
         let software = why.subscriber.as_ref().and_then(|one| one.software.clone());
         let subscribed = self.inner.subscribers.table().is_active(&host);
         let moderation = self.inner.subscribers.moderation();
@@ -307,15 +318,8 @@ impl Inner {
                 .flatten()
                 .any(|rule| rule.effect == ModerationEffect::Block)
             {
-                let commands = subscriber.subscription.reject();
-                match self
-                    .obey(relay, &subscriber.authority, commands, asker.clone())
-                    .await
-                {
-                    // Another gateway was faster.
-                    Ok(_) | Err(StoreError::NotFound(_)) => removed.push(subscriber.authority.to_string()),
-                    Err(error) => return Err(error),
-                }
+                self.reject(relay, subscriber, None, asker.clone()).await?;
+                removed.push(subscriber.authority.to_string());
             }
         }
         removed.sort_unstable();

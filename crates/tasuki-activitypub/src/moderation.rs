@@ -81,6 +81,11 @@ impl Moderation {
         !(self.tags.is_empty() && self.keywords.is_empty() && self.patterns.is_empty())
     }
 
+    /// The rule about a hashtag.
+    pub(crate) fn tag(&self, tag: &str) -> Option<&ModerationRule> {
+        self.tags.get(tag).map(|index| &self.rules[*index])
+    }
+
     /// The rule that keeps a post from being relayed.
     pub(crate) fn silences(&self, words: &Words) -> Option<&ModerationRule> {
         let tag = words.tags.iter().find_map(|tag| self.tags.get(tag));

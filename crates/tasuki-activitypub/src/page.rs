@@ -1,13 +1,15 @@
 //! The page at `/`: what this is and how to join, in English and Japanese.
 
 use tasuki_proto::activitypub::documents::Relay;
+use tasuki_proto::activitypub::topic::Topic;
 
-use crate::config::{FediConfig, Mode};
+use crate::config::{FediConfig, Mode, TopicMode};
 
 /// The whole page; everything that an operator wrote is escaped.
 pub(crate) fn page(
     relay: Option<&Relay>,
     config: &FediConfig,
+    topics: &[(Topic, String)],
     peers: &[String],
     peer_count: usize,
 ) -> String {
@@ -32,6 +34,7 @@ pub(crate) fn page(
                  <p lang=\"ja\">このリレーにはまだ公開名がありません。運営者は <code>server.host</code> を設定してください。</p>\n"
             .to_owned(),
     };
+    let topics = relay.map_or_else(String::new, |relay| topic_part(relay, config, topics));
     let contact = match config.contact.is_empty() {
         true => String::new(),
         false => format!(
@@ -52,10 +55,55 @@ pub(crate) fn page(
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{name}</title>\n\
          <style>body{{max-width:42rem;margin:2rem auto;padding:0 1rem;font-family:sans-serif;line-height:1.6}}\
          code{{background:#eee;color:#111;padding:.2rem .4rem;overflow-wrap:anywhere}}</style>\n</head>\n<body>\n\
-         <h1>{name}</h1>\n<p>{summary}</p>\n{join}{contact}\
+         <h1>{name}</h1>\n<p>{summary}</p>\n{join}{topics}{contact}\
          <h2>Instances / <span lang=\"ja\">参加サーバー</span>: {peer_count}</h2>\n{list}\
          <p><small>Tasuki {}</small></p>\n</body>\n</html>\n",
         env!("CARGO_PKG_VERSION")
+    )
+}
+
+/// Topics on the page at most: with more of them their list is in NodeInfo.
+const MAX_TOPICS: usize = 200;
+
+/// Actors of single hashtags, instances and languages.
+fn topic_part(relay: &Relay, config: &FediConfig, topics: &[(Topic, String)]) -> String {
+    let is_any = config.topics.mode == TopicMode::Any;
+    if topics.is_empty() && !is_any {
+        return String::new();
+    }
+    let item = |(topic, title): &(Topic, String)| {
+        let title = match title.is_empty() {
+            true => topic.to_string(),
+            false => format!("{topic}: {title}"),
+        };
+        format!(
+            "<li>{}: <code>{}</code></li>\n",
+            escape(&title),
+            escape(&relay.at(topic).inbox())
+        )
+    };
+    let items: String = topics.iter().take(MAX_TOPICS).map(item).collect();
+    let any = match is_any {
+        false => String::new(),
+        true => {
+            let example = |name: &str| {
+                let topic = Topic::parse(name).unwrap_or(Topic::All);
+                escape(&relay.at(&topic).inbox())
+            };
+            format!(
+                "<p>Any other hashtag, instance or language / <span lang=\"ja\">ほかのハッシュタグ・サーバー・言語</span>: \
+                 <code>{}</code>, <code>{}</code>, <code>{}</code></p>\n",
+                example("tag/cats"),
+                example("instance/example.org"),
+                example("lang/ja")
+            )
+        }
+    };
+    format!(
+        "<h2>Topics</h2>\n<p>Only a part of it: add one of these in place of the URL above \
+         (Pleroma, Akkoma: without <code>/inbox</code>).</p>\n\
+         <p lang=\"ja\">一部の投稿だけを受け取るには、上の URL の代わりに次のいずれかを追加してください\
+         （Pleroma、Akkoma では <code>/inbox</code> を除く）。</p>\n<ul>\n{items}</ul>\n{any}"
     )
 }
 

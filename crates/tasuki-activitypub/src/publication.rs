@@ -8,7 +8,6 @@ use tasuki_proto::activitypub::activity::{Activity, Kind, Object};
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::ids::{ActorId, Authority};
 use tasuki_proto::activitypub::software::is_relay;
-use tasuki_proto::activitypub::subscription::{State, Style, Subscription};
 
 use crate::engine::Inner;
 use crate::inbox::{Answer, store_problem};
@@ -16,6 +15,7 @@ use crate::keys::KeyError;
 use crate::metrics::Outcome;
 use crate::policy::{Verdict, Wish, decide};
 use crate::problem::Problem;
+use crate::subscribers::Subscriber;
 
 impl Inner {
     /// Something for everybody.
@@ -65,15 +65,9 @@ impl Inner {
         let software = table.host(host).and_then(|known| known.software.as_deref());
         match decide(self.rules(&moderation), host, software, Some(from), wish) {
             Verdict::Yes => Ok(()),
-            Verdict::No(_)
-                if table
-                    .host(host)
-                    .is_some_and(|s| s.subscription.state == State::Pending) =>
-            {
-                Err(Problem::refused(
-                    "the subscription waits for the operator of this relay",
-                ))
-            }
+            Verdict::No(_) if table.host(host).is_some_and(|s| !s.is_active()) => Err(Problem::refused(
+                "the subscription waits for the operator of this relay",
+            )),
             Verdict::No(why) => Err(Problem::refused(why)),
             Verdict::Ask => Err(Problem::refused(
                 "publishing here needs the operator's permission",
@@ -108,7 +102,7 @@ impl Inner {
         if object.authority() != activity.actor.authority() {
             return Ok(Outcome::Dropped("foreign_object"));
         }
-        let (post, words) = match self.keys.post(object).await {
+        let (post, words, traits) = match self.keys.post(object).await {
             Ok(found) => found,
             Err(KeyError::Gone) => return Ok(Outcome::Dropped("gone")),
             Err(KeyError::Unreachable(_)) => {
@@ -130,7 +124,7 @@ impl Inner {
         if let Some(dropped) = self.author_may(activity, &post.attributed_to, from).await? {
             return Ok(dropped);
         }
-        self.announce(relay, activity, (object, &post.attributed_to))
+        self.announce(relay, activity, (object, &post.attributed_to), &traits)
             .await
             .map_err(store_problem)
     }
@@ -138,8 +132,8 @@ impl Inner {
 
 /// Whether an Announce tells of a post of its own server: by the relay actor of a LitePub server, or with the post embedded,
 /// as the categories of NodeBB do. A person's boost names the post by its id.
-pub(crate) fn publishes_by_announce(activity: &Activity, stored: Option<&Subscription>) -> bool {
-    let by_relay_actor = stored.is_some_and(|s| s.actor == activity.actor && s.style == Style::LitePub);
+pub(crate) fn publishes_by_announce(activity: &Activity, stored: Option<&Subscriber>) -> bool {
+    let by_relay_actor = stored.is_some_and(|known| known.is_litepub_actor(&activity.actor));
     let embedded = activity.object.as_ref().and_then(Object::embedded);
     by_relay_actor
         || embedded.is_some_and(|object| {

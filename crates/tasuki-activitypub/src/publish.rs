@@ -1,22 +1,25 @@
 //! From a proven activity to one row in the log: the table, the audience, the commit.
 //!
-//! **Invariant:** nothing goes back to the host it came from, and `202` is said after the commit.
+//! **Invariant:** nothing goes back to the host it came from, a host gets one copy whatever it joined, and `202` is said after
+//! the commit.
 
 use bytes::Bytes;
 use roaring::RoaringBitmap;
 use sha2::{Digest as _, Sha256};
 use tasuki_core::events::What;
 use tasuki_core::store::StoreError;
-use tasuki_core::store::fedi::{Appended, EntryKind, NewEntry};
+use tasuki_core::store::fedi::{Appended, EntryKind, NewEntry, Via};
 use tasuki_proto::activitypub::activity::{Activity, Kind, Object};
 use tasuki_proto::activitypub::decision::{Action, Decision, Options, decide};
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::ids::{ActorId, Authority, ObjectId};
+use tasuki_proto::activitypub::topic::Topic;
+use tasuki_proto::activitypub::traits::Traits;
 use tasuki_proto::activitypub::words::Words;
 
 use crate::engine::Inner;
 use crate::metrics::Outcome;
-use crate::subscribers::Receivers;
+use crate::receivers::{Reach, Receivers};
 use crate::time::system_time;
 use crate::unique;
 
@@ -32,6 +35,14 @@ struct News<'a> {
     /// The host that brought it.
     bringer: &'a Authority,
     is_relay_announce: bool,
+    traits: &'a Traits,
+}
+
+impl News<'_> {
+    /// Whether it changes or takes away what somebody may have: it goes to them whatever it is about now.
+    fn is_change(&self) -> bool {
+        self.kind == EntryKind::Delete || (self.activity.kind == Kind::Update && self.traits.is_post)
+    }
 }
 
 /// Who gets what.
@@ -39,24 +50,29 @@ struct News<'a> {
 struct Audience {
     all: RoaringBitmap,
     announce_to: RoaringBitmap,
+    if_known: RoaringBitmap,
+    via: Vec<(Topic, RoaringBitmap)>,
     forwarded: bool,
 }
 
 impl Audience {
-    fn of(decision: Decision, receivers: &Receivers) -> Self {
-        let mut audience = Self::default();
+    fn of(decision: Decision, receivers: &Receivers, reach: Reach) -> Self {
+        let mut audience = Self {
+            via: reach.via,
+            ..Self::default()
+        };
         for (action, hosts) in [
             (decision.to_forward, &receivers.forward),
             (decision.to_announce, &receivers.announce),
         ] {
             match action {
                 Action::Forward => {
-                    audience.all |= hosts;
+                    audience.all |= hosts & &reach.hosts;
                     audience.forwarded = true;
                 }
                 Action::Announce => {
-                    audience.all |= hosts;
-                    audience.announce_to |= hosts;
+                    audience.all |= hosts & &reach.hosts;
+                    audience.announce_to |= hosts & &reach.hosts;
                 }
                 Action::Drop(_) => {}
             }
@@ -66,11 +82,25 @@ impl Audience {
 
     /// The store adds all hosts that got the object to a Delete. Of these, the ones that only take announces get nothing:
     /// they are marked for an Announce that there is none of.
-    fn widen_for_delete(&mut self, receivers: &Receivers) {
+    fn widen_for_delete(&mut self, receivers: &Receivers, reach: &RoaringBitmap) {
         if self.forwarded {
-            self.all |= &receivers.deletes;
+            self.all |= &receivers.deletes & reach;
         }
         self.announce_to |= &receivers.announce - &receivers.deletes;
+    }
+
+    fn leave_out(&mut self, host: u32) {
+        self.all.remove(host);
+        self.announce_to.remove(host);
+        self.if_known.remove(host);
+    }
+
+    fn via(&self) -> Via {
+        self.via
+            .iter()
+            .map(|(topic, hosts)| (topic.to_string(), hosts & &self.all))
+            .filter(|(_, hosts)| !hosts.is_empty())
+            .collect()
     }
 }
 
@@ -83,7 +113,13 @@ impl Inner {
         body: Bytes,
         bringer: &Authority,
     ) -> Result<Outcome, StoreError> {
-        if self.is_silenced(activity, &body) {
+        let document = self.read_again(activity, &body, bringer);
+        if let Some(document) = &document
+            && let Some(rule) = self.subscribers.moderation().silences(&Words::of(document))
+        {
+            let rule = format!("{:?} {:?}", rule.kind, rule.subject).to_lowercase();
+            self.trail
+                .explain(activity.id.as_str(), format!("silenced is {rule}"));
             return Ok(Outcome::Dropped("silenced"));
         }
         let decision = decide(activity, self.options());
@@ -97,6 +133,7 @@ impl Inner {
             Kind::Create => EntryKind::Activity,
             _ => EntryKind::Change,
         };
+        let traits = document.as_ref().map(Traits::of).unwrap_or_default();
         let news = News {
             activity,
             kind,
@@ -106,6 +143,7 @@ impl Inner {
             body,
             bringer,
             is_relay_announce: false,
+            traits: &traits,
         };
         self.append(relay, news).await
     }
@@ -119,14 +157,19 @@ impl Inner {
         }
     }
 
-    /// Whether a filter keeps a post from being relayed. Its Delete is relayed: some have it from before the filter.
-    fn is_silenced(&self, activity: &Activity, body: &[u8]) -> bool {
-        let moderation = self.subscribers.moderation();
-        if !moderation.has_filters() || !matches!(activity.kind, Kind::Create | Kind::Update) {
-            return false;
-        }
-        let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-        moderation.silences(&Words::of(&document)).is_some()
+    /// The document of a post, if anything asks what it says. A Delete is never silenced: some have the post from before.
+    fn read_again(&self, activity: &Activity, body: &[u8], bringer: &Authority) -> Option<serde_json::Value> {
+        let feeds_topics = || {
+            let table = self.subscribers.table();
+            table
+                .host(bringer)
+                .is_some_and(|one| one.is_active() && !one.feeds_all())
+        };
+        let is_asked = self.subscribers.moderation().has_filters()
+            || self.subscribers.receivers(&self.config.load_full()).has_topics()
+            || feeds_topics();
+        let is_read = matches!(activity.kind, Kind::Create | Kind::Update);
+        (is_asked && is_read).then(|| serde_json::from_slice(body).unwrap_or_default())
     }
 
     /// Announces a post that a LitePub server told of; it was fetched and is public.
@@ -135,6 +178,7 @@ impl Inner {
         relay: &Relay,
         activity: &Activity,
         (object, author): (&ObjectId, &ActorId),
+        traits: &Traits,
     ) -> Result<Outcome, StoreError> {
         let decision = Decision {
             to_forward: Action::Announce,
@@ -149,42 +193,38 @@ impl Inner {
             body: Bytes::new(),
             bringer: activity.actor.authority(),
             is_relay_announce: true,
+            traits,
         };
         self.append(relay, news).await
     }
 
     async fn append(&self, relay: &Relay, news: News<'_>) -> Result<Outcome, StoreError> {
+        let key = hashed(&news.activity.news_key(news.is_relay_announce));
+        if self.recent_news.contains_key(&key) {
+            return Ok(Outcome::Duplicate);
+        }
+        let audience = match self.audience_of(&news) {
+            Ok(audience) => audience,
+            Err(why) => return Ok(Outcome::Dropped(why)),
+        };
         let News {
             activity,
             kind,
             object,
             author,
-            decision,
             body,
-            bringer,
-            is_relay_announce,
+            ..
         } = news;
-        let key = hashed(&activity.news_key(is_relay_announce));
-        if self.recent_news.contains_key(&key) {
-            return Ok(Outcome::Duplicate);
-        }
-        let receivers = self.subscribers.receivers(self.config.load().mode);
-        let mut audience = Audience::of(decision, &receivers);
-        if kind == EntryKind::Delete {
-            audience.widen_for_delete(&receivers);
-        }
-        let origins = [bringer, activity.actor.authority(), object.authority()];
-        self.leave_out(&mut audience, origins);
-        // The store adds to a Delete all hosts that once got the object.
-        if audience.all.is_empty() && kind != EntryKind::Delete {
-            return Ok(Outcome::Dropped("no_receivers"));
-        }
         let at = self.deps.clock.wall();
         let announce = (kind != EntryKind::Delete && !audience.announce_to.is_empty()).then(|| {
+            // Topics' actors write the same under their own names when it is sent.
+            let relay = relay.at(&Topic::All);
             let document = relay.announce(&unique(), object.as_str(), system_time(at));
             Bytes::from(document.to_string())
         });
         let hosts = audience.all.len();
+        let via = audience.via();
+        self.explain(activity, &audience, &via);
         let appended = self
             .store
             .append(NewEntry {
@@ -196,12 +236,15 @@ impl Inner {
                 announce,
                 audience: audience.all,
                 announce_to: audience.announce_to,
+                via,
+                if_known: audience.if_known,
                 at,
             })
             .await?;
         self.recent_news.insert(key, ());
         match appended {
             Appended::Duplicate => Ok(Outcome::Duplicate),
+            Appended::Nobody => Ok(Outcome::Dropped("no_receivers")),
             Appended::Stored(_) => {
                 self.deps.events.emit(What::ActivityRelayed {
                     id: activity.id.to_string(),
@@ -212,14 +255,73 @@ impl Inner {
         }
     }
 
-    fn leave_out(&self, audience: &mut Audience, origins: [&Authority; 3]) {
+    /// Who gets it, or why nobody does.
+    fn audience_of(&self, news: &News<'_>) -> Result<Audience, &'static str> {
+        let receivers = self.subscribers.receivers(&self.config.load_full());
         let table = self.subscribers.table();
-        for host in origins {
+        let topics = receivers.topics_of(news.traits, news.object.authority());
+        // What a host sends that joined topics only is for everybody if it is of one of these.
+        let is_for_all = match table
+            .host(news.bringer)
+            .filter(|one| one.is_active() && !one.feeds_all())
+        {
+            None => true,
+            Some(one) => one
+                .joined
+                .iter()
+                .any(|one| one.is_active() && topics.contains(&one.topic)),
+        };
+        if !is_for_all && !news.is_change() {
+            return Err("off_topic");
+        }
+        let reach = if is_for_all {
+            receivers.reach(&topics)
+        } else {
+            Reach::default()
+        };
+        let reached = reach.hosts.clone();
+        let mut audience = Audience::of(news.decision, &receivers, reach);
+        if news.kind == EntryKind::Delete {
+            audience.widen_for_delete(&receivers, &reached);
+        } else if news.is_change() && audience.forwarded {
+            audience.if_known = receivers.forward.clone();
+        }
+        for host in [
+            news.bringer,
+            news.activity.actor.authority(),
+            news.object.authority(),
+        ] {
             if let Some(origin) = table.host(host) {
-                audience.all.remove(origin.host_no.0);
-                audience.announce_to.remove(origin.host_no.0);
+                audience.leave_out(origin.host_no.0);
             }
         }
+        // The store adds the hosts that once got the object.
+        if audience.all.is_empty() && audience.if_known.is_empty() && news.kind != EntryKind::Delete {
+            return Err("no_receivers");
+        }
+        Ok(audience)
+    }
+
+    /// For `fedi why`.
+    fn explain(&self, activity: &Activity, audience: &Audience, via: &Via) {
+        if via.is_empty() {
+            return;
+        }
+        let whole = via
+            .iter()
+            .fold(audience.all.clone(), |rest, (_, hosts)| rest - hosts)
+            .len();
+        let parts = via
+            .iter()
+            .map(|(topic, hosts)| format!("{topic} {}", hosts.len()));
+        let parts: Vec<String> = [format!("the whole relay {whole}")]
+            .into_iter()
+            .chain(parts)
+            .collect();
+        self.trail.explain(
+            activity.id.as_str(),
+            format!("hosts by what they joined: {}", parts.join(", ")),
+        );
     }
 }
 

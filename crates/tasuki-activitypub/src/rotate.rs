@@ -12,7 +12,8 @@ use bytes::Bytes;
 use roaring::RoaringBitmap;
 use serde::Serialize;
 use tasuki_core::clock::Timestamp;
-use tasuki_core::store::fedi::{EntryKind, NewEntry};
+use tasuki_core::store::fedi::{EntryKind, NewEntry, Via};
+use tasuki_proto::activitypub::topic::Topic;
 
 use crate::engine::Inner;
 use crate::handle::{Handle, HandleError};
@@ -88,33 +89,37 @@ impl Handle {
 }
 
 impl Inner {
-    /// An Update of the relay's actor to all who receive.
+    /// An Update of each of the relay's actors to all who joined it.
     async fn tell_of_key(&self) -> Result<u64, HandleError> {
         let relay = self.relay.as_ref().ok_or(HandleError::NoHost)?;
-        let config = self.config.load();
         self.subscribers.refresh().await?;
-        let receivers = self.subscribers.receivers(config.mode);
-        let audience = &receivers.forward | &receivers.announce;
-        let told = audience.len();
-        if told == 0 {
-            return Ok(0);
+        let receivers = self.subscribers.receivers(&self.config.load_full());
+        for (topic, hosts) in receivers.actors().filter(|(_, hosts)| !hosts.is_empty()) {
+            let relay = relay.at(topic);
+            let (name, summary) = self.words_of(topic);
+            let actor = relay.actor(&name, &summary, &self.signer.public_pem());
+            let document = relay.update_of_actor(&unique(), actor);
+            let via = match topic {
+                Topic::All => Via::new(),
+                topic => vec![(topic.to_string(), hosts.clone())],
+            };
+            self.store
+                .append(NewEntry {
+                    kind: EntryKind::Control,
+                    object: relay.actor_id(),
+                    actor: String::new(),
+                    dedupe: unique(),
+                    body: Bytes::from(document.to_string()),
+                    announce: None,
+                    audience: hosts.clone(),
+                    announce_to: RoaringBitmap::new(),
+                    via,
+                    if_known: RoaringBitmap::new(),
+                    at: self.deps.clock.wall(),
+                })
+                .await?;
         }
-        let actor = relay.actor(&config.name, &config.summary, &self.signer.public_pem());
-        let document = relay.update_of_actor(&unique(), actor);
-        self.store
-            .append(NewEntry {
-                kind: EntryKind::Control,
-                object: relay.actor_id(),
-                actor: String::new(),
-                dedupe: unique(),
-                body: Bytes::from(document.to_string()),
-                announce: None,
-                audience,
-                announce_to: RoaringBitmap::new(),
-                at: self.deps.clock.wall(),
-            })
-            .await?;
-        Ok(told)
+        Ok((&receivers.forward | &receivers.announce).len())
     }
 
     /// Takes up keys that another gateway of the store changed.

@@ -11,7 +11,7 @@ use axum::extract::{Query, State};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Request, StatusCode};
+use http::{HeaderValue, Request, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde::Deserialize;
@@ -20,6 +20,7 @@ use tasuki_core::front::{WebBody, WebService};
 use tasuki_core::net::ClientAddr;
 use tasuki_proto::activitypub::documents::{Facts, NodeInfoVersion, Relay};
 use tasuki_proto::activitypub::media;
+use tasuki_proto::activitypub::topic::Topic;
 use tower::ServiceExt as _;
 
 use crate::config::Mode;
@@ -64,9 +65,14 @@ fn router(inner: Arc<Inner>) -> Router {
         .route("/actor", get(actor))
         // Admins open the pasted URL in a browser: it answers with the actor.
         .route("/inbox", get(actor).post(inbox))
-        .route("/outbox", get(outbox))
-        .route("/followers", get(followers))
-        .route("/following", get(following))
+        .route("/outbox", get(collection))
+        .route("/followers", get(collection))
+        .route("/following", get(collection))
+        .route("/{kind}/{name}", get(topic_actor))
+        .route("/{kind}/{name}/inbox", get(topic_actor).post(inbox))
+        .route("/{kind}/{name}/outbox", get(collection))
+        .route("/{kind}/{name}/followers", get(collection))
+        .route("/{kind}/{name}/following", get(collection))
         .route("/.well-known/webfinger", get(webfinger))
         .route("/.well-known/nodeinfo", get(nodeinfo_links))
         .route("/nodeinfo/2.0", get(nodeinfo_2_0))
@@ -94,22 +100,33 @@ async fn actor(State(inner): Shared) -> Response {
     })
 }
 
-async fn outbox(State(inner): Shared) -> Response {
-    collection(&inner, "outbox")
+/// A topic's actor, by its own path or that of its inbox.
+async fn topic_actor(State(inner): Shared, uri: Uri) -> Response {
+    let actor = uri.path().strip_suffix("/inbox").unwrap_or(uri.path());
+    with_topic(&inner, Topic::of_path(actor), |relay| {
+        let (name, summary) = inner.words_of(relay.topic());
+        let document = relay.actor(&name, &summary, &inner.signer.public_pem());
+        json(media::ACTIVITY_JSON, &document)
+    })
 }
 
-async fn followers(State(inner): Shared) -> Response {
-    collection(&inner, "followers")
-}
-
-async fn following(State(inner): Shared) -> Response {
-    collection(&inner, "following")
-}
-
-fn collection(inner: &Inner, name: &str) -> Response {
-    with_relay(inner, |relay| {
+async fn collection(State(inner): Shared, uri: Uri) -> Response {
+    let (actor, name) = uri.path().rsplit_once('/').unwrap_or_default();
+    let topic = match actor {
+        "" => Some(Topic::All),
+        actor => Topic::of_path(actor),
+    };
+    with_topic(&inner, topic, |relay| {
         json(media::ACTIVITY_JSON, &relay.empty_collection(name))
     })
+}
+
+/// One that may be joined, or that somebody joined: they need its key to verify a Reject.
+fn with_topic(inner: &Inner, topic: Option<Topic>, answer: impl FnOnce(&Relay) -> Response) -> Response {
+    match topic.filter(|topic| inner.serves(topic)) {
+        Some(topic) => with_relay(inner, |relay| answer(&relay.at(&topic))),
+        None => Problem::not_found("there is no such topic here").into_response(),
+    }
 }
 
 #[derive(Deserialize)]
@@ -126,8 +143,9 @@ async fn webfinger(State(inner): Shared, asked: Result<Query<Asked>, QueryReject
     };
     with_relay(&inner, |relay| match asked.resource.as_deref() {
         None => Problem::malformed("WebFinger needs ?resource=acct:relay@HOST").into_response(),
-        Some(resource) if relay.is_resource(resource) => json("application/jrd+json", &relay.webfinger()),
-        Some(_) => Problem::not_found("there is nobody of that name here").into_response(),
+        Some(resource) => with_topic(&inner, relay.topic_of_resource(resource), |relay| {
+            json("application/jrd+json", &relay.webfinger())
+        }),
     })
 }
 
@@ -167,12 +185,18 @@ async fn front_page(State(inner): Shared) -> Response {
     let config = inner.config.load();
     let hosts = inner.subscribers.table().active_hosts();
     let shown: &[String] = if config.show_peers { &hosts } else { &[] };
-    Html(page(inner.relay.as_ref(), &config, shown, hosts.len())).into_response()
+    let topics = inner.shown_topics();
+    Html(page(inner.relay.as_ref(), &config, &topics, shown, hosts.len())).into_response()
 }
 
 fn with_facts(inner: &Inner, answer: impl FnOnce(&Facts<'_>) -> Response) -> Response {
     let config = inner.config.load();
     let hosts = inner.subscribers.table().active_hosts();
+    let topics: Vec<String> = inner
+        .shown_topics()
+        .iter()
+        .map(|(topic, _)| topic.to_string())
+        .collect();
     answer(&Facts {
         software_version: env!("CARGO_PKG_VERSION"),
         repository: REPOSITORY,
@@ -180,6 +204,8 @@ fn with_facts(inner: &Inner, answer: impl FnOnce(&Facts<'_>) -> Response) -> Res
         summary: &config.summary,
         contact: &config.contact,
         open: config.mode == Mode::Open,
+        topic_mode: config.topics.mode.as_str(),
+        topics: &topics,
         peers: if config.show_peers { &hosts } else { &[] },
         peer_count: hosts.len(),
     })

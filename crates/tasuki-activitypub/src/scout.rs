@@ -128,6 +128,8 @@ impl Inner {
             .into_iter()
             .filter(is_due)
             .collect();
+        // A host has a row for each actor that it joined.
+        due.dedup_by(|a, b| a.host == b.host);
         due.sort_by_key(|row| (!suspects.contains(&row.host), row.looked_at));
         let is_more = due.len() > PER_ROUND;
         due.truncate(PER_ROUND);

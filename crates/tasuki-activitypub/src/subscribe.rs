@@ -9,7 +9,9 @@ use serde_json::Value;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::events::What;
 use tasuki_core::ids::HostNo;
-use tasuki_core::store::fedi::{EntryKind, NewEntry, NewSubscription, SubscriptionState, SubscriptionStyle};
+use tasuki_core::store::fedi::{
+    EntryKind, NewEntry, NewSubscription, SubscriptionState, SubscriptionStyle, Via,
+};
 use tasuki_core::store::{AuditEntry, StoreError};
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::ids::{ActorId, Authority, InboxUrl};
@@ -28,6 +30,8 @@ pub(crate) struct Asker {
 /// A document for one host.
 struct Letter {
     body: Value,
+    /// Whose actor writes it.
+    topic: String,
     actor: ActorId,
     inbox: InboxUrl,
 }
@@ -44,30 +48,33 @@ struct Plan {
 impl Plan {
     fn of(commands: Vec<Command>, relay: &Relay) -> Self {
         let mut plan = Self::default();
+        let topic = relay.topic().to_string();
+        let letter = |body, actor, inbox| Letter {
+            body,
+            topic: topic.clone(),
+            actor,
+            inbox,
+        };
         for command in commands {
             match command {
                 Command::Store(subscription) => plan.store = Some(subscription),
                 Command::Remove => plan.remove = true,
-                Command::SendAccept(follow) => plan.letters.push(Letter {
-                    body: relay.accept(&unique(), &follow),
-                    actor: follow.actor,
-                    inbox: follow.inbox,
-                }),
-                Command::SendReject(follow) => plan.letters.push(Letter {
-                    body: relay.reject(&unique(), &follow),
-                    actor: follow.actor,
-                    inbox: follow.inbox,
-                }),
-                Command::SendFollowBack { id, actor, inbox } => plan.letters.push(Letter {
-                    body: relay.follow(&id, actor.as_str()),
-                    actor,
-                    inbox,
-                }),
-                Command::SendUndoFollowBack { id, actor, inbox } => plan.letters.push(Letter {
-                    body: relay.undo_follow(&unique(), &id, actor.as_str()),
-                    actor,
-                    inbox,
-                }),
+                Command::SendAccept(follow) => {
+                    let body = relay.accept(&unique(), &follow);
+                    plan.letters.push(letter(body, follow.actor, follow.inbox));
+                }
+                Command::SendReject(follow) => {
+                    let body = relay.reject(&unique(), &follow);
+                    plan.letters.push(letter(body, follow.actor, follow.inbox));
+                }
+                Command::SendFollowBack { id, actor, inbox } => {
+                    let body = relay.follow(&id, actor.as_str());
+                    plan.letters.push(letter(body, actor, inbox));
+                }
+                Command::SendUndoFollowBack { id, actor, inbox } => {
+                    let body = relay.undo_follow(&unique(), &id, actor.as_str());
+                    plan.letters.push(letter(body, actor, inbox));
+                }
                 Command::Ignore(why) => plan.ignored = Some(why),
             }
         }
@@ -77,6 +84,9 @@ impl Plan {
 
 impl Letter {
     fn entry(&self, at: Timestamp, host: Option<HostNo>) -> NewEntry {
+        let audience = host
+            .map(|host| RoaringBitmap::from_iter([host.0]))
+            .unwrap_or_default();
         NewEntry {
             kind: EntryKind::Control,
             // One object for all that is said to one actor: it arrives in the order in which it was said.
@@ -85,10 +95,13 @@ impl Letter {
             dedupe: format!("control {}", unique()),
             body: Bytes::from(self.body.to_string()),
             announce: None,
-            audience: host
-                .map(|host| RoaringBitmap::from_iter([host.0]))
-                .unwrap_or_default(),
+            via: match self.topic.is_empty() {
+                true => Via::new(),
+                false => vec![(self.topic.clone(), audience.clone())],
+            },
+            audience,
             announce_to: RoaringBitmap::new(),
+            if_known: RoaringBitmap::new(),
             at,
         }
     }
@@ -102,7 +115,7 @@ pub(crate) enum Settled {
 }
 
 impl Inner {
-    /// Does what the machine says for `host`, and wakes the lanes.
+    /// Does what the machine says for `host` and the actor `relay`, and wakes the lanes.
     pub(crate) async fn obey(
         &self,
         relay: &Relay,
@@ -112,6 +125,11 @@ impl Inner {
     ) -> Result<Settled, StoreError> {
         let at = self.deps.clock.wall();
         let plan = Plan::of(commands, relay);
+        let topic = relay.topic().to_string();
+        let in_words = |detail: &str| match topic.is_empty() {
+            true => detail.to_owned(),
+            false => format!("{topic} {detail}").trim_end().to_owned(),
+        };
         let audit = |action: &str, detail: &str| {
             Some(AuditEntry {
                 at,
@@ -119,7 +137,7 @@ impl Inner {
                 from: asker.from.clone(),
                 action: action.to_owned(),
                 object: host.to_string(),
-                detail: detail.to_owned(),
+                detail: in_words(detail),
             })
         };
         if let Some(subscription) = plan.store {
@@ -128,7 +146,7 @@ impl Inner {
                 State::Pending => ("fedi.ask", style_name(subscription.style)),
             };
             let answers = plan.letters.iter().map(|letter| letter.entry(at, None)).collect();
-            let new = new_subscription(host, &subscription, at);
+            let new = new_subscription(host, topic.clone(), &subscription, at);
             self.store.subscribe(new, answers, audit(action, detail)).await?;
             self.suspects.wake();
             if subscription.state == State::Active {
@@ -141,7 +159,7 @@ impl Inner {
             let farewell = letters.next().map(|letter| letter.entry(at, None));
             let gone = self
                 .store
-                .unsubscribe(host.as_str(), farewell, audit("fedi.unsubscribe", ""))
+                .unsubscribe(host.as_str(), &topic, farewell, audit("fedi.unsubscribe", ""))
                 .await?;
             for letter in letters {
                 self.store.append(letter.entry(at, Some(gone.host_no))).await?;
@@ -167,9 +185,15 @@ fn style_name(style: Style) -> &'static str {
     }
 }
 
-fn new_subscription(host: &Authority, subscription: &Subscription, at: Timestamp) -> NewSubscription {
+fn new_subscription(
+    host: &Authority,
+    topic: String,
+    subscription: &Subscription,
+    at: Timestamp,
+) -> NewSubscription {
     NewSubscription {
         host: host.to_string(),
+        topic,
         actor: subscription.actor.as_str().to_owned(),
         inbox: subscription.inbox.as_str().to_owned(),
         style: match subscription.style {

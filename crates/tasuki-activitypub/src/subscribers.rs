@@ -1,12 +1,11 @@
 //! The subscribed hosts in memory: an immutable snapshot, made anew when the store says that something changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use roaring::RoaringBitmap;
 use sha2::{Digest as _, Sha256};
-use tasuki_core::acl::{Acl, Origin, RuleSpec};
+use tasuki_core::acl::Acl;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::HostNo;
 use tasuki_core::store::fedi::{
@@ -19,52 +18,31 @@ use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::ids::{ActorId, Authority, InboxUrl};
 use tasuki_proto::activitypub::software::{self, Known};
 use tasuki_proto::activitypub::subscription::{FollowBack, State, Style, Subscription};
+use tasuki_proto::activitypub::topic::Topic;
 
 use crate::config::{FediConfig, Mode};
 use crate::lanes::SignatureUse;
 use crate::moderation::Moderation;
 use crate::policy::{Rules, Verdict, Wish, decide};
+use crate::receivers::{Receivers, Source};
+use crate::topics::List;
 
-/// One subscribed host.
+/// One of the relay's actors that a host joined.
 #[derive(Debug, Clone)]
-pub(crate) struct Subscriber {
-    pub(crate) host_no: HostNo,
-    pub(crate) authority: Authority,
+pub(crate) struct Joined {
+    pub(crate) topic: Topic,
     pub(crate) subscription: Subscription,
-    pub(crate) software: Option<String>,
-    chosen_form: Option<DeliveryForm>,
-    delivery: Delivery,
-    takes_deletes: bool,
-    /// How it wants requests signed, if it refused the usual way.
-    pub(crate) learnt_signature: Option<LearntSignature>,
-    pub(crate) since: Timestamp,
-    pub(crate) failing_since: Option<Timestamp>,
-    pub(crate) suspended_at: Option<Timestamp>,
 }
 
-impl Subscriber {
+impl Joined {
     fn from_store(row: &fedi::Subscription, relay: &Relay) -> Option<Self> {
+        let topic = Topic::parse(&row.topic).ok()?;
+        let relay = relay.at(&topic);
         let authority = Authority::parse(&row.host).ok()?;
         let actor = ActorId::parse(&row.actor).ok()?;
         let style = style_of(row.style);
         Some(Self {
-            host_no: row.host_no,
-            software: row.software.clone(),
-            chosen_form: row.chosen_form,
-            learnt_signature: row.learnt_signature,
-            since: row.since,
-            failing_since: row.failing_since,
-            suspended_at: row.suspended_at,
-            takes_deletes: row.chosen_form.is_none()
-                && style == Style::Mastodon
-                && row
-                    .software
-                    .as_deref()
-                    .is_some_and(software::takes_forwarded_deletes),
-            delivery: match form_of(row) {
-                DeliveryForm::Forward => Delivery::Forward,
-                DeliveryForm::Announce => Delivery::Announce,
-            },
+            topic,
             subscription: Subscription {
                 inbox: InboxUrl::parse(&row.inbox).ok()?,
                 style,
@@ -79,14 +57,83 @@ impl Subscriber {
                 },
                 follow_back: (style == Style::LitePub && row.state == SubscriptionState::Active).then(|| {
                     FollowBack {
-                        id: follow_back_id(relay, &authority, &actor),
+                        id: follow_back_id(&relay, &authority, &actor),
                         accepted: false,
                     }
                 }),
                 actor,
             },
-            authority,
         })
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        self.subscription.state == State::Active
+    }
+}
+
+/// One subscribed host.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscriber {
+    pub(crate) host_no: HostNo,
+    pub(crate) authority: Authority,
+    /// What it joined, in that order; never empty.
+    pub(crate) joined: Vec<Joined>,
+    pub(crate) software: Option<String>,
+    chosen_form: Option<DeliveryForm>,
+    delivery: Delivery,
+    takes_deletes: bool,
+    /// How it wants requests signed, if it refused the usual way.
+    pub(crate) learnt_signature: Option<LearntSignature>,
+    pub(crate) since: Timestamp,
+    pub(crate) failing_since: Option<Timestamp>,
+    pub(crate) suspended_at: Option<Timestamp>,
+}
+
+impl Subscriber {
+    fn from_store(row: &fedi::Subscription, relay: &Relay) -> Option<Self> {
+        Some(Self {
+            host_no: row.host_no,
+            authority: Authority::parse(&row.host).ok()?,
+            joined: vec![Joined::from_store(row, relay)?],
+            software: row.software.clone(),
+            chosen_form: row.chosen_form,
+            learnt_signature: row.learnt_signature,
+            since: row.since,
+            failing_since: row.failing_since,
+            suspended_at: row.suspended_at,
+            takes_deletes: row.chosen_form.is_none()
+                && style_of(row.style) == Style::Mastodon
+                && row
+                    .software
+                    .as_deref()
+                    .is_some_and(software::takes_forwarded_deletes),
+            delivery: match form_of(row) {
+                DeliveryForm::Forward => Delivery::Forward,
+                DeliveryForm::Announce => Delivery::Announce,
+            },
+        })
+    }
+
+    /// The subscription to one of the relay's actors.
+    pub(crate) fn joined(&self, topic: &Topic) -> Option<&Joined> {
+        self.joined.iter().find(|one| one.topic == *topic)
+    }
+
+    /// Whether it may publish and receives something.
+    pub(crate) fn is_active(&self) -> bool {
+        self.joined.iter().any(Joined::is_active)
+    }
+
+    /// Whether this is the actor that subscribed in LitePub's way.
+    pub(crate) fn is_litepub_actor(&self, actor: &ActorId) -> bool {
+        self.joined
+            .iter()
+            .any(|one| one.subscription.actor == *actor && one.subscription.style == Style::LitePub)
+    }
+
+    /// Whether all that it sends is for everybody; a host that joined topics only sends what is of these.
+    pub(crate) fn feeds_all(&self) -> bool {
+        self.joined(&Topic::All).is_some_and(Joined::is_active)
     }
 
     /// Whether the operator wants forwards sent, whatever the host answers.
@@ -101,7 +148,7 @@ impl Subscriber {
 
     /// Whether nothing speaks against a shared signature: its software takes one, it has not refused one, and it is neither
     /// blocked nor limited, by name, by software or by an access rule.
-    fn may_share_signature(&self, moderation: &Moderation, rules: Rules<'_>) -> bool {
+    pub(crate) fn may_share_signature(&self, moderation: &Moderation, rules: Rules<'_>) -> bool {
         let software = self.software.as_deref();
         let publish = Wish::Publish {
             subscribed: true,
@@ -207,6 +254,7 @@ pub(crate) fn follow_back_id(relay: &Relay, host: &Authority, actor: &ActorId) -
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     pub(crate) by_host: HashMap<Authority, Arc<Subscriber>>,
+    topics: HashSet<Topic>,
 }
 
 impl Table {
@@ -217,8 +265,12 @@ impl Table {
 
     /// Whether the host may publish by its subscription.
     pub(crate) fn is_active(&self, host: &Authority) -> bool {
-        self.host(host)
-            .is_some_and(|s| s.subscription.state == State::Active)
+        self.host(host).is_some_and(|s| s.is_active())
+    }
+
+    /// Topics that somebody joined.
+    pub(crate) fn topics(&self) -> &HashSet<Topic> {
+        &self.topics
     }
 
     /// Hosts that receive, by name.
@@ -226,30 +278,37 @@ impl Table {
         let mut hosts: Vec<String> = self
             .by_host
             .values()
-            .filter(|s| s.subscription.state == State::Active)
+            .filter(|s| s.is_active())
             .map(|s| s.authority.to_string())
             .collect();
         hosts.sort_unstable();
         hosts
     }
-}
 
-/// Who receives, as bitmaps, by one table and under one set of rules.
-#[derive(Debug)]
-pub(crate) struct Receivers {
-    table: Arc<Table>,
-    rules: Arc<Vec<(Origin, RuleSpec)>>,
-    moderation: Arc<Moderation>,
-    mode: Mode,
-    /// Hosts that take forwards.
-    pub(crate) forward: RoaringBitmap,
-    /// Hosts that take announces.
-    pub(crate) announce: RoaringBitmap,
-    /// Of these, the hosts that take forwarded Deletes all the same.
-    pub(crate) deletes: RoaringBitmap,
-    /// Hosts that may be sent a signature that serves many of them (`lanes/shared.rs` says why): known to ask for no more, the
-    /// relay open, and no rule about them.
-    pub(crate) shared: RoaringBitmap,
+    /// Rows as the store gives them: by host, and of each host in the order in which it joined.
+    fn of(rows: &[fedi::Subscription], relay: &Relay) -> Self {
+        let mut hosts: Vec<Subscriber> = Vec::new();
+        for row in rows {
+            match hosts
+                .last_mut()
+                .filter(|known| known.authority.as_str() == row.host)
+            {
+                Some(known) => known.joined.extend(Joined::from_store(row, relay)),
+                None => hosts.extend(Subscriber::from_store(row, relay)),
+            }
+        }
+        let joined = hosts.iter().flat_map(|one| &one.joined);
+        Self {
+            topics: joined
+                .map(|one| one.topic.clone())
+                .filter(|topic| *topic != Topic::All)
+                .collect(),
+            by_host: hosts
+                .into_iter()
+                .map(|one| (one.authority.clone(), Arc::new(one)))
+                .collect(),
+        }
+    }
 }
 
 /// The table, shared and replaced as a whole.
@@ -261,6 +320,7 @@ pub(crate) struct Subscribers {
     version: tokio::sync::Mutex<Option<i64>>,
     table: ArcSwap<Table>,
     moderation: ArcSwap<Moderation>,
+    lists: ArcSwap<Vec<List>>,
     orders: ArcSwap<Orders>,
     receivers: ArcSwapOption<Receivers>,
 }
@@ -274,6 +334,7 @@ impl Subscribers {
             version: tokio::sync::Mutex::new(None),
             table: ArcSwap::default(),
             moderation: ArcSwap::default(),
+            lists: ArcSwap::default(),
             orders: ArcSwap::default(),
             receivers: ArcSwapOption::empty(),
         }
@@ -282,6 +343,11 @@ impl Subscribers {
     /// The rules of moderation as they are now.
     pub(crate) fn moderation(&self) -> Arc<Moderation> {
         self.moderation.load_full()
+    }
+
+    /// The operator's lists.
+    pub(crate) fn lists(&self) -> Arc<Vec<List>> {
+        self.lists.load_full()
     }
 
     /// What the operator ordered for the whole relay.
@@ -305,72 +371,33 @@ impl Subscribers {
         let rows = self.store.subscriptions().await?;
         let rules = self.store.moderation().await?;
         let orders = self.store.orders().await?;
+        let lists = self.store.topic_lists().await?;
+        self.lists
+            .store(Arc::new(lists.iter().filter_map(List::of).collect()));
         self.orders.store(Arc::new(orders));
         self.moderation.store(Arc::new(Moderation::compile(rules)));
         if let Some(relay) = &self.relay {
-            let by_host = rows
-                .iter()
-                .filter_map(|row| Subscriber::from_store(row, relay))
-                .map(|s| (s.authority.clone(), Arc::new(s)))
-                .collect();
-            self.table.store(Arc::new(Table { by_host }));
+            self.table.store(Arc::new(Table::of(&rows, relay)));
         }
         *known = Some(version);
         Ok(true)
     }
 
-    /// Who receives now: active, and not refused by a rule. Computed anew only when the table or the rules changed.
-    pub(crate) fn receivers(&self, mode: Mode) -> Arc<Receivers> {
-        let table = self.table();
-        let rules = self.acl.rules();
-        let moderation = self.moderation();
+    /// Who receives now: active, and not refused by a rule. Computed anew only when something of that changed.
+    pub(crate) fn receivers(&self, config: &Arc<FediConfig>) -> Arc<Receivers> {
+        let source = Source {
+            table: self.table(),
+            rules: self.acl.rules(),
+            moderation: self.moderation(),
+            lists: self.lists(),
+            config: Arc::clone(config),
+        };
         if let Some(known) = self.receivers.load_full()
-            && Arc::ptr_eq(&known.table, &table)
-            && Arc::ptr_eq(&known.rules, &rules)
-            && Arc::ptr_eq(&known.moderation, &moderation)
-            && known.mode == mode
+            && known.is_of(&source)
         {
             return known;
         }
-        let mut receivers = Receivers {
-            table: Arc::clone(&table),
-            rules,
-            moderation: Arc::clone(&moderation),
-            mode,
-            forward: RoaringBitmap::new(),
-            announce: RoaringBitmap::new(),
-            deletes: RoaringBitmap::new(),
-            shared: RoaringBitmap::new(),
-        };
-        for subscriber in table.by_host.values() {
-            // A rule that came later, or a host taken from the list, ends the supply at once; the operator's removal then
-            // tells the host so.
-            let rules = Rules {
-                acl: &self.acl,
-                moderation: &moderation,
-                mode,
-            };
-            let software = subscriber.software.as_deref();
-            let verdict = decide(rules, &subscriber.authority, software, None, Wish::Subscribe);
-            let is_served =
-                subscriber.subscription.state == State::Active && subscriber.suspended_at.is_none();
-            if matches!(verdict, Verdict::No(_)) || !is_served {
-                continue;
-            }
-            if mode == Mode::Open && subscriber.may_share_signature(&moderation, rules) {
-                receivers.shared.insert(subscriber.host_no.0);
-            }
-            match subscriber.delivery() {
-                Delivery::Forward => receivers.forward.insert(subscriber.host_no.0),
-                Delivery::Announce => {
-                    if subscriber.takes_deletes() {
-                        receivers.deletes.insert(subscriber.host_no.0);
-                    }
-                    receivers.announce.insert(subscriber.host_no.0)
-                }
-            };
-        }
-        let receivers = Arc::new(receivers);
+        let receivers = Arc::new(Receivers::of(source, &self.acl));
         self.receivers.store(Some(Arc::clone(&receivers)));
         receivers
     }

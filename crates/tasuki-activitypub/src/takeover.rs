@@ -153,6 +153,7 @@ fn subscription_of(one: &ForeignSubscriber) -> Result<(String, NewSubscription),
     let host = actor.authority().to_string();
     let new = NewSubscription {
         host: host.clone(),
+        topic: String::new(),
         actor: actor.as_str().to_owned(),
         inbox: inbox.as_str().to_owned(),
         style: one.style.unwrap_or(SubscriptionStyle::Mastodon),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use moka::sync::Cache;
 use serde::Serialize;
 use tasuki_core::clock::Timestamp;
 use tasuki_proto::activitypub::ids::Authority;
@@ -16,6 +17,8 @@ use url::Url;
 const MAX_KEPT: usize = 5_000;
 /// Attempts kept.
 const MAX_SENT: usize = 2_000;
+/// Explanations kept for a moment.
+const MAX_EXPLANATIONS: u64 = 1_000;
 /// Hosts watched at once, and how long after each question.
 const MAX_WATCHED: usize = 20;
 const WATCH: Duration = Duration::from_secs(30);
@@ -97,10 +100,21 @@ struct Lines {
     watched: HashMap<String, Timestamp>,
 }
 
+#[derive(Debug)]
+struct Explanations(Cache<String, String>);
+
+impl Default for Explanations {
+    fn default() -> Self {
+        Self(Cache::new(MAX_EXPLANATIONS))
+    }
+}
+
 /// The last judgements, and the last attempts at hosts that are watched.
 #[derive(Debug, Default)]
 pub(crate) struct Trail {
     lines: Mutex<Lines>,
+    /// More about judgements that are still being made, by the activity's id.
+    explanations: Explanations,
     /// Whether anybody watches: read for each delivery.
     is_watching: AtomicBool,
 }
@@ -123,6 +137,16 @@ impl Trail {
         let number = lines.next;
         lines.next += 1;
         lines.judged.push_back((number, judged));
+    }
+
+    /// Says more about what becomes of an activity; it is added to its judgement.
+    pub(crate) fn explain(&self, id: &str, why: String) {
+        self.explanations.0.insert(id.to_owned(), why);
+    }
+
+    /// What was said, once.
+    pub(crate) fn explanation(&self, id: &str) -> Option<String> {
+        self.explanations.0.remove(id)
     }
 
     /// Whether attempts at this host are to be told.

@@ -36,6 +36,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     14 "0014_lives",
     15 "0015_tls",
     17 "0017_tls_reports",
+    18 "0018_topics",
     21 "0021_sharing",
     40 "0040_signatures",
 );
@@ -56,6 +57,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     14 "0014_lives",
     15 "0015_tls",
     17 "0017_tls_reports",
+    18 "0018_topics",
     21 "0021_sharing",
     40 "0040_signatures",
 );

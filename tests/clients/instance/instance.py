@@ -6,7 +6,8 @@ On start it prints one JSON line with its addresses; `/control/...` commands it 
 
     POST /control/subscribe   {"relay": URL}             the URL an admin pastes (inbox, or actor for litepub)
     POST /control/unsubscribe {}
-    POST /control/publish     {"kind": "create", "text": "...", "count": 1, "target": id, "to": [...], "cc": [...]}
+    POST /control/publish     {"kind": "create", "text": "...", "count": 1, "target": id, "to": [...], "cc": [...],
+                               "tags": [...]}
     POST /control/draft       {"kind": "create", "text": "..."}       the same, signed and not sent
     POST /control/raw         {"url", "body_base64", "key": "author"|"subscriber"|null, "headers": {...}, ...}
     POST /control/behave      {"inbox": "normal"|"hang"|503}
@@ -73,10 +74,10 @@ class Instance:
         self.state = "idle"
         return answer
 
-    def publish(self, kind="create", text="hello", count=1, target=None, to=None, cc=None, parallel=4):
+    def publish(self, kind="create", text="hello", count=1, target=None, to=None, cc=None, parallel=4, tags=()):
         def one(number):
             words = text if count == 1 else f"{text} {number}"
-            body, identity, key = self.style.publish(kind, words, target, to, cc)
+            body, identity, key = self.style.publish(kind, words, target, to, cc, tags)
             try:
                 status, _, answer = self._post(self.relay_inbox, body, key)
             except (OSError, http.client.HTTPException) as error:
@@ -399,8 +400,14 @@ def main():
     host = chosen.host or f"{chosen.bind}:{port}"
     server.instance = Instance(chosen.style, f"{scheme}://{host}", Client(resolve, chosen.ca_file),
                                chosen.secure_mode)
+    if tls:
+        # The test commands it in plain HTTP, at a port of its own.
+        control = Server((chosen.bind, 0), None)
+        control.instance = server.instance
+        threading.Thread(target=control.serve_forever, daemon=True).start()
+        port = control.server_address[1]
     print(json.dumps({"style": chosen.style, "base": f"{scheme}://{host}", "host": host,
-                      "control": f"{scheme}://{chosen.bind}:{port}/control"}), flush=True)
+                      "control": f"http://{chosen.bind}:{port}/control"}), flush=True)
     # The test holds our standard input: when it ends, however it ends, so do we.
     threading.Thread(target=lambda: (sys.stdin.read(), server.shutdown()), daemon=True).start()
     server.serve_forever()

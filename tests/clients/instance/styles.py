@@ -75,16 +75,17 @@ class Style:
     def note_id(self, number):
         return f"{self.author}/statuses/{self.run}{number}"
 
-    def note(self, identity, text, to=None, cc=None):
+    def note(self, identity, text, to=None, cc=None, tags=()):
+        hashtags = [{"type": "Hashtag", "href": f"{self.base}/tags/{tag.lower()}", "name": f"#{tag}"} for tag in tags]
         return {"id": identity, "type": "Note", "attributedTo": self.author, "content": f"<p>{text}</p>",
                 "published": now_iso(), "to": to if to is not None else [PUBLIC],
-                "cc": cc if cc is not None else [f"{self.author}/followers"], "sensitive": False, "tag": []}
+                "cc": cc if cc is not None else [f"{self.author}/followers"], "sensitive": False, "tag": hashtags}
 
-    def publish(self, kind, text, target=None, to=None, cc=None):
+    def publish(self, kind, text, target=None, to=None, cc=None, tags=()):
         """An activity of the author in the bytes that go out, and the id of its object."""
         identity = target or self.note_id(next(self.numbers))
-        note = self.note(identity, text, to, cc)
-        envelope = {"@context": [AS2, "https://w3id.org/security/v1", {"sensitive": "as:sensitive"}],
+        note = self.note(identity, text, to, cc, tags)
+        envelope = {"@context": [AS2, "https://w3id.org/security/v1", {"sensitive": "as:sensitive", "Hashtag": "as:Hashtag"}],
                     "actor": self.author, "to": note["to"], "cc": note["cc"]}
         if kind == "create":
             activity = {"id": f"{identity}/activity", "type": "Create", "published": note["published"], "object": note}
@@ -237,11 +238,11 @@ class LitePub(Style):
     def note_id(self, number):
         return f"{self.base}/objects/{self.run}{number}"
 
-    def publish(self, kind, text, target=None, to=None, cc=None):
+    def publish(self, kind, text, target=None, to=None, cc=None, tags=()):
         if kind != "create":
             raise ValueError(f"a LitePub relay publishes nothing for {kind!r}")
         identity = target or self.note_id(next(self.numbers))
-        note = {"@context": self.context, **self.note(identity, text, to, cc)}
+        note = {"@context": self.context, **self.note(identity, text, to, cc, tags)}
         self.add(note)
         announce = {"@context": self.context, "id": self.new_follow_id(), "type": "Announce",
                     "actor": self.subscriber, "object": identity, "to": [f"{self.subscriber}/followers", self.author],

@@ -2,6 +2,7 @@
 
 use tasuki_core::failure::Failure;
 use tasuki_core::store::fedi::LearntSignature;
+use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::software::knows_only_the_draft;
 
 use super::lane::{Common, Lane};
@@ -10,17 +11,19 @@ use super::send::Target;
 use super::style::{self, SignatureUse, Style};
 use crate::signer::KeyChoice;
 
-/// Sends under the signature that the host is known to take, and under others while it refuses the signature.
+/// Sends for the actor `relay` under the signature that the host is known to take, and under others while it refuses the signature.
 pub(super) async fn knock(
     lane: &Lane,
     common: &Common,
+    relay: &Relay,
     (target, payload): (&Target, &Payload),
     letter: Letter,
 ) -> Result<(), Failure> {
     let signer = common.sender.signer();
+    let key_id = relay.key_id().into();
     let first = lane.style(common, letter);
     let mut tried = vec![first];
-    let mut sent = common.sender.send(target, payload, first).await;
+    let mut sent = common.sender.send(target, payload, first, &key_id).await;
     let mut refusal = None;
     while let Some(reply) = sent.refused_signature() {
         refusal.get_or_insert_with(|| reply.text.clone());
@@ -29,7 +32,7 @@ pub(super) async fn knock(
             break;
         };
         tried.push(way);
-        sent = common.sender.send(target, payload, way).await;
+        sent = common.sender.send(target, payload, way, &key_id).await;
     }
     if sent.is_answered() {
         lane.answered(common.clock.wall(), sent.told.skew_s);
@@ -55,10 +58,10 @@ impl Lane {
         let subscribers = &common.subscribers;
         let table = subscribers.table();
         let subscriber = self.authority.as_ref().and_then(|host| table.host(host));
-        let config = common.config.load();
+        let config = common.config.load_full();
         let takes_shared = letter == Letter::Public
             && config.shared_signatures
-            && subscribers.receivers(config.mode).shared.contains(self.number.0);
+            && subscribers.receivers(&config).shared.contains(self.number.0);
         let learnt = subscriber.and_then(|subscriber| subscriber.learnt_signature);
         let previous = signer
             .previous_until()

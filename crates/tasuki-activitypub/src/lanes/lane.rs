@@ -471,19 +471,23 @@ async fn try_once(lane: &Lane, common: &Common, attempted: &mut Attempted) -> Re
     if lane.is_stopped(common, &ready.entry) {
         return Ok(Ended::Blanked);
     }
+    // Without a name of the relay nobody is subscribed; what waits from before is not sent.
+    let Some(relay) = common.relay.as_ref() else {
+        return Ok(Ended::Blanked);
+    };
+    let relay = relay.at(&ready.topic_for(lane.number.0));
     let is_forward = ready.is_forward_for(lane.number.0);
     let as_announce = ready.letter(false);
     // Decided when it was accepted, and overtaken by what the host answered since; or too large for its inbox.
     if is_forward && !lane.takes_forward(common, &ready) {
-        let announced = ready.announced(common.relay.as_ref());
-        return send(lane, common, announced.as_ref(), as_announce).await;
+        return send(lane, common, &relay, ready.announced(&relay), as_announce).await;
     }
     let letter = ready.letter(is_forward);
-    let ended = send(lane, common, ready.payload_for(lane.number.0), letter).await;
+    let payload = ready.payload_for(lane.number.0, &relay);
+    let ended = send(lane, common, &relay, payload, letter).await;
     match ended {
         Err(failure) if is_forward && (is_too_large(&failure) || lane.learns(common, &failure).await) => {
-            let announced = ready.announced(common.relay.as_ref());
-            send(lane, common, announced.as_ref(), as_announce).await
+            send(lane, common, &relay, ready.announced(&relay), as_announce).await
         }
         ended => ended,
     }
@@ -497,7 +501,8 @@ fn is_too_large(failure: &Failure) -> bool {
 async fn send(
     lane: &Lane,
     common: &Common,
-    payload: Option<&Payload>,
+    relay: &Relay,
+    payload: Option<Payload>,
     letter: Letter,
 ) -> Result<Ended, Failure> {
     let Some(payload) = payload else {
@@ -509,7 +514,7 @@ async fn send(
     };
     // The semaphore is never closed.
     let _place = common.places.acquire().await.map_err(Failure::us)?;
-    let sent = knock(lane, common, (target, payload), letter).await;
+    let sent = knock(lane, common, relay, (target, &payload), letter).await;
     if let Err(Failure {
         reply: Some(reply), ..
     }) = &sent

@@ -11,6 +11,7 @@ use tasuki_proto::activitypub::activity::Activity;
 use tasuki_proto::activitypub::cavage;
 use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::json::Limits;
+use tasuki_proto::activitypub::topic::Topic;
 
 use super::shared::Shared;
 use crate::time::system_time;
@@ -57,6 +58,8 @@ pub(crate) struct Ready {
     announce: Option<Payload>,
     /// What the body is, read when somebody asks.
     letter: OnceLock<Letter>,
+    /// The Announce by topics' actors, each made when the first host needs it.
+    by_topics: Mutex<HashMap<Topic, Payload>>,
 }
 
 impl Ready {
@@ -65,16 +68,25 @@ impl Ready {
             forward: Payload::of(&entry.body),
             announce: entry.announce.as_ref().and_then(Payload::of),
             letter: OnceLock::new(),
+            by_topics: Mutex::default(),
             entry,
         }
     }
 
-    /// What a host gets; `None` when a Delete blanked it, or the host takes announces and there is none.
-    pub(crate) fn payload_for(&self, host: u32) -> Option<&Payload> {
+    /// Whose actor sends it to a host.
+    pub(crate) fn topic_for(&self, host: u32) -> Topic {
+        let via = self.entry.via.iter().find(|(_, hosts)| hosts.contains(host));
+        via.and_then(|(topic, _)| Topic::parse(topic).ok())
+            .unwrap_or(Topic::All)
+    }
+
+    /// What a host gets, written by `relay` where the relay writes; `None` when a Delete blanked it, or the host takes
+    /// announces and there is none.
+    pub(crate) fn payload_for(&self, host: u32, relay: &Relay) -> Option<Payload> {
         if self.entry.announce_to.contains(host) {
-            self.announce.as_ref()
+            self.announce_by(relay)
         } else {
-            self.forward.as_ref()
+            self.forward.clone()
         }
     }
 
@@ -106,22 +118,40 @@ impl Ready {
         }
     }
 
+    /// The Announce by one of the relay's actors: the same at each attempt.
+    fn announce_by(&self, relay: &Relay) -> Option<Payload> {
+        let announce = self.announce.as_ref()?;
+        if *relay.topic() == Topic::All {
+            return Some(announce.clone());
+        }
+        let mut made = self.by_topics.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = made.get(relay.topic()) {
+            return Some(known.clone());
+        }
+        let written = serde_json::from_slice(&announce.body).ok()?;
+        let payload = Payload::of(&Bytes::from(relay.announce_as(&written)?.to_string()))?;
+        made.insert(relay.topic().clone(), payload.clone());
+        Some(payload)
+    }
+
     /// The Announce in place of the forward, made now if nobody needed one when the entry was accepted; `None` for what cannot
     /// be announced.
-    pub(crate) fn announced(&self, relay: Option<&Relay>) -> Option<Payload> {
+    pub(crate) fn announced(&self, relay: &Relay) -> Option<Payload> {
         if self.announce.is_some() || !matches!(self.entry.kind, EntryKind::Activity | EntryKind::Change) {
-            return self.announce.clone();
+            return self.announce_by(relay);
         }
         if !has_type(&self.entry.body, "Create") {
             return None;
         }
-        let document = relay?.announce(&unique(), &self.entry.object, system_time(self.entry.at));
+        let document = relay.announce(&unique(), &self.entry.object, system_time(self.entry.at));
         Payload::of(&Bytes::from(document.to_string()))
     }
 
     fn size_bytes(&self) -> usize {
-        // The bitmaps and the bookkeeping weigh something too.
-        1024 + self.entry.body.len() + self.entry.announce.as_ref().map_or(0, Bytes::len)
+        // The bitmaps and the bookkeeping weigh something too, and so does an Announce of each topic.
+        1024 * (1 + self.entry.via.len())
+            + self.entry.body.len()
+            + self.entry.announce.as_ref().map_or(0, Bytes::len)
     }
 }
 

@@ -104,7 +104,6 @@ pub(crate) struct Sender {
     client: Client<HttpsConnector<HttpConnector<Guard>>, Full<Bytes>>,
     guard: Guard,
     signer: Signer,
-    key_id: Arc<str>,
     clock: Clock,
     timeout: Duration,
 }
@@ -114,7 +113,6 @@ impl Sender {
         config: &FediConfig,
         guard: Guard,
         signer: Signer,
-        key_id: Arc<str>,
         tls: &rustls::ClientConfig,
         clock: Clock,
     ) -> Self {
@@ -141,16 +139,21 @@ impl Sender {
             client,
             guard,
             signer,
-            key_id,
             clock,
             timeout: config.request_timeout,
         }
     }
 
-    /// Sends one body to one host, signed as `style` says.
-    pub(crate) async fn send(&self, target: &Target, payload: &Payload, style: Style) -> Sent {
+    /// Sends one body to one host, signed as `style` says under the name of `key_id`.
+    pub(crate) async fn send(
+        &self,
+        target: &Target,
+        payload: &Payload,
+        style: Style,
+        key_id: &Arc<str>,
+    ) -> Sent {
         let mut told = Told::default();
-        let result = self.try_send(target, payload, style, &mut told).await;
+        let result = self.try_send(target, payload, (style, key_id), &mut told).await;
         Sent { result, told }
     }
 
@@ -162,7 +165,7 @@ impl Sender {
         &self,
         target: &Target,
         payload: &Payload,
-        style: Style,
+        signed: (Style, &Arc<str>),
         told: &mut Told,
     ) -> Result<(), Failure> {
         self.guard.check(&target.url).map_err(refused_by_guard)?;
@@ -176,7 +179,7 @@ impl Sender {
         headers.insert(HOST, target.host_header.clone());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(media::ACTIVITY_JSON));
         headers.insert(USER_AGENT, HeaderValue::from_static(crate::USER_AGENT));
-        self.sign(target, payload, style, headers)
+        self.sign(target, payload, signed, headers)
             .await
             .map_err(Failure::us)?;
         match tokio::time::timeout(self.timeout, self.exchange(request, told)).await {
@@ -190,21 +193,21 @@ impl Sender {
         &self,
         target: &Target,
         payload: &Payload,
-        style: Style,
+        (style, key_id): (Style, &Arc<str>),
         headers: &mut HeaderMap,
     ) -> Result<(), SignError> {
         let value = |text: &str| HeaderValue::from_str(text).map_err(|_| SignError::Key);
         if style.signature == SignatureUse::Shared {
             let shared = payload
                 .shared
-                .headers(&self.signer, style.key, &self.key_id, &payload.digest)
+                .headers(&self.signer, style.key, key_id, &payload.digest)
                 .await?;
             headers.insert(DATE, shared.date.clone());
             headers.insert(DIGEST, shared.digest.clone());
             headers.insert(SIGNATURE, shared.signature.clone());
             return Ok(());
         }
-        let key_id = Arc::clone(&self.key_id);
+        let key_id = Arc::clone(key_id);
         if style.signature == SignatureUse::Rfc9421 {
             let digest = message_signature::content_digest_header(&payload.body);
             let target = target.url.as_str().to_owned();

@@ -28,6 +28,8 @@ fn entry(number: usize, kind: EntryKind, object: &str, audience: u32, at: Timest
         announce: None,
         audience: RoaringBitmap::from_iter([audience]),
         announce_to: RoaringBitmap::new(),
+        via: Vec::new(),
+        if_known: RoaringBitmap::new(),
         at,
     }
 }

@@ -44,6 +44,8 @@ fn entry(id: &str, audience: u32, at: Timestamp) -> NewEntry {
         announce: None,
         audience: RoaringBitmap::from_iter([audience]),
         announce_to: RoaringBitmap::new(),
+        via: Vec::new(),
+        if_known: RoaringBitmap::new(),
         at,
     }
 }

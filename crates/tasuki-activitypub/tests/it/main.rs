@@ -19,5 +19,6 @@ mod signatures;
 mod subscribing;
 mod table;
 mod takeover;
+mod topics;
 mod trust;
 mod world;

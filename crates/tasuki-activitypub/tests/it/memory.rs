@@ -16,14 +16,16 @@ use tasuki_core::store::bans::{Ban, NewBan};
 use tasuki_core::store::fedi::{
     ActorKey, Appended, Brake, CutReport, DeliveryForm, Entry, EntryKind, HostFacts, HostLife, HostProgress,
     LearntSignature, ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Progress, Pruned,
-    Subscription,
+    Subscription, TopicList,
 };
 use tasuki_core::store::{AuditEntry, BanStore, FediStore, SecretStore, Sharing, StoreError, StoreResult};
 use tokio::sync::watch;
 
 #[derive(Default)]
 struct State {
-    subscriptions: BTreeMap<String, Subscription>,
+    /// By host and topic.
+    subscriptions: BTreeMap<(String, String), Subscription>,
+    lists: Vec<TopicList>,
     hosts: BTreeMap<u32, (String, String)>,
     version: i64,
     log: BTreeMap<LogSeq, Entry>,
@@ -124,6 +126,10 @@ impl State {
         }
         let mut audience = new.audience;
         let before = self.got.entry(new.object.clone()).or_default();
+        audience |= &*before & &new.if_known;
+        if audience.is_empty() && new.kind == EntryKind::Activity {
+            return Appended::Nobody;
+        }
         if new.kind == EntryKind::Delete {
             audience |= &*before;
             for entry in self.log.values_mut().filter(|entry| entry.object == new.object) {
@@ -143,6 +149,7 @@ impl State {
             announce: new.announce,
             audience,
             announce_to: new.announce_to,
+            via: new.via,
             at: new.at,
         };
         self.log.insert(seq, entry);
@@ -168,6 +175,7 @@ impl FediStore for Memory {
         let host_no = state.number(&new.host, &new.inbox);
         let subscription = Subscription {
             host: new.host.clone(),
+            topic: new.topic.clone(),
             host_no,
             actor: new.actor,
             inbox: new.inbox,
@@ -184,7 +192,9 @@ impl FediStore for Memory {
             failing_since: None,
             suspended_at: None,
         };
-        state.subscriptions.insert(new.host, subscription.clone());
+        state
+            .subscriptions
+            .insert((new.host, new.topic), subscription.clone());
         for mut answer in answers {
             answer.audience = RoaringBitmap::from_iter([host_no.0]);
             state.append(answer);
@@ -195,13 +205,14 @@ impl FediStore for Memory {
     async fn unsubscribe(
         &self,
         host: &str,
+        topic: &str,
         farewell: Option<NewEntry>,
         _audit: Option<AuditEntry>,
     ) -> StoreResult<Subscription> {
         let mut state = self.change()?;
         let gone = state
             .subscriptions
-            .remove(host)
+            .remove(&(host.to_owned(), topic.to_owned()))
             .ok_or_else(|| StoreError::NotFound(host.to_owned()))?;
         state.version += 1;
         if let Some(mut farewell) = farewell {
@@ -217,7 +228,8 @@ impl FediStore for Memory {
 
     async fn note_facts(&self, host: &str, facts: HostFacts) -> StoreResult<()> {
         let mut state = self.change()?;
-        let Some(known) = state.subscriptions.get_mut(host) else {
+        let first = state.subscriptions.values_mut().find(|one| one.host == host);
+        let Some(known) = first else {
             return Ok(());
         };
         known.looked_at = Some(facts.at);
@@ -236,7 +248,7 @@ impl FediStore for Memory {
     ) -> StoreResult<()> {
         let mut state = self.change()?;
         state.version += 1;
-        let known = state.subscriptions.get_mut(host);
+        let known = state.subscriptions.values_mut().find(|one| one.host == host);
         let known = known.ok_or_else(|| StoreError::NotFound(host.to_owned()))?;
         known.chosen_form = form;
         if form.is_none() {
@@ -304,6 +316,25 @@ impl FediStore for Memory {
         state
             .rules
             .retain(|rule| rule.kind != kind || rule.subject != subject);
+        Ok(())
+    }
+
+    async fn topic_lists(&self) -> StoreResult<Vec<TopicList>> {
+        Ok(self.open()?.lists.clone())
+    }
+
+    async fn put_topic_list(&self, list: TopicList, _audit: Option<AuditEntry>) -> StoreResult<()> {
+        let mut state = self.change()?;
+        state.version += 1;
+        state.lists.retain(|known| known.name != list.name);
+        state.lists.push(list);
+        Ok(())
+    }
+
+    async fn remove_topic_list(&self, name: &str, _audit: Option<AuditEntry>) -> StoreResult<()> {
+        let mut state = self.change()?;
+        state.version += 1;
+        state.lists.retain(|known| known.name != name);
         Ok(())
     }
 

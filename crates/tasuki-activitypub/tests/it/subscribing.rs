@@ -133,16 +133,26 @@ async fn an_operator_approves_and_removes() {
     assert_eq!(listed[0].host, host);
     assert!(!serde_json::to_string(&listed).unwrap().contains("follow-1"));
 
-    relay.handle.remove(host, "admin", "control.sock").await.unwrap();
+    relay
+        .handle
+        .remove(host, None, "admin", "control.sock")
+        .await
+        .unwrap();
     let reject = instance
         .wait_for("the Reject", |got| got["type"] == "Reject")
         .await;
     assert_eq!(reject.json["object"]["id"], follow["id"]);
-    assert!(relay.handle.remove(host, "admin", "control.sock").await.is_err());
     assert!(
         relay
             .handle
-            .remove("no host", "admin", "control.sock")
+            .remove(host, None, "admin", "control.sock")
+            .await
+            .is_err()
+    );
+    assert!(
+        relay
+            .handle
+            .remove("no host", None, "admin", "control.sock")
             .await
             .is_err()
     );

@@ -207,11 +207,13 @@ pub struct HostFacts {
     pub at: Timestamp,
 }
 
-/// A subscribed host.
+/// A subscription of a host to one of the relay's actors. What is known of the host itself is the same in all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscription {
     /// Lower-case punycode authority (with a non-default port).
     pub host: String,
+    /// Which actor: a topic by its name, or nothing for the whole relay.
+    pub topic: String,
     /// Its bit in audiences; never used again for another host.
     pub host_no: HostNo,
     /// The actor that followed.
@@ -245,11 +247,13 @@ pub struct Subscription {
     pub suspended_at: Option<Timestamp>,
 }
 
-/// A host that subscribes. Again from the same host replaces actor, inbox, style and follow id.
+/// A host that subscribes. Again from the same host to the same topic replaces actor, inbox, style and follow id.
 #[derive(Clone, Debug)]
 pub struct NewSubscription {
     /// Authority.
     pub host: String,
+    /// To which of the relay's actors: a topic by its name, or nothing for the whole relay.
+    pub topic: String,
     /// The actor that followed.
     pub actor: String,
     /// Where it takes deliveries.
@@ -280,6 +284,25 @@ pub enum EntryKind {
     Control,
 }
 
+/// Which hosts get an entry from a topic's actor: the topic's name, and hosts. All others get it from the whole relay's.
+pub type Via = Vec<(String, RoaringBitmap)>;
+
+/// A list of the operator's, with an actor of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TopicList {
+    /// Its name, as in `/list/NAME`.
+    pub name: String,
+    /// What it is, for people.
+    pub title: String,
+    /// Hashtags, without `#`.
+    pub tags: Vec<String>,
+    /// Hosts.
+    pub instances: Vec<String>,
+    /// Languages.
+    pub languages: Vec<String>,
+}
+
 /// An entry to append.
 #[derive(Clone, Debug)]
 pub struct NewEntry {
@@ -299,6 +322,11 @@ pub struct NewEntry {
     pub audience: RoaringBitmap,
     /// Of these, the hosts that get `announce` in place of `body`.
     pub announce_to: RoaringBitmap,
+    /// Of these, the hosts that get it from a topic's actor. In a control entry for one host the topic alone counts.
+    pub via: Via,
+    /// Hosts that get it if they got the object before, from the actor from which they had it. A Delete goes to all who got
+    /// the object, whatever is here.
+    pub if_known: RoaringBitmap,
     /// When it was accepted.
     pub at: Timestamp,
 }
@@ -310,6 +338,8 @@ pub enum Appended {
     Stored(LogSeq),
     /// The same was stored before.
     Duplicate,
+    /// Nobody gets it: only the key is noted.
+    Nobody,
 }
 
 /// A stored entry.
@@ -331,6 +361,8 @@ pub struct Entry {
     pub audience: RoaringBitmap,
     /// Of these, the ones that get the Announce.
     pub announce_to: RoaringBitmap,
+    /// Of these, the ones that get it from a topic's actor.
+    pub via: Via,
     /// When it was accepted.
     pub at: Timestamp,
 }
@@ -412,14 +444,15 @@ pub trait FediStore: Sharing {
         answers: Vec<NewEntry>,
         audit: Option<AuditEntry>,
     ) -> StoreResult<Subscription>;
-    /// Removes a subscription; `farewell` (a Reject) still goes to it. `NotFound` if there is none.
+    /// Removes a host's subscription to a topic; `farewell` (a Reject) still goes to it. `NotFound` if there is none.
     async fn unsubscribe(
         &self,
         host: &str,
+        topic: &str,
         farewell: Option<NewEntry>,
         audit: Option<AuditEntry>,
     ) -> StoreResult<Subscription>;
-    /// All subscriptions, by host.
+    /// All subscriptions, by host, and of each host in the order in which it joined.
     async fn subscriptions(&self) -> StoreResult<Vec<Subscription>>;
     /// Notes what was found out about a subscribed host. A moved inbox counts from then on for what waits, too.
     async fn note_facts(&self, host: &str, facts: HostFacts) -> StoreResult<()>;
@@ -452,6 +485,12 @@ pub trait FediStore: Sharing {
         subject: &str,
         audit: Option<AuditEntry>,
     ) -> StoreResult<()>;
+    /// The operator's lists, by name.
+    async fn topic_lists(&self) -> StoreResult<Vec<TopicList>>;
+    /// Makes a list, or changes the one of that name.
+    async fn put_topic_list(&self, list: TopicList, audit: Option<AuditEntry>) -> StoreResult<()>;
+    /// Removes a list. `NotFound` if there is none.
+    async fn remove_topic_list(&self, name: &str, audit: Option<AuditEntry>) -> StoreResult<()>;
     /// What the operator ordered for the whole relay.
     async fn orders(&self) -> StoreResult<Orders>;
     /// Pulls or releases the brake.

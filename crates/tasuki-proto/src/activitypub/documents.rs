@@ -7,24 +7,40 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::subscription::Follow;
+use super::topic::Topic;
 use super::{CONTEXT, date};
 
-/// The relay's own names: everything is under one origin.
+/// The names of one of the relay's actors: the whole relay's, or a topic's. Everything is under one origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relay {
     /// `https://HOST`, without a slash at the end.
     origin: String,
     /// `HOST`, with the port when it is not the scheme's own.
     host: String,
+    topic: Topic,
 }
 
 impl Relay {
-    /// The relay at `host` (canonical, see [`super::ids::Authority`]); `http` only for tests on one machine.
+    /// The whole relay at `host` (canonical, see [`super::ids::Authority`]); `http` only for tests on one machine.
     pub fn new(scheme: &str, host: &str) -> Self {
         Self {
             origin: format!("{scheme}://{host}"),
             host: host.to_owned(),
+            topic: Topic::All,
         }
+    }
+
+    /// The actor of a topic.
+    pub fn at(&self, topic: &Topic) -> Self {
+        Self {
+            topic: topic.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// Which actor this is.
+    pub fn topic(&self) -> &Topic {
+        &self.topic
     }
 
     /// The value of `Host` under which the relay is reached.
@@ -39,32 +55,45 @@ impl Relay {
 
     /// The actor's id.
     pub fn actor_id(&self) -> String {
-        format!("{}/actor", self.origin)
+        format!("{}{}", self.origin, self.topic.path())
     }
 
-    /// The key's id: `#main-key` and nothing else (Pleroma compares it with the actor's).
+    /// The topic whose actor has this id.
+    pub fn topic_of_id(&self, id: &str) -> Option<Topic> {
+        Topic::of_path(id.strip_prefix(self.origin.as_str())?)
+    }
+
+    /// The key's id: `#main-key` and nothing else (Pleroma compares it with the actor's). All actors have the same key.
     pub fn key_id(&self) -> String {
-        format!("{}/actor#main-key", self.origin)
+        format!("{}#main-key", self.actor_id())
+    }
+
+    /// What is under an actor; of the whole relay it is at the root.
+    fn below(&self, name: &str) -> String {
+        match self.topic {
+            Topic::All => format!("{}/{name}", self.origin),
+            _ => format!("{}/{name}", self.actor_id()),
+        }
     }
 
     /// What an instance's admin pastes; also the shared inbox, byte for byte.
     pub fn inbox(&self) -> String {
-        format!("{}/inbox", self.origin)
+        self.below("inbox")
     }
 
     /// The collection to which Announces are addressed.
     pub fn followers(&self) -> String {
-        format!("{}/followers", self.origin)
+        self.below("followers")
     }
 
     /// The account name, as WebFinger asks for it.
     pub fn account(&self) -> String {
-        format!("acct:relay@{}", self.host)
+        format!("acct:{}@{}", self.topic.account_name(), self.host)
     }
 
     /// The id of something that the relay does; `unique` is a UUID or as good.
     pub fn activity_id(&self, unique: &str) -> String {
-        format!("{}/activities/{unique}", self.origin)
+        self.below(&format!("activities/{unique}"))
     }
 
     /// The actor document. `public_key_pem` is SPKI.
@@ -73,14 +102,14 @@ impl Relay {
             "@context": [CONTEXT, "https://w3id.org/security/v1"],
             "id": self.actor_id(),
             "type": "Application",
-            "preferredUsername": "relay",
+            "preferredUsername": self.topic.account_name(),
             "name": name,
             "summary": summary,
             "url": format!("{}/", self.origin),
             "inbox": self.inbox(),
-            "outbox": format!("{}/outbox", self.origin),
+            "outbox": self.below("outbox"),
             "followers": self.followers(),
-            "following": format!("{}/following", self.origin),
+            "following": self.below("following"),
             "endpoints": { "sharedInbox": self.inbox() },
             "manuallyApprovesFollowers": false,
             "publicKey": {
@@ -111,24 +140,24 @@ impl Relay {
     pub fn empty_collection(&self, name: &str) -> Value {
         json!({
             "@context": CONTEXT,
-            "id": format!("{}/{name}", self.origin),
+            "id": self.below(name),
             "type": "OrderedCollection",
             "totalItems": 0,
             "orderedItems": [],
         })
     }
 
-    /// Whether a WebFinger `resource` is the relay.
-    pub fn is_resource(&self, resource: &str) -> bool {
+    /// Which of the relay's actors a WebFinger `resource` names.
+    pub fn topic_of_resource(&self, resource: &str) -> Option<Topic> {
         let account = resource.strip_prefix("acct:").unwrap_or(resource);
         let account = account.strip_prefix('@').unwrap_or(account);
+        if resource.strip_suffix('/').unwrap_or(resource) == self.origin {
+            return Some(Topic::All);
+        }
         match account.rsplit_once('@') {
-            Some((user, host)) => user == "relay" && host.eq_ignore_ascii_case(&self.host),
-            None => {
-                resource == self.actor_id()
-                    || resource == self.origin
-                    || resource == format!("{}/", self.origin)
-            }
+            Some((user, host)) if host.eq_ignore_ascii_case(&self.host) => Topic::of_account_name(user),
+            Some(_) => None,
+            None => self.topic_of_id(resource),
         }
     }
 
@@ -168,7 +197,8 @@ impl Relay {
             "services": { "inbound": [], "outbound": [] },
             "openRegistrations": facts.open,
             "usage": { "users": { "total": 1, "activeHalfyear": 1, "activeMonth": 1 }, "localPosts": 0, "localComments": 0 },
-            "metadata": { "nodeName": facts.name, "nodeDescription": facts.summary, "peers": facts.peers },
+            "metadata": { "nodeName": facts.name, "nodeDescription": facts.summary, "peers": facts.peers,
+                "topicRelays": facts.topic_mode, "topics": facts.topics },
         })
     }
 
@@ -260,6 +290,16 @@ impl Relay {
             "published": date::timestamp(at),
         })
     }
+
+    /// The same Announce by this actor, when `announce` was written by another of the relay's. `None` for what is none.
+    pub fn announce_as(&self, announce: &Value) -> Option<Value> {
+        let unique = announce.get("id")?.as_str()?.rsplit('/').next()?;
+        let mut own = announce.clone();
+        own["id"] = json!(self.activity_id(unique));
+        own["actor"] = json!(self.actor_id());
+        own["to"] = json!([self.followers()]);
+        Some(own)
+    }
 }
 
 /// Which NodeInfo schema.
@@ -295,6 +335,10 @@ pub struct Facts<'a> {
     pub contact: &'a str,
     /// Anybody may subscribe.
     pub open: bool,
+    /// Which topic relays may be joined: `off`, `listed` or `any`.
+    pub topic_mode: &'a str,
+    /// Topic relays by name: those that the operator lists.
+    pub topics: &'a [String],
     /// Subscribed hosts, if they are shown.
     pub peers: &'a [String],
     /// How many there are.

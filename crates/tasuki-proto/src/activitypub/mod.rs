@@ -28,6 +28,8 @@ pub mod multikey;
 pub mod proof;
 pub mod software;
 pub mod subscription;
+pub mod topic;
+pub mod traits;
 pub mod words;
 
 /// The collection that means "everybody" (ActivityPub 5.6).

@@ -9,19 +9,20 @@ use tasuki_core::ids::{Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::store::fedi::{
     ActorKey, Appended, Brake, CutReport, DeliveryForm, Entry, HostFacts, HostLife, HostProgress,
     LearntSignature, ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Progress, Pruned,
-    Subscription,
+    Subscription, TopicList,
 };
 use tasuki_core::store::{AuditEntry, FediStore, StoreError, StoreResult};
 use tokio::sync::watch;
 
-use super::{Conn, Db, DbRow, audit, log, moderation, progress};
+use super::{Conn, Db, DbRow, audit, joins, log, moderation, progress, topics};
 use crate::error::store_error;
 use crate::words::{from_word, word};
 
 /// What [`audit::bump`] raises with every change of subscriptions or hosts.
 pub(super) const VERSION: &str = "subscriptions";
-const SUBSCRIPTION_COLUMNS: &str = "host, host_no, actor, inbox, style, state, follow_id, software, since, \
-                                    chosen_form, refused_forward, learnt_signature, signature_answer, looked_at, failing_since, suspended_at";
+pub(super) const SUBSCRIPTION_COLUMNS: &str = "host, host_no, topic, actor, inbox, style, state, follow_id, software, \
+                                               since, chosen_form, refused_forward, learnt_signature, \
+                                               signature_answer, looked_at, failing_since, suspended_at";
 
 fn host_no_of(no: i64) -> StoreResult<HostNo> {
     u32::try_from(no)
@@ -29,7 +30,7 @@ fn host_no_of(no: i64) -> StoreResult<HostNo> {
         .map_err(|_| StoreError::Damaged(format!("host number {no}")))
 }
 
-fn subscription_of(row: &DbRow) -> StoreResult<Subscription> {
+pub(super) fn subscription_of(row: &DbRow) -> StoreResult<Subscription> {
     let text = |column| row.try_get::<String, _>(column).map_err(store_error);
     let time = |column| {
         let at: Result<Option<i64>, _> = row.try_get(column);
@@ -37,6 +38,7 @@ fn subscription_of(row: &DbRow) -> StoreResult<Subscription> {
     };
     Ok(Subscription {
         host: text("host")?,
+        topic: text("topic")?,
         host_no: host_no_of(row.try_get("host_no").map_err(store_error)?)?,
         actor: text("actor")?,
         inbox: text("inbox")?,
@@ -64,7 +66,7 @@ fn subscription_of(row: &DbRow) -> StoreResult<Subscription> {
 }
 
 /// The host's number, made if new. Numbers are never used again: hosts are not removed.
-async fn number_host(conn: &mut Conn, host: &str, inbox: &str) -> StoreResult<HostNo> {
+pub(super) async fn number_host(conn: &mut Conn, host: &str, inbox: &str) -> StoreResult<HostNo> {
     let no: i64 = sqlx::query_scalar(
         "INSERT INTO hosts (host, inbox) VALUES ($1, $2)
          ON CONFLICT (host) DO UPDATE SET inbox = excluded.inbox RETURNING no",
@@ -75,45 +77,6 @@ async fn number_host(conn: &mut Conn, host: &str, inbox: &str) -> StoreResult<Ho
     .await
     .map_err(store_error)?;
     host_no_of(no)
-}
-
-async fn subscribe(conn: &mut Conn, new: &NewSubscription) -> StoreResult<Subscription> {
-    let no = number_host(conn, &new.host, &new.inbox).await?;
-    let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "INSERT INTO subscriptions (host, host_no, actor, inbox, style, state, follow_id, software, since)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-         ON CONFLICT (host) DO UPDATE SET actor = excluded.actor, inbox = excluded.inbox, style = excluded.style,
-             state = excluded.state, follow_id = excluded.follow_id, failing_since = NULL, suspended_at = NULL,
-             software = coalesce(excluded.software, subscriptions.software)
-         RETURNING {SUBSCRIPTION_COLUMNS}"
-    )))
-    .bind(&new.host)
-    .bind(i64::from(no.0))
-    .bind(&new.actor)
-    .bind(&new.inbox)
-    .bind(word(&new.style))
-    .bind(word(&new.state))
-    .bind(&new.follow_id)
-    .bind(&new.software)
-    .bind(new.at.0)
-    .fetch_one(&mut *conn)
-    .await
-    .map_err(store_error)?;
-    audit::bump(conn, VERSION).await?;
-    subscription_of(&row)
-}
-
-async fn unsubscribe(conn: &mut Conn, host: &str) -> StoreResult<Subscription> {
-    let row = sqlx::query(sqlx::AssertSqlSafe(format!(
-        "DELETE FROM subscriptions WHERE host = $1 RETURNING {SUBSCRIPTION_COLUMNS}"
-    )))
-    .bind(host)
-    .fetch_optional(&mut *conn)
-    .await
-    .map_err(store_error)?
-    .ok_or_else(|| StoreError::NotFound(format!("a subscription of {host}")))?;
-    audit::bump(conn, VERSION).await?;
-    subscription_of(&row)
 }
 
 async fn note_facts(conn: &mut Conn, host: &str, facts: &HostFacts) -> StoreResult<()> {
@@ -213,6 +176,9 @@ async fn note_signature(
 async fn append_to_one(conn: &mut Conn, mut entry: NewEntry, host: HostNo) -> StoreResult<()> {
     entry.audience.clear();
     entry.audience.insert(host.0);
+    for (_, hosts) in &mut entry.via {
+        *hosts = entry.audience.clone();
+    }
     log::append(conn, &entry).await.map(drop)
 }
 
@@ -254,7 +220,7 @@ impl FediStore for Db {
         self.require_space()?;
         self.change_fedi(move |conn| {
             Box::pin(async move {
-                let subscription = subscribe(conn, &new).await?;
+                let subscription = joins::subscribe(conn, &new).await?;
                 for answer in answers {
                     append_to_one(conn, answer, subscription.host_no).await?;
                 }
@@ -270,13 +236,14 @@ impl FediStore for Db {
     async fn unsubscribe(
         &self,
         host: &str,
+        topic: &str,
         farewell: Option<NewEntry>,
         entry: Option<AuditEntry>,
     ) -> StoreResult<Subscription> {
-        let host = host.to_owned();
+        let (host, topic) = (host.to_owned(), topic.to_owned());
         self.change_fedi(move |conn| {
             Box::pin(async move {
-                let subscription = unsubscribe(conn, &host).await?;
+                let subscription = joins::unsubscribe(conn, &host, &topic).await?;
                 if let Some(farewell) = farewell {
                     append_to_one(conn, farewell, subscription.host_no).await?;
                 }
@@ -290,18 +257,7 @@ impl FediStore for Db {
     }
 
     async fn subscriptions(&self) -> StoreResult<Vec<Subscription>> {
-        self.read(async |conn| {
-            sqlx::query(sqlx::AssertSqlSafe(format!(
-                "SELECT {SUBSCRIPTION_COLUMNS} FROM subscriptions ORDER BY host"
-            )))
-            .fetch_all(conn)
-            .await
-            .map_err(store_error)
-        })
-        .await?
-        .iter()
-        .map(subscription_of)
-        .collect()
+        self.read(async |conn| joins::all(conn).await).await
     }
 
     async fn note_facts(&self, host: &str, facts: HostFacts) -> StoreResult<()> {
@@ -389,6 +345,37 @@ impl FediStore for Db {
         self.change_fedi(move |conn| {
             Box::pin(async move {
                 moderation::unmoderate(conn, kind, &subject).await?;
+                match &entry {
+                    Some(entry) => audit::append(conn, entry).await,
+                    None => Ok(()),
+                }
+            })
+        })
+        .await
+    }
+
+    async fn topic_lists(&self) -> StoreResult<Vec<TopicList>> {
+        self.read(async |conn| topics::lists(conn).await).await
+    }
+
+    async fn put_topic_list(&self, list: TopicList, entry: Option<AuditEntry>) -> StoreResult<()> {
+        self.change_fedi(move |conn| {
+            Box::pin(async move {
+                topics::put_list(conn, &list).await?;
+                match &entry {
+                    Some(entry) => audit::append(conn, entry).await,
+                    None => Ok(()),
+                }
+            })
+        })
+        .await
+    }
+
+    async fn remove_topic_list(&self, name: &str, entry: Option<AuditEntry>) -> StoreResult<()> {
+        let name = name.to_owned();
+        self.change_fedi(move |conn| {
+            Box::pin(async move {
+                topics::remove_list(conn, &name).await?;
                 match &entry {
                     Some(entry) => audit::append(conn, entry).await,
                     None => Ok(()),

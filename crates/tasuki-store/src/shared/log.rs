@@ -10,10 +10,10 @@ use roaring::RoaringBitmap;
 use sqlx::Row as _;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{HostNo, LogSeq};
-use tasuki_core::store::fedi::{Appended, CutReport, Entry, EntryKind, HostProgress, NewEntry};
+use tasuki_core::store::fedi::{Appended, CutReport, Entry, EntryKind, HostProgress, NewEntry, Via};
 use tasuki_core::store::{StoreError, StoreResult};
 
-use super::{Conn, DbRow, lock_log, progress, store_now};
+use super::{Conn, DbRow, lock_log, progress, store_now, topics};
 use crate::error::store_error;
 use crate::words::{from_word, no_nul, word};
 
@@ -58,19 +58,26 @@ pub(super) async fn append(conn: &mut Conn, entry: &NewEntry) -> StoreResult<App
         return Ok(Appended::Duplicate);
     }
     let object = hash(&entry.object);
-    let mut audience = entry.audience.clone();
+    let (mut audience, mut via) = (entry.audience.clone(), entry.via.clone());
     if entry.kind != EntryKind::Control {
         let got = who_got(conn, &object, entry.at).await?;
+        let again = match entry.kind {
+            EntryKind::Delete => &got.hosts - &entry.audience,
+            _ => (&got.hosts & &entry.if_known) - &entry.audience,
+        };
+        audience |= &again;
+        topics::add_via(&mut via, &got.via, &again);
         if entry.kind == EntryKind::Delete {
-            audience |= &got;
             blank(conn, &object).await?;
+        } else if audience.is_empty() {
+            return Ok(Appended::Nobody);
         }
-        note_who_got(conn, &object, &(&audience | &got), entry.at).await?;
+        note_who_got(conn, &object, got.and(&audience, &via), entry.at).await?;
     }
     let size = entry.body.len() + entry.announce.as_ref().map_or(0, Bytes::len);
     let seq: i64 = sqlx::query_scalar(
-        "INSERT INTO log (at, size, kind, object, object_hash, audience, announce_to, body, announce, actor)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING seq",
+        "INSERT INTO log (at, size, kind, object, object_hash, audience, announce_to, body, announce, actor, via)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING seq",
     )
     .bind(entry.at.0)
     .bind(i64::try_from(size).unwrap_or(i64::MAX))
@@ -82,36 +89,53 @@ pub(super) async fn append(conn: &mut Conn, entry: &NewEntry) -> StoreResult<App
     .bind(entry.body.as_ref())
     .bind(entry.announce.as_deref())
     .bind(no_nul(&entry.actor))
+    .bind(topics::via_bytes(&via)?)
     .fetch_one(conn)
     .await
     .map_err(store_error)?;
     Ok(Appended::Stored(LogSeq(seq)))
 }
 
-async fn who_got(conn: &mut Conn, object: &[u8], now: Timestamp) -> StoreResult<RoaringBitmap> {
-    let known: Option<Vec<u8>> =
-        sqlx::query_scalar("SELECT audience FROM objects WHERE object_hash = $1 AND at >= $2")
-            .bind(object)
-            .bind(now.minus(OBJECTS_KEPT).0)
-            .fetch_optional(conn)
-            .await
-            .map_err(store_error)?;
-    known.map_or_else(|| Ok(RoaringBitmap::new()), |bytes| bitmap_of(&bytes))
+/// Who got an object, and from which actor.
+#[derive(Default)]
+struct Got {
+    hosts: RoaringBitmap,
+    via: Via,
 }
 
-async fn note_who_got(
-    conn: &mut Conn,
-    object: &[u8],
-    audience: &RoaringBitmap,
-    at: Timestamp,
-) -> StoreResult<()> {
+impl Got {
+    /// Whoever had it before goes on having it from the same actor.
+    fn and(mut self, hosts: &RoaringBitmap, via: &Via) -> Self {
+        topics::add_via(&mut self.via, via, &(hosts - &self.hosts));
+        self.hosts |= hosts;
+        self
+    }
+}
+
+async fn who_got(conn: &mut Conn, object: &[u8], now: Timestamp) -> StoreResult<Got> {
+    let row = sqlx::query("SELECT audience, via FROM objects WHERE object_hash = $1 AND at >= $2")
+        .bind(object)
+        .bind(now.minus(OBJECTS_KEPT).0)
+        .fetch_optional(conn)
+        .await
+        .map_err(store_error)?;
+    let Some(row) = row else { return Ok(Got::default()) };
+    let via: Option<Vec<u8>> = row.try_get("via").map_err(store_error)?;
+    Ok(Got {
+        hosts: bitmap_of(&row.try_get::<Vec<u8>, _>("audience").map_err(store_error)?)?,
+        via: topics::via_of(via.as_deref())?,
+    })
+}
+
+async fn note_who_got(conn: &mut Conn, object: &[u8], got: Got, at: Timestamp) -> StoreResult<()> {
     sqlx::query(
-        "INSERT INTO objects (object_hash, at, audience) VALUES ($1, $2, $3)
-         ON CONFLICT (object_hash) DO UPDATE SET at = excluded.at, audience = excluded.audience",
+        "INSERT INTO objects (object_hash, at, audience, via) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (object_hash) DO UPDATE SET at = excluded.at, audience = excluded.audience, via = excluded.via",
     )
     .bind(object)
     .bind(at.0)
-    .bind(bitmap_bytes(audience)?)
+    .bind(bitmap_bytes(&got.hosts)?)
+    .bind(topics::via_bytes(&got.via)?)
     .execute(conn)
     .await
     .map_err(store_error)?;
@@ -155,6 +179,7 @@ pub(super) async fn purge(conn: &mut Conn, places: &[LogSeq]) -> StoreResult<u64
 fn entry_of(row: &DbRow) -> StoreResult<Entry> {
     let bytes = |column| row.try_get::<Vec<u8>, _>(column).map_err(store_error);
     let announce: Option<Vec<u8>> = row.try_get("announce").map_err(store_error)?;
+    let via: Option<Vec<u8>> = row.try_get("via").map_err(store_error)?;
     Ok(Entry {
         seq: LogSeq(row.try_get("seq").map_err(store_error)?),
         kind: from_word(&row.try_get::<String, _>("kind").map_err(store_error)?)?,
@@ -164,6 +189,7 @@ fn entry_of(row: &DbRow) -> StoreResult<Entry> {
         announce: announce.map(Bytes::from),
         audience: bitmap_of(&bytes("audience")?)?,
         announce_to: bitmap_of(&bytes("announce_to")?)?,
+        via: topics::via_of(via.as_deref())?,
         at: Timestamp(row.try_get("at").map_err(store_error)?),
     })
 }
@@ -176,7 +202,7 @@ pub(super) async fn entries(
     max_bytes: u64,
 ) -> StoreResult<Vec<Entry>> {
     let mut rows = sqlx::query(
-        "SELECT seq, at, kind, object, actor, audience, announce_to, body, announce FROM log
+        "SELECT seq, at, kind, object, actor, audience, announce_to, via, body, announce FROM log
          WHERE seq > $1 ORDER BY seq LIMIT $2",
     )
     .bind(after.map_or(0, |seq| seq.0))
@@ -199,7 +225,7 @@ pub(super) async fn entries_at(conn: &mut Conn, places: &[LogSeq]) -> StoreResul
     let mut found = Vec::with_capacity(places.len());
     for place in places {
         let row = sqlx::query(
-            "SELECT seq, at, kind, object, actor, audience, announce_to, body, announce FROM log WHERE seq = $1",
+            "SELECT seq, at, kind, object, actor, audience, announce_to, via, body, announce FROM log WHERE seq = $1",
         )
         .bind(place.0)
         .fetch_optional(&mut *conn)

@@ -39,6 +39,12 @@ mod fedi;
     clippy::duplicate_mod,
     reason = "one text for both databases, compiled against each"
 )]
+#[path = "../shared/joins.rs"]
+mod joins;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
 #[path = "../shared/log.rs"]
 mod log;
 #[expect(
@@ -101,6 +107,12 @@ mod settle;
 )]
 #[path = "../shared/tls.rs"]
 mod tls;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
+#[path = "../shared/topics.rs"]
+mod topics;
 #[expect(
     clippy::duplicate_mod,
     reason = "one text for both databases, compiled against each"

@@ -25,6 +25,8 @@ fn activity(kind: EntryKind, object: &str, dedupe: &str, audience: &[u32]) -> Ne
         announce: None,
         audience: audience.iter().copied().collect(),
         announce_to: RoaringBitmap::new(),
+        via: Vec::new(),
+        if_known: RoaringBitmap::new(),
         at: Timestamp(1_000),
     }
 }
@@ -36,7 +38,7 @@ async fn append(store: &dyn Store, object: &str, audience: &[u32]) -> LogSeq {
         .unwrap()
     {
         Appended::Stored(seq) => seq,
-        Appended::Duplicate => panic!("{object} is a duplicate"),
+        other => panic!("{object}: {other:?}"),
     }
 }
 
@@ -130,6 +132,7 @@ async fn lives_of_hosts_are_noted_and_a_new_follow_begins_a_new_one() {
     for bench in benches().await {
         let store = bench.open().await;
         let new = || NewSubscription {
+            topic: String::new(),
             host: "a.example".into(),
             actor: "https://a.example/actor".into(),
             inbox: "https://a.example/inbox".into(),
@@ -221,6 +224,7 @@ async fn a_subscription_and_its_answer_are_one_change() {
     for bench in benches().await {
         let store = bench.open().await;
         let new = NewSubscription {
+            topic: String::new(),
             host: "a.example".into(),
             actor: "https://a.example/actor".into(),
             inbox: "https://a.example/inbox".into(),
@@ -238,13 +242,13 @@ async fn a_subscription_and_its_answer_are_one_change() {
         let entries = store.entries(None, 9, u64::MAX).await.unwrap();
         assert_eq!(entries[0].audience, RoaringBitmap::from_iter([made.host_no.0]));
         forms_and_facts(&*store, &made).await;
-        let gone = store.unsubscribe("a.example", None, None).await.unwrap();
+        let gone = store.unsubscribe("a.example", "", None, None).await.unwrap();
         assert_eq!(gone.host_no, made.host_no);
         assert_eq!(
             store.host_no("a.example", &gone.inbox).await.unwrap(),
             made.host_no
         );
-        let again = store.unsubscribe("a.example", None, None).await;
+        let again = store.unsubscribe("a.example", "", None, None).await;
         assert!(matches!(again, Err(StoreError::NotFound(_))), "{again:?}");
     }
 }

@@ -79,12 +79,15 @@ fn activity(n: usize, len: usize) -> NewEntry {
         announce: None,
         audience: RoaringBitmap::from_iter([1]),
         announce_to: RoaringBitmap::new(),
+        via: Vec::new(),
+        if_known: RoaringBitmap::new(),
         at: Timestamp(1_000),
     }
 }
 
 fn subscription() -> NewSubscription {
     NewSubscription {
+        topic: String::new(),
         host: "a.example".into(),
         actor: "https://a.example/actor".into(),
         inbox: "https://a.example/inbox".into(),

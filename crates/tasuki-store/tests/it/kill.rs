@@ -42,6 +42,8 @@ fn activity(n: i64) -> NewEntry {
         announce: None,
         audience: RoaringBitmap::from_iter([1]),
         announce_to: RoaringBitmap::new(),
+        via: Vec::new(),
+        if_known: RoaringBitmap::new(),
         at: Timestamp(1_000),
     }
 }

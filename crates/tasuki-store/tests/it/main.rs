@@ -16,3 +16,4 @@ mod plans;
 mod postgres;
 mod support;
 mod tls;
+mod topics;

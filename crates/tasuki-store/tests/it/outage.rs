@@ -25,6 +25,8 @@ fn entry(object: &str) -> NewEntry {
         announce: None,
         audience: RoaringBitmap::from_iter([1]),
         announce_to: RoaringBitmap::new(),
+        via: Vec::new(),
+        if_known: RoaringBitmap::new(),
         at: Timestamp(1_000),
     }
 }

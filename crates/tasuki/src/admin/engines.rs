@@ -19,7 +19,7 @@ use tasuki_core::store::tunnel::Endpoint;
 use super::Admin;
 use super::accounts::span;
 use super::auth::Caller;
-use super::problem::{Answer, Input, Problem};
+use super::problem::{Answer, Input, Params, Problem};
 
 pub(super) async fn subscribers(State(admin): State<Arc<Admin>>) -> Answer<Json<Value>> {
     let all = fediverse(&admin)?.subscribers().await?;
@@ -31,6 +31,8 @@ pub(super) fn shown_subscriber(subscriber: SubscriberStatus) -> Value {
     let lane = subscriber.deliveries.as_ref();
     json!({
         "host": subscriber.host,
+        "topic": subscriber.topic,
+        "joined": if subscriber.topic.is_empty() { "relay" } else { &subscriber.topic },
         "actor": subscriber.actor,
         "inbox": subscriber.inbox,
         "style": subscriber.style,
@@ -51,12 +53,26 @@ pub(super) fn shown_subscriber(subscriber: SubscriberStatus) -> Value {
     })
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WhatOfIt {
+    /// A topic; without it all that the host joined. `relay` is the whole relay.
+    topic: Option<String>,
+}
+
 pub(super) async fn remove_subscriber(
     State(admin): State<Arc<Admin>>,
     Path(host): Path<String>,
+    Params(what): Params<WhatOfIt>,
     Caller(actor): Caller,
 ) -> Answer<StatusCode> {
-    fediverse(&admin)?.remove(&host, &actor.who, &actor.from).await?;
+    let topic = what
+        .topic
+        .as_deref()
+        .map(|topic| if topic == "relay" { "" } else { topic });
+    fediverse(&admin)?
+        .remove(&host, topic, &actor.who, &actor.from)
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -99,8 +115,12 @@ pub(super) fn fediverse(admin: &Admin) -> Answer<&tasuki_activitypub::Handle> {
 impl From<HandleError> for Problem {
     fn from(error: HandleError) -> Self {
         match error {
-            HandleError::NotAHost(_) | HandleError::NotARule(_) => Self::bad(error.to_string()),
-            HandleError::NotSubscribed(_) | HandleError::NoSuchRule(_) => Self::missing(error.to_string()),
+            HandleError::NotAHost(_) | HandleError::NotARule(_) | HandleError::NotATopic(_) => {
+                Self::bad(error.to_string())
+            }
+            HandleError::NotSubscribed(_) | HandleError::NoSuchRule(_) | HandleError::NoSuchList(_) => {
+                Self::missing(error.to_string())
+            }
             HandleError::AlreadyActive(_)
             | HandleError::NoHost
             | HandleError::OurFault(_)

@@ -23,6 +23,7 @@ mod takeover;
 #[cfg(test)]
 mod tests;
 mod tls_report;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -167,6 +168,8 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
             "/v1/fediverse/rules",
             get(moderation::rules).post(moderation::add_rule),
         )
+        .route("/v1/fediverse/lists", get(topics::lists).put(topics::put_list))
+        .route("/v1/fediverse/lists/{name}", delete(topics::remove_list))
         .route("/v1/fediverse/rules/lift", post(moderation::lift_rule))
         .route(
             "/v1/fediverse/blocklist",

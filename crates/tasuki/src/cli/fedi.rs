@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::client::Gateway;
-use super::{Context, JsonFlag, brake, confirmed, import, moderate, output, segment};
+use super::{Context, JsonFlag, brake, confirmed, import, moderate, output, segment, topics};
 use crate::exit::{self, Fail, Outcome};
 
 #[derive(clap::Subcommand, Debug)]
@@ -12,6 +12,9 @@ pub(super) enum Command {
     Moderate(moderate::Command),
     #[command(flatten)]
     Brake(brake::Command),
+    /// Topic relays of several hashtags, instances and languages
+    #[command(subcommand)]
+    List(topics::Command),
     /// Take over another relay: its key, its subscribers, its blocks
     Import(import::Import),
     /// List the instances that subscribed
@@ -53,10 +56,16 @@ pub(super) enum Command {
         json: JsonFlag,
     },
     /// Remove an instance, or turn one away that waits; it is told by a Reject, so that its own list shows it
+    #[command(after_help = "Examples:
+  tasuki fedi remove example.org
+  tasuki fedi remove example.org --topic tag/cats")]
     #[command(visible_alias = "reject")]
     Remove {
         /// The instance's host
         host: String,
+        /// Only this of what it joined: `relay`, or a topic such as tag/cats
+        #[arg(long)]
+        topic: Option<String>,
         /// Do not ask
         #[arg(long)]
         yes: bool,
@@ -80,6 +89,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             let answer = gateway.read("/v1/fediverse/subscribers")?;
             let columns = [
                 ("HOST", "host"),
+                ("JOINED", "joined"),
                 ("STATE", "state"),
                 ("STYLE", "style"),
                 ("SOFTWARE", "software"),
@@ -105,6 +115,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             }
             let columns = [
                 ("HOST", "host"),
+                ("JOINED", "joined"),
                 ("SOFTWARE", "software"),
                 ("STYLE", "style"),
                 ("ACTOR", "actor"),
@@ -120,6 +131,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
         }
         Command::Moderate(command) => moderate::run(command, &gateway),
         Command::Brake(command) => brake::run(command, &gateway),
+        Command::List(command) => topics::run(command, &gateway),
         Command::Import(order) => import::run(order, &gateway),
         Command::Approve { host } => {
             let path = format!("/v1/fediverse/subscribers/{}/approve", segment(&host));
@@ -174,18 +186,21 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             });
             Ok(())
         }
-        Command::Remove { host, yes } => {
-            if !yes && !confirmed(&format!("Remove {host} from the relay?")) {
+        Command::Remove { host, topic, yes } => {
+            let what = topic.as_deref().unwrap_or("the relay");
+            if !yes && !confirmed(&format!("Remove {host} from {what}?")) {
                 return Err(Fail::new(
                     exit::USAGE,
                     "nothing removed: say --yes to remove without being asked",
                 ));
             }
-            gateway.call(
-                Method::DELETE,
-                &format!("/v1/fediverse/subscribers/{}", segment(&host)),
-                None,
-            )?;
+            let query = topic.as_deref().map(|topic| format!("?topic={}", segment(topic)));
+            let path = format!(
+                "/v1/fediverse/subscribers/{}{}",
+                segment(&host),
+                query.unwrap_or_default()
+            );
+            gateway.call(Method::DELETE, &path, None)?;
             output::line(format!("{host} removed; it is told by a Reject"));
             Ok(())
         }

@@ -25,6 +25,7 @@ mod smarthost;
 mod status;
 mod tls_report;
 mod token;
+mod topics;
 mod tunnel;
 
 use std::process::ExitCode;

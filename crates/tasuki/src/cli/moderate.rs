@@ -297,6 +297,11 @@ fn why(gateway: &Gateway, about: &str, flag: JsonFlag) -> Outcome {
             text("since"),
             text("software")
         ));
+        let further = answer["further"].as_array().into_iter().flatten();
+        for one in std::iter::once(subscriber).chain(further) {
+            let text = |key: &str| one[key].as_str().unwrap_or("-").to_owned();
+            output::line(format!("joined: {} ({})", text("joined"), text("state")));
+        }
         output::line(format!("is sent: {} ({})", text("form"), text("form_reason")));
         output::line(format!(
             "signed for it: {} ({})",

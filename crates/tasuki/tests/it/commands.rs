@@ -128,6 +128,7 @@ fn whatever_takes_json_prints_json_that_parses() {
             "fedi form" => continue,
             // One object for each line: among the tests of moderation.
             "fedi follow" => continue,
+            "fedi list add" => &["cats", "--tag", "cats"],
             "fedi blocklist import" => &["/dev/null"],
             _ => &[],
         };

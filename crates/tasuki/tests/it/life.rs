@@ -233,6 +233,7 @@ fn subscribe_an_instance(place: &std::path::Path) {
             .await
             .unwrap();
         let subscription = NewSubscription {
+            topic: String::new(),
             host: "instance.test".to_owned(),
             actor: "https://instance.test/actor".to_owned(),
             inbox: "https://instance.test/inbox".to_owned(),

@@ -51,6 +51,8 @@ pub(crate) struct Received {
     pub(crate) signed: SignatureUse,
     /// The `Signature` header.
     pub(crate) signature: String,
+    /// The key that signed it.
+    pub(crate) key_id: String,
 }
 
 /// Status, headers, body.
@@ -240,6 +242,35 @@ impl Instance {
         (status, serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
+    /// POSTs to the inbox of one of the relay's topics.
+    pub(crate) async fn post_to(
+        &self,
+        relay: &RelayUnderTest,
+        topic: &str,
+        actor: &str,
+        document: &Value,
+    ) -> StatusCode {
+        let path = format!("/{topic}/inbox");
+        let letter = Letter::to(
+            relay,
+            &path,
+            &format!("{actor}#main-key"),
+            document.to_string().as_bytes(),
+        );
+        let (status, problem) = self.send(relay, letter).await;
+        println!("{topic}: {status}: {problem}");
+        status
+    }
+
+    /// Joins a topic in Mastodon's way and gives the answer: an Accept or a Reject.
+    pub(crate) async fn join(&self, relay: &RelayUnderTest, topic: &str) -> Received {
+        let follow = self.follow(&format!("follow-{}", topic.replace('/', "-")));
+        let status = self.post_to(relay, topic, &self.actor(), &follow).await;
+        assert_eq!(status, StatusCode::ACCEPTED);
+        self.wait_for("the answer", |got| got["object"]["id"] == follow["id"])
+            .await
+    }
+
     pub(crate) fn follow(&self, id: &str) -> Value {
         json!({"@context": "https://www.w3.org/ns/activitystreams", "id": format!("{}/{id}", self.base),
             "type": "Follow", "actor": self.actor(), "object": PUBLIC})
@@ -400,6 +431,7 @@ async fn take(
         json,
         signed,
         signature: flat["signature"].clone(),
+        key_id: candidate.key_id.as_str().to_owned(),
     });
     server.arrived.notify_waiters();
     StatusCode::ACCEPTED.into_response()

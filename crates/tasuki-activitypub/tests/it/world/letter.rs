@@ -45,7 +45,30 @@ impl Letter {
         )
     }
 
+    /// To another inbox than the whole relay's.
+    pub(crate) fn to(relay: &RelayUnderTest, path: &str, key_id: &str, body: &[u8]) -> Self {
+        Self::signed_for(
+            path,
+            &relay.addr.to_string(),
+            key_id,
+            body,
+            SystemTime::now(),
+            key(),
+        )
+    }
+
     fn signed(host: &str, key_id: &str, body: &[u8], at: SystemTime, key: &RsaKeyPair) -> Self {
+        Self::signed_for("/inbox", host, key_id, body, at, key)
+    }
+
+    fn signed_for(
+        path: &str,
+        host: &str,
+        key_id: &str,
+        body: &[u8],
+        at: SystemTime,
+        key: &RsaKeyPair,
+    ) -> Self {
         let mut headers = BTreeMap::from(
             [
                 ("host", host.to_owned()),
@@ -55,14 +78,14 @@ impl Letter {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
-        let string = cavage::signing_string("POST", "/inbox", &POST_COVERED, headers.clone()).unwrap();
+        let string = cavage::signing_string("POST", path, &POST_COVERED, headers.clone()).unwrap();
         let signature = sign(key, string.as_bytes());
         headers.insert(
             "signature".to_owned(),
             cavage::signature_header(key_id, &POST_COVERED, &signature),
         );
         Self {
-            path: "/inbox".to_owned(),
+            path: path.to_owned(),
             headers,
             body: body.to_vec(),
         }

@@ -5,6 +5,7 @@ use crate::activitypub::documents::{Facts, NodeInfoVersion, Relay};
 use crate::activitypub::ids::{ActorId, InboxUrl};
 use crate::activitypub::json::Limits;
 use crate::activitypub::subscription::Follow;
+use crate::activitypub::topic::Topic;
 use crate::activitypub::{CONTEXT, PUBLIC};
 
 fn relay() -> Relay {
@@ -37,7 +38,7 @@ fn webfinger_knows_the_relay_by_account_and_by_url() {
         "https://relay.example/actor",
         "https://relay.example/",
     ] {
-        assert!(relay.is_resource(resource), "{resource}");
+        assert_eq!(relay.topic_of_resource(resource), Some(Topic::All), "{resource}");
     }
     for resource in [
         "acct:admin@relay.example",
@@ -45,12 +46,52 @@ fn webfinger_knows_the_relay_by_account_and_by_url() {
         "https://other.example/actor",
         "",
     ] {
-        assert!(!relay.is_resource(resource), "{resource}");
+        assert_eq!(relay.topic_of_resource(resource), None, "{resource}");
     }
     let jrd = relay.webfinger();
     assert_eq!(jrd["subject"], "acct:relay@relay.example");
     assert_eq!(jrd["links"][0]["rel"], "self");
     assert_eq!(jrd["links"][0]["href"], relay.actor_id());
+}
+
+#[test]
+fn a_topic_has_an_actor_of_its_own_with_the_same_key() {
+    let topic = Topic::parse("tag/猫").unwrap();
+    let relay = relay().at(&topic);
+    let actor = relay.actor("Cats", "About", "PEM");
+    let id = "https://relay.example/tag/%E7%8C%AB";
+    assert_eq!(actor["id"], id);
+    for (field, value) in [
+        ("inbox", "/inbox"),
+        ("outbox", "/outbox"),
+        ("followers", "/followers"),
+        ("following", "/following"),
+    ] {
+        assert_eq!(actor[field], format!("{id}{value}"));
+    }
+    assert_eq!(actor["endpoints"]["sharedInbox"], actor["inbox"]);
+    assert_eq!(actor["publicKey"]["id"], format!("{id}#main-key"));
+    assert_eq!(actor["publicKey"]["owner"], id);
+    assert_eq!(actor["preferredUsername"], "tag.xn--z7x");
+    assert_eq!(relay.webfinger()["subject"], "acct:tag.xn--z7x@relay.example");
+    for resource in [id, "acct:tag.xn--z7x@relay.example", "acct:tag.猫@relay.example"] {
+        assert_eq!(
+            relay.topic_of_resource(resource),
+            Some(topic.clone()),
+            "{resource}"
+        );
+    }
+    assert_eq!(relay.topic_of_id("https://relay.example.evil/tag/cats"), None);
+
+    let by_all = self::relay().announce("7", "https://h.example/n/1", UNIX_EPOCH);
+    let announce = relay.announce_as(&by_all).unwrap();
+    assert_eq!(announce["id"], format!("{id}/activities/7"));
+    assert_eq!(announce["actor"], id);
+    assert_eq!(announce["to"][0], format!("{id}/followers"));
+    assert_eq!(
+        (&announce["object"], &announce["published"]),
+        (&by_all["object"], &by_all["published"])
+    );
 }
 
 #[test]
@@ -63,12 +104,16 @@ fn nodeinfo_lists_peers_by_host() {
         summary: "About",
         contact: "op@relay.example",
         open: true,
+        topic_mode: "any",
+        topics: &["tag/cats".to_owned()],
         peers: &peers,
         peer_count: 2,
     };
     let v2_1 = relay().nodeinfo(NodeInfoVersion::V2_1, &facts);
     assert_eq!(v2_1["version"], "2.1");
     assert_eq!(v2_1["metadata"]["peers"][1], "b.example");
+    assert_eq!(v2_1["metadata"]["topicRelays"], "any");
+    assert_eq!(v2_1["metadata"]["topics"][0], "tag/cats");
     assert_eq!(v2_1["software"]["repository"], "https://git.example/tasuki");
     let v2_0 = relay().nodeinfo(NodeInfoVersion::V2_0, &facts);
     assert!(v2_0["software"].get("repository").is_none());
