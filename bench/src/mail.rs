@@ -41,7 +41,9 @@ pub(crate) const SUITE: Suite = Suite {
             "haraka",
             "direct",
         ],
-        "10k_tls" | "10k_1000_domains" => &["tasuki", "postfix", "exim", "opensmtpd", "haraka", "direct"],
+        // Debian's OpenSMTPD fails most handshakes ("EVP lib"), with RSA and with elliptic curves; and it waits between two
+        // sessions with one host, whatever its limits say: one or two mails a second.
+        "10k_tls" | "10k_1000_domains" => &["tasuki", "postfix", "exim", "haraka", "direct"],
         "deferred" | "idle5000" => &["tasuki"],
         _ => &["tasuki", "postfix", "direct"],
     },
@@ -268,10 +270,15 @@ fn idle(relay: &Relay, case: &Case, log: &Path, line: Line) -> Result<Line> {
 /// or with ours where it must do what that cannot.
 fn send(case: &Case, place: &Place<'_>, port: u16, from: usize, messages: usize) -> Result<()> {
     if case.tls || case.domains > 1 {
+        let to = if port == place.next_hop && case.domains > 1 {
+            MAIL_SERVER.to_owned()
+        } else {
+            format!("127.0.0.1:{port}")
+        };
         let mut arguments = [
             "smtp-load",
             "--to",
-            &format!("127.0.0.1:{port}"),
+            &to,
             "--senders",
             &case.senders.to_string(),
             "--messages",
