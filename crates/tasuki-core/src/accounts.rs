@@ -18,13 +18,15 @@ use crate::engine::EngineKind;
 use crate::events::{EventBus, What};
 use crate::failure::BoxError;
 use crate::ids::PrincipalId;
-use crate::limits::{self, Limits};
+use crate::limits::{self, Limits, Who};
 use crate::pool::CpuPool;
 use crate::store::accounts::{AccountStore, Credential, CredentialKind, Principal};
 use crate::store::{Actor, StoreError};
 
 mod cache;
+mod certificates;
 mod grants;
+mod locks;
 mod making;
 mod scope;
 mod scram;
@@ -86,6 +88,7 @@ struct Inner {
     by_id: Versioned<PrincipalId, Arc<Principal>>,
     by_name: Versioned<Box<str>, Arc<Principal>>,
     agents_by_key: Versioned<Box<str>, Arc<Principal>>,
+    certificates: Versioned<Box<str>, certificates::Listed>,
     /// Logins that succeeded, by the keyed hash of name and secret.
     successes: Versioned<[u8; 32], Success>,
     queues: Queues,
@@ -149,6 +152,7 @@ impl Accounts {
                 by_id: Versioned::new(PRINCIPALS),
                 by_name: Versioned::new(PRINCIPALS),
                 agents_by_key: Versioned::new(PRINCIPALS),
+                certificates: Versioned::new(PRINCIPALS),
                 successes: Versioned::new(SUCCESSES),
                 queues: Queues::default(),
                 checks: Semaphore::new(CHECKS),
@@ -183,6 +187,9 @@ impl Accounts {
             .take_from(engine, "login", from, limits::LOGINS)
             .is_err()
         {
+            return Err(AuthError::TooMany);
+        }
+        if inner.is_guessed_at(engine, name, from) {
             return Err(AuthError::TooMany);
         }
         if let Standing::Slowed(by) = standing {
@@ -419,6 +426,17 @@ impl Inner {
                 principal: s.principal,
                 scope: s.scope,
             }))
+    }
+
+    /// Whether strangers try this name so often that this one must wait too.
+    fn is_guessed_at(&self, engine: EngineKind, name: &str, from: IpAddr) -> bool {
+        if self.bans.has_proved(from) {
+            return false;
+        }
+        let who = Who::Domain(name.chars().take(100).collect::<String>().to_ascii_lowercase());
+        self.limits
+            .take(engine, "login-of-name", who, limits::LOGINS_OF_NAME)
+            .is_err()
     }
 
     /// Remembers a success that was read under `version`.

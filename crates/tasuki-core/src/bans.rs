@@ -532,6 +532,13 @@ impl Bans {
         found.map(|e| e.why.clone())
     }
 
+    /// Whether somebody proved who they are from here within 30 days; loopback need not.
+    #[must_use]
+    pub fn has_proved(&self, from: IpAddr) -> bool {
+        let from = net::unmapped(from);
+        from.is_loopback() || self.is_proven(from, self.inner.clock.wall())
+    }
+
     fn is_proven(&self, from: IpAddr, now: Timestamp) -> bool {
         self.proofs_read()
             .get(&net::single(from))

@@ -60,6 +60,12 @@ pub enum What {
         used: u64,
         cap: u64,
     },
+    /// A principal did what a thief of its password does: it was switched off.
+    PrincipalLocked {
+        principal: PrincipalId,
+        name: String,
+        reason: String,
+    },
     /// A host joined the relay.
     HostSubscribed { host: String },
     /// A host left the relay or was removed.

@@ -42,6 +42,10 @@ pub enum Code {
     Paused,
     /// Many peers do not answer at once: the network here is the suspect.
     Network,
+    /// An account was locked: its secret may be stolen.
+    Locked,
+    /// A trusted address seems to stand for more than one.
+    Trust,
 }
 
 impl Code {
@@ -59,6 +63,8 @@ impl Code {
             Self::Signing => "signing",
             Self::Paused => "paused",
             Self::Network => "network",
+            Self::Locked => "locked",
+            Self::Trust => "trust",
         }
     }
 }

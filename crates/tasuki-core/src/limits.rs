@@ -76,6 +76,14 @@ pub const LOGINS: AddressRates = AddressRates {
     prefix: Rate::per_minute(600, 300),
 };
 
+/// Passwords tried for one name from addresses where nobody proved to be anybody within 30 days: many guessers together
+/// are no faster than one. Its owner, where she is known, is not held up by them.
+pub const LOGINS_OF_NAME: Rate = Rate {
+    burst: 100,
+    per_period: 100,
+    period: Duration::from_secs(3600),
+};
+
 /// Enrolment codes and API tokens that were wrong: nobody types them by the dozen.
 pub const WRONG_TOKENS: AddressRates = AddressRates {
     address: Rate::per_minute(10, 6),

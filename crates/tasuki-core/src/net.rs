@@ -85,9 +85,84 @@ fn is_special_v6(ip: Ipv6Addr) -> bool {
     }
 }
 
+/// What is around this machine, as far as it decides who can speak in whose name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Where packets for elsewhere go first.
+    pub gateways: Vec<IpAddr>,
+    /// Whether this is a container, whose published ports others forward.
+    pub in_container: bool,
+}
+
+impl Surroundings {
+    /// Asks the operating system (Linux; elsewhere nothing is known).
+    #[must_use]
+    pub fn look() -> Self {
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let mut gateways = gateways_v4(&read("/proc/net/route"));
+        gateways.extend(gateways_v6(&read("/proc/net/ipv6_route")));
+        let marks = ["/.dockerenv", "/run/.containerenv"];
+        let named = ["container", "KUBERNETES_SERVICE_HOST"];
+        Self {
+            gateways,
+            in_container: marks.iter().any(|mark| std::path::Path::new(mark).exists())
+                || named.iter().any(|name| std::env::var_os(name).is_some()),
+        }
+    }
+}
+
+/// Gateways of default routes in `/proc/net/route`: hexadecimal numbers in the machine's own order of bytes.
+fn gateways_v4(table: &str) -> Vec<IpAddr> {
+    let gateway = |line: &str| {
+        let mut columns = line.split_whitespace();
+        let (destination, gateway) = (columns.nth(1)?, columns.next()?);
+        let mask = columns.nth(4)?;
+        let number = |text| u32::from_str_radix(text, 16).ok();
+        let is_default = number(destination)? == 0 && number(mask)? == 0;
+        let ip = Ipv4Addr::from(number(gateway)?.to_ne_bytes());
+        (is_default && !ip.is_unspecified()).then_some(IpAddr::V4(ip))
+    };
+    table.lines().skip(1).filter_map(gateway).collect()
+}
+
+/// The same in `/proc/net/ipv6_route`: 32 digits in the order of the network.
+fn gateways_v6(table: &str) -> Vec<IpAddr> {
+    let gateway = |line: &str| {
+        let mut columns = line.split_whitespace();
+        let (destination, length) = (columns.next()?, columns.next()?);
+        let next_hop = columns.nth(2)?;
+        let is_default = length == "00" && destination.bytes().all(|b| b == b'0');
+        let ip = Ipv6Addr::from(u128::from_str_radix(next_hop, 16).ok()?);
+        (is_default && !ip.is_unspecified()).then_some(IpAddr::V6(ip))
+    };
+    table.lines().filter_map(gateway).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{is_special, prefix, single};
+    use super::{gateways_v4, gateways_v6, is_special, prefix, single};
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn gateways_are_read_from_the_kernels_tables() {
+        let table = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+            eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+            eth0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
+        assert_eq!(
+            gateways_v4(table),
+            ["172.17.0.1".parse::<std::net::IpAddr>().unwrap()]
+        );
+        let zeros = "0".repeat(32);
+        let table = format!(
+            "{zeros} 00 {zeros} 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003 eth0\n\
+             {zeros} 00 {zeros} 00 {zeros} ffffffff 00000001 00000000 00200200 lo\n"
+        );
+        assert_eq!(
+            gateways_v6(&table),
+            ["fe80::1".parse::<std::net::IpAddr>().unwrap()]
+        );
+        assert!(gateways_v4("").is_empty() && gateways_v6("nonsense\n").is_empty());
+    }
 
     #[test]
     fn special_addresses_are_known_in_every_disguise() {

@@ -10,7 +10,9 @@ use std::{
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use tasuki_core::{BuildError, Shared, config::duration, config::size};
+use tasuki_core::{
+    BuildError, Shared, accounts::MailClass, config::duration, config::size, store::accounts::Principal,
+};
 use tasuki_proto::{
     backoff::Backoff,
     names::{Domain, Mailbox},
@@ -72,6 +74,8 @@ pub struct MailConfig {
     /// Offers SCRAM-SHA-256, which works for app passwords only: a client that insists on it cannot use a person's own
     /// password.
     pub scram: bool,
+    /// Asks clients for a certificate in TLS, and lets those in whose key is listed (`tasuki service certificate add`).
+    pub client_certificates: bool,
     /// Domains whose addresses may have dots where RFC 5321 has none (`foo..bar@docomo.ne.jp`); quoted on the wire.
     pub legacy_domains: Vec<Domain>,
     /// Which addresses of a domain there are; a domain that is not named has all.
@@ -152,6 +156,10 @@ pub struct DeliveryConfig {
     /// After this long a mail is given back to its sender.
     #[serde(with = "duration")]
     pub expire: Duration,
+    /// The same for mail of services of the class transactional, if that is less: what somebody waits for now is of no use
+    /// days later.
+    #[serde(with = "duration")]
+    pub expire_transactional: Duration,
     /// After this long the sender is told of the delay.
     #[serde(with = "duration")]
     pub delay_notice: Duration,
@@ -192,12 +200,20 @@ pub struct RetryDelay(#[serde(with = "duration")] pub Duration);
 pub struct LimitsConfig {
     /// Most connections from one address (/32, /64) at a time; `mynetworks` and loopback are free.
     pub connections_per_address: usize,
+    /// The same of one prefix (/24, /48).
+    pub connections_per_prefix: usize,
     /// Wait for the next command.
     #[serde(with = "duration")]
     pub command_timeout: Duration,
     /// Wait for the next octets of a message.
     #[serde(with = "duration")]
     pub data_timeout: Duration,
+    /// Slowest message, in octets a second on average,
+    #[serde(with = "size")]
+    pub min_rate: u64,
+    /// once it has come for so long.
+    #[serde(with = "duration")]
+    pub min_rate_after: Duration,
     /// Longest session.
     #[serde(with = "duration")]
     pub session_timeout: Duration,
@@ -213,6 +229,12 @@ pub struct LimitsConfig {
     pub max_received: usize,
     /// Recipients that a principal may send to in a minute, in the long run; 0 for no limit.
     pub recipients_per_minute: u32,
+    /// Recipients that a person may send to in an hour, unless its grant `mail:hourly:N` says otherwise; 0 for no limit. Who
+    /// goes on trying is switched off.
+    pub recipients_per_hour: u32,
+    /// Addresses (/32, /64) from which a person may send within an hour, unless its grant `mail:addresses:N` says otherwise;
+    /// 0 for no limit. Who sends from more is switched off.
+    pub addresses_per_hour: u32,
     /// Recipients that a person may send to in a day (UTC), unless its grant `mail:daily:N` says otherwise; 0 for no
     /// limit. Services have only their own caps.
     pub recipients_per_day: u32,
@@ -258,6 +280,7 @@ impl Default for MailConfig {
             relay_domains: Vec::new(),
             mynetworks: Vec::new(),
             scram: true,
+            client_certificates: false,
             legacy_domains: ["docomo.ne.jp", "ezweb.ne.jp"]
                 .iter()
                 .filter_map(|name| Domain::parse(name).ok())
@@ -308,6 +331,7 @@ impl Default for DeliveryConfig {
             retry: minutes.map(|m| RetryDelay(Duration::from_secs(60 * m))).to_vec(),
             jitter_percent: 15,
             expire: Duration::from_secs(5 * 86_400),
+            expire_transactional: Duration::from_secs(86_400),
             delay_notice: Duration::from_secs(4 * 3600),
             connections_per_site: 5,
             max_connections: 500,
@@ -330,14 +354,19 @@ impl Default for LimitsConfig {
         let data = DataLimits::default();
         Self {
             connections_per_address: 50,
+            connections_per_prefix: 200,
             command_timeout: timers.command,
             data_timeout: timers.data_idle,
+            min_rate: timers.min_rate,
+            min_rate_after: timers.rate_after,
             session_timeout: timers.session,
             max_line: data.max_line as u64,
             max_header: data.max_header_size as u64,
             max_mime_depth: data.max_mime_depth,
             max_received: data.max_received,
             recipients_per_minute: 0,
+            recipients_per_hour: 200,
+            addresses_per_hour: 20,
             recipients_per_day: 500,
         }
     }
@@ -395,9 +424,13 @@ pub(crate) struct Settings {
     pub(crate) delivery: DeliveryConfig,
     pub(crate) tls_reports: TlsReportsConfig,
     pub(crate) retry: Backoff,
+    pub(crate) client_certificates: bool,
     pub(crate) connections_per_address: usize,
+    pub(crate) connections_per_prefix: usize,
     pub(crate) recipients_per_minute: u32,
+    pub(crate) recipients_per_hour: u32,
     pub(crate) recipients_per_day: u32,
+    pub(crate) addresses_per_hour: u32,
 }
 
 impl MailConfig {
@@ -407,6 +440,16 @@ impl MailConfig {
     /// [`BuildError::Config`] with the key and what would be right.
     pub fn validate(&self, shared: &Shared) -> Result<(), BuildError> {
         Settings::new(self, shared).map(drop)
+    }
+}
+
+impl DeliveryConfig {
+    /// For how long mail of this principal is tried. Only a class that was named counts: most mail is of none.
+    pub(crate) fn expire_of(&self, principal: Option<&Principal>) -> Duration {
+        match principal.and_then(Principal::named_mail_class) {
+            Some(MailClass::Transactional) => self.expire.min(self.expire_transactional),
+            _ => self.expire,
+        }
     }
 }
 
@@ -445,6 +488,10 @@ impl Settings {
                 "mail.limits.connections_per_address",
                 config.limits.connections_per_address,
             ),
+            (
+                "mail.limits.connections_per_prefix",
+                config.limits.connections_per_prefix,
+            ),
         ] {
             if value == 0 {
                 return Err(bad(key, "must be at least 1".to_owned()));
@@ -472,9 +519,13 @@ impl Settings {
             delivery: config.delivery.clone(),
             tls_reports: config.tls_reports.clone(),
             retry,
+            client_certificates: config.client_certificates,
             connections_per_address: config.limits.connections_per_address,
+            connections_per_prefix: config.limits.connections_per_prefix,
             recipients_per_minute: config.limits.recipients_per_minute,
+            recipients_per_hour: config.limits.recipients_per_hour,
             recipients_per_day: config.limits.recipients_per_day,
+            addresses_per_hour: config.limits.addresses_per_hour,
         })
     }
 
@@ -512,6 +563,8 @@ fn server_config(config: &MailConfig, host: &Domain) -> ServerConfig {
         command: config.limits.command_timeout,
         data_idle: config.limits.data_timeout,
         session: config.limits.session_timeout,
+        rate_after: config.limits.min_rate_after,
+        min_rate: config.limits.min_rate,
         ..Timers::default()
     };
     server

@@ -26,9 +26,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Settings, daily::Daily, dkim::Dkim, dns::Resolver, lanes::Lanes, members::Members,
-    metrics::Metrics, oauth::Tokens, orders::Pauses, port25::Port25, recipients::CallOuts, release::Releases,
-    schedule::NextLook, settle::Report, tls_policy::Sts, tls_report::Sessions, trust::BrokenTls,
+    config::Settings, daily::Daily, dkim::Dkim, dns::Resolver, guard::Guard, lanes::Lanes, members::Members,
+    metrics::Metrics, nat::Crowds, oauth::Tokens, orders::Pauses, port25::Port25, recipients::CallOuts,
+    release::Releases, schedule::NextLook, settle::Report, tls_policy::Sts, tls_report::Sessions,
+    trust::BrokenTls,
 };
 
 /// Bodies to this size are kept in the store's row.
@@ -42,6 +43,8 @@ pub(crate) struct Context {
     pub(crate) ids: MailIds,
     pub(crate) resolver: Arc<dyn Resolver>,
     pub(crate) server_tls: Arc<rustls::ServerConfig>,
+    /// The same, asking clients for a certificate.
+    pub(crate) asking_tls: Arc<rustls::ServerConfig>,
     /// Accepts any certificate: for opportunistic TLS, which protects against listeners only (RFC 7435).
     pub(crate) any_tls: Arc<rustls::ClientConfig>,
     pub(crate) broken_tls: BrokenTls,
@@ -68,6 +71,8 @@ pub(crate) struct Context {
     pub(crate) finished_in_drain: AtomicU64,
     pub(crate) sessions: PerAddress,
     pub(crate) daily: Daily,
+    pub(crate) guard: Guard,
+    pub(crate) crowds: Crowds,
     pub(crate) call_outs: CallOuts,
     /// Our listeners' addresses, so that mail is not sent to ourselves.
     pub(crate) own: Vec<std::net::SocketAddr>,
@@ -121,29 +126,31 @@ impl Job {
     }
 }
 
-/// Counts open sessions by address (/32, /64). Bounded by the number of connections.
+/// Counts open sessions by address (/32, /64) and by prefix (/24, /48). Bounded by the number of connections.
 #[derive(Default)]
 pub(crate) struct PerAddress(Arc<Mutex<HashMap<IpNet, usize>>>);
 
 /// One counted session.
 pub(crate) struct CountedAddress {
     counts: Arc<Mutex<HashMap<IpNet, usize>>>,
-    net: IpNet,
+    nets: [IpNet; 2],
 }
 
 impl PerAddress {
-    /// Counts one more session from here, unless there are `max` already.
-    pub(crate) fn enter(&self, from: IpAddr, max: usize) -> Option<CountedAddress> {
-        let net = tasuki_core::net::single(from);
+    /// Counts one more session from here, unless the address has `most.0` or its prefix `most.1` already.
+    pub(crate) fn enter(&self, from: IpAddr, most: (usize, usize)) -> Option<CountedAddress> {
+        let nets = [tasuki_core::net::single(from), tasuki_core::net::prefix(from)];
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(net).or_insert(0);
-        if *count >= max {
+        let open = nets.map(|net| counts.get(&net).copied().unwrap_or(0));
+        if open[0] >= most.0 || open[1] >= most.1 {
             return None;
         }
-        *count += 1;
+        for net in nets {
+            *counts.entry(net).or_insert(0) += 1;
+        }
         Some(CountedAddress {
             counts: Arc::clone(&self.0),
-            net,
+            nets,
         })
     }
 }
@@ -151,10 +158,12 @@ impl PerAddress {
 impl Drop for CountedAddress {
     fn drop(&mut self) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.net) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.net);
+        for net in &self.nets {
+            if let Some(count) = counts.get_mut(net) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(net);
+                }
             }
         }
     }

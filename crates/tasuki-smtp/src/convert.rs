@@ -1,8 +1,9 @@
 //! Between the protocol's types and the store's: the same things, with the store's spelling.
 
 use tasuki_core::{
+    accounts::MailClass,
     failure::{Blame, Failure, Reply as FailureReply, Verdict},
-    ids::PrincipalId,
+    store::accounts::Principal,
     store::mail::{Class, Envelope, Notify, Recipient, Ret},
 };
 use tasuki_proto::smtp::{
@@ -13,12 +14,12 @@ use tasuki_proto::smtp::{
 /// An envelope as received, for the store.
 pub(crate) fn to_store(
     envelope: &smtp::Envelope,
-    principal: Option<PrincipalId>,
+    principal: Option<&Principal>,
     eight_bit: bool,
 ) -> Envelope {
     Envelope {
         reverse_path: envelope.from.clone(),
-        principal,
+        principal: principal.map(|principal| principal.id),
         envid: envelope.envid.clone(),
         ret: envelope.ret.map(|ret| match ret {
             ReturnPart::Full => Ret::Full,
@@ -28,7 +29,10 @@ pub(crate) fn to_store(
         eight_bit,
         is_dsn: false,
         require_tls: envelope.require_tls,
-        class: Class::default(),
+        class: match principal.map(Principal::mail_class) {
+            Some(MailClass::Bulk) => Class::Bulk,
+            _ => Class::Transactional,
+        },
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
     deliver::{dialing, signing},
     dkim::Dkim,
     engine::Handle,
+    guard,
     headers::Edit,
     policy::{self, Because},
     receive::{self, Trace},
@@ -346,6 +347,13 @@ async fn limits(context: &Context, settings: &Settings, caller: &Caller, told: &
             "{} recipients in a minute",
             settings.recipients_per_minute
         ));
+    }
+    if let Some(cap) = guard::hourly_cap(settings, principal) {
+        told.limits.push(format!("{cap} recipients in an hour"));
+    }
+    if let Some(cap) = guard::address_cap(settings, principal) {
+        told.limits
+            .push(format!("logins from {cap} addresses within an hour"));
     }
     let Some(cap) = daily::cap_of(settings, principal) else {
         told.limits.push("no daily cap".to_owned());

@@ -194,7 +194,7 @@ impl Incoming {
         };
         let kept = self.kept(&body);
         let principal = self.principal.as_ref().map(|p| p.id);
-        let mut envelope = convert::to_store(&message.envelope, principal, message.eight_bit);
+        let mut envelope = convert::to_store(&message.envelope, self.principal.as_deref(), message.eight_bit);
         let settings = &*self.settings;
         envelope.reverse_path = reverse_path(
             settings,
@@ -204,7 +204,8 @@ impl Incoming {
         );
         let deliveries = self.deliveries(&message, &envelope.reverse_path);
         let (node, epoch) = context.deps.node;
-        let expires_at = self.accepted_at.plus(self.settings.delivery.expire);
+        let patience = self.settings.delivery.expire_of(self.principal.as_deref());
+        let expires_at = self.accepted_at.plus(patience);
         let jobs: Vec<Job> = deliveries
             .iter()
             .enumerate()

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use tasuki_core::{
     EngineKind, accept::Accepted, accounts::ScramLogin, bans::Offence, front::read_proxied,
-    store::accounts::Principal,
+    store::accounts::Principal, tls::ClientCertificate,
 };
 use tasuki_proto::smtp::{
     Reply,
@@ -62,6 +62,8 @@ pub(crate) async fn serve(context: Arc<Context>, role: Role, mut accepted: Accep
         network: None,
         login: None,
         scram: None,
+        certificate: None,
+        by_certificate: false,
         device: None,
         asking: FuturesUnordered::new(),
         incoming: None,
@@ -122,6 +124,10 @@ struct Shell {
     login: Option<Arc<Principal>>,
     /// A login that is proving itself.
     scram: Option<ScramLogin>,
+    /// What the client showed in TLS.
+    certificate: Option<ClientCertificate>,
+    /// The login is by that certificate, and good as long as it is listed.
+    by_certificate: bool,
     /// The device that this is, at the devices' listener.
     device: Option<Arc<Device>>,
     /// Recipients whose existence is being asked for; the machine allows 16 at a time.
@@ -152,7 +158,11 @@ impl Shell {
         if self.network.is_some() || ip.is_loopback() {
             return Ok(None);
         }
-        let counted = context.sessions.enter(ip, self.settings.connections_per_address);
+        let most = (
+            self.settings.connections_per_address,
+            self.settings.connections_per_prefix,
+        );
+        let counted = context.sessions.enter(ip, most);
         counted.map(Some).ok_or(PerAddress::TOO_MANY)
     }
 
@@ -204,6 +214,7 @@ impl Shell {
         let now = self.context.deps.clock.now();
         let mut session = Session::new(config, self.role.is_implicit_tls(), now);
         session.set_bindings(self.bindings());
+        session.set_external(self.may_log_in_by_certificate().await);
         match self.converse(&mut session).await {
             Ok(why) => {
                 self.hang_up().await;
@@ -317,6 +328,7 @@ impl Shell {
                     }
                     session.handle_tls(clock.now());
                     session.set_bindings(self.bindings());
+                    session.set_external(self.may_log_in_by_certificate().await);
                 }
                 Event::Close(why) => return Ok(Some(why)),
             }
@@ -334,9 +346,19 @@ impl Shell {
         let Socket::Plain(stream) = std::mem::replace(&mut self.socket, Socket::Gone) else {
             return false;
         };
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.context.server_tls));
+        let asks = self.settings.client_certificates && !self.role.is_for_devices();
+        let config = if asks {
+            &self.context.asking_tls
+        } else {
+            &self.context.server_tls
+        };
+        let acceptor = TlsAcceptor::from(Arc::clone(config));
         match timeout(HANDSHAKE, acceptor.accept(stream)).await {
             Ok(Ok(tls)) => {
+                let shown = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                self.certificate = shown
+                    .filter(|_| asks)
+                    .and_then(|der| ClientCertificate::from_der(der).ok());
                 self.socket = Socket::Server(Box::new(tls));
                 true
             }
@@ -360,12 +382,16 @@ impl Shell {
                 self.flush().await?;
                 self.check_login(&credentials).await
             }
-            Question::Mail => self.check_sender(session),
+            Question::External(name) => {
+                self.flush().await?;
+                self.check_certificate(&name).await
+            }
+            Question::Mail => self.check_sender(session).await,
             Question::ScramKeys(login) => {
                 self.flush().await?;
                 return Ok(self.scram_keys(session, ticket, &login).await);
             }
-            Question::ScramProved(which) => self.scram_proved(which),
+            Question::ScramProved(which) => self.scram_proved(which).await,
             Question::ScramRefused => self.scram_refused(),
             Question::Recipient(mailbox) => return Ok(self.check_recipient(session, ticket, mailbox).await),
             Question::Data => self.begin_data(session),

@@ -37,6 +37,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     15 "0015_tls",
     17 "0017_tls_reports",
     18 "0018_topics",
+    20 "0020_locks",
     21 "0021_sharing",
     40 "0040_signatures",
 );
@@ -58,6 +59,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     15 "0015_tls",
     17 "0017_tls_reports",
     18 "0018_topics",
+    20 "0020_locks",
     21 "0021_sharing",
     40 "0040_signatures",
 );

@@ -147,6 +147,11 @@ fn write(event: &Event) {
         } => {
             tracing::warn!(engine, principal = %principal, name, used, cap, "the daily cap of recipients is near or reached")
         }
+        What::PrincipalLocked {
+            principal,
+            name,
+            reason,
+        } => tracing::error!(engine, principal = %principal, name, reason, "account locked"),
         What::HostSubscribed { host } => tracing::info!(engine, actor.host = host, "instance subscribed"),
         What::HostUnsubscribed { host } => tracing::info!(engine, actor.host = host, "instance left"),
         What::HostSuspended { host, failing_since } => {

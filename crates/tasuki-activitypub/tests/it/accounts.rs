@@ -5,7 +5,7 @@ use tasuki_core::acl::RuleSpec;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{CredentialId, PrincipalId, RuleId};
 use tasuki_core::store::accounts::{
-    Credential, CredentialKind, NewCredential, NewPrincipal, Principal, StoredRule,
+    Credential, CredentialKind, Locked, NewCredential, NewPrincipal, Principal, StoredRule,
 };
 use tasuki_core::store::{AccountStore, AuditEntry, StoreError, StoreResult};
 
@@ -31,6 +31,12 @@ impl AccountStore for NoAccounts {
     }
     async fn update_principal(&self, _: Principal, _: AuditEntry) -> StoreResult<()> {
         none()
+    }
+    async fn lock_principal(&self, _: PrincipalId, _: &str, _: AuditEntry) -> StoreResult<bool> {
+        none()
+    }
+    async fn locks(&self) -> StoreResult<Vec<Locked>> {
+        Ok(Vec::new())
     }
     async fn delete_principal(&self, _: PrincipalId, _: AuditEntry) -> StoreResult<()> {
         none()

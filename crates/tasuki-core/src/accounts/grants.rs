@@ -120,6 +120,10 @@ pub enum Grant {
     MailClass(MailClass),
     /// `mail:daily:N`: to how many recipients it may send in a day (UTC). Without it, any number.
     MailDaily(u32),
+    /// `mail:hourly:N`: to how many recipients it may send in an hour. Without it, any number, or what people may.
+    MailHourly(u32),
+    /// `mail:addresses:N`: from how many addresses it may send within an hour. Without it, any number, or what people may.
+    MailAddresses(u32),
     /// `fedi:publish`: publish without being subscribed.
     Publish,
     /// `tunnel:name:DOMAIN`: expose this host name and its subdomains.
@@ -141,7 +145,7 @@ pub enum Grant {
 /// The text is not a grant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not a grant; known: mail:send:DOMAIN, mail:send:*, mail:send:<>, mail:class:transactional|bulk|device, mail:daily:N, fedi:publish, tunnel:name:DOMAIN, tunnel:default, tunnel:port:FROM-TO, tunnel:udp:FROM-TO, tunnel:share:GROUP, tunnel:bandwidth:BYTES, tunnel:connections:N"
+    "{0:?} is not a grant; known: mail:send:DOMAIN, mail:send:*, mail:send:<>, mail:class:transactional|bulk|device, mail:daily:N, mail:hourly:N, mail:addresses:N, fedi:publish, tunnel:name:DOMAIN, tunnel:default, tunnel:port:FROM-TO, tunnel:udp:FROM-TO, tunnel:share:GROUP, tunnel:bandwidth:BYTES, tunnel:connections:N"
 )]
 pub struct BadGrant(pub String);
 
@@ -159,8 +163,10 @@ impl FromStr for Grant {
                 .find(|class| class.name() == name)
                 .map(Self::MailClass)
                 .ok_or_else(bad),
-            ["mail", "daily", n] => match n.parse() {
-                Ok(n) if n > 0 => Ok(Self::MailDaily(n)),
+            ["mail", cap @ ("daily" | "hourly" | "addresses"), n] => match (cap, n.parse()) {
+                ("daily", Ok(n)) if n > 0 => Ok(Self::MailDaily(n)),
+                ("hourly", Ok(n)) if n > 0 => Ok(Self::MailHourly(n)),
+                ("addresses", Ok(n)) if n > 0 => Ok(Self::MailAddresses(n)),
                 _ => Err(bad()),
             },
             ["fedi", "publish"] => Ok(Self::Publish),
@@ -198,6 +204,8 @@ impl fmt::Display for Grant {
             Self::SendNull => f.write_str("mail:send:<>"),
             Self::MailClass(class) => write!(f, "mail:class:{}", class.name()),
             Self::MailDaily(n) => write!(f, "mail:daily:{n}"),
+            Self::MailHourly(n) => write!(f, "mail:hourly:{n}"),
+            Self::MailAddresses(n) => write!(f, "mail:addresses:{n}"),
             Self::Publish => f.write_str("fedi:publish"),
             Self::ExposeName(d) => write!(f, "tunnel:name:{d}"),
             Self::ExposeDefault => f.write_str("tunnel:default"),
@@ -254,13 +262,16 @@ impl Principal {
     /// What kind of mail it sends.
     #[must_use]
     pub fn mail_class(&self) -> MailClass {
-        self.grants
-            .iter()
-            .find_map(|grant| match grant {
-                Grant::MailClass(class) => Some(*class),
-                _ => None,
-            })
-            .unwrap_or_default()
+        self.named_mail_class().unwrap_or_default()
+    }
+
+    /// The same, if somebody said so.
+    #[must_use]
+    pub fn named_mail_class(&self) -> Option<MailClass> {
+        self.grants.iter().find_map(|grant| match grant {
+            Grant::MailClass(class) => Some(*class),
+            _ => None,
+        })
     }
 
     /// To how many recipients it may send mail in a day; the smallest number counts, `None` is any number.
@@ -268,6 +279,26 @@ impl Principal {
     pub fn mail_daily(&self) -> Option<u32> {
         let caps = self.grants.iter().filter_map(|grant| match grant {
             Grant::MailDaily(n) => Some(*n),
+            _ => None,
+        });
+        caps.min()
+    }
+
+    /// To how many recipients it may send mail in an hour; the smallest number counts.
+    #[must_use]
+    pub fn mail_hourly(&self) -> Option<u32> {
+        let caps = self.grants.iter().filter_map(|grant| match grant {
+            Grant::MailHourly(n) => Some(*n),
+            _ => None,
+        });
+        caps.min()
+    }
+
+    /// From how many addresses it may send mail within an hour; the smallest number counts.
+    #[must_use]
+    pub fn mail_addresses(&self) -> Option<u32> {
+        let caps = self.grants.iter().filter_map(|grant| match grant {
+            Grant::MailAddresses(n) => Some(*n),
             _ => None,
         });
         caps.min()

@@ -49,6 +49,9 @@ pub enum MakeError {
     /// The password cannot be used; says why.
     #[error("this password cannot be used: {0}")]
     WeakPassword(&'static str),
+    /// The certificate cannot be used; says why.
+    #[error("this certificate cannot be used: {0}")]
+    BadCertificate(String),
     /// The principal is of another kind.
     #[error("{name} is no {wanted}")]
     WrongKind {
@@ -347,7 +350,7 @@ impl Accounts {
         Ok(())
     }
 
-    async fn there(&self, name: &str) -> Result<Principal, MakeError> {
+    pub(super) async fn there(&self, name: &str) -> Result<Principal, MakeError> {
         let name = check_name(name)?;
         let found = self.inner.store.principal_by_name(&name).await?;
         Ok(found.ok_or(StoreError::NotFound(name))?)
@@ -402,7 +405,7 @@ impl Accounts {
         Ok(principal)
     }
 
-    async fn add(
+    pub(super) async fn add(
         &self,
         of: &Principal,
         credential: NewCredential,

@@ -88,6 +88,9 @@ impl Accounts {
         if matches!(standing, Standing::Banned(_)) || limited().is_err() {
             return Err(AuthError::TooMany);
         }
+        if inner.is_guessed_at(engine, name, from) {
+            return Err(AuthError::TooMany);
+        }
         if let Standing::Slowed(by) = standing {
             tokio::time::sleep(by).await;
         }

@@ -31,6 +31,8 @@ fn grants_survive_their_text_form() {
         "mail:send:<>",
         "mail:class:bulk",
         "mail:daily:500",
+        "mail:hourly:100",
+        "mail:addresses:5",
         "fedi:publish",
         "tunnel:name:mc.example.com",
         "tunnel:default",

@@ -45,6 +45,9 @@ pub enum CredentialKind {
     EnrolCode,
     /// An agent's public key: `hash` is its fingerprint (hex SHA-256 of the SPKI).
     AgentKey,
+    /// The public key of a client's certificate: `hash` is its fingerprint (hex SHA-256 of the SPKI). Nobody else's
+    /// certificate has it.
+    Certificate,
 }
 
 /// A credential as stored. The secret itself is never stored.
@@ -112,6 +115,17 @@ pub struct StoredRule {
     pub rule: RuleSpec,
 }
 
+/// A principal that the gateway switched off by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Locked {
+    /// Its name.
+    pub name: String,
+    /// What it did, in words.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
 /// Verbs for identity and access.
 #[async_trait]
 pub trait AccountStore: Send + Sync {
@@ -123,11 +137,16 @@ pub trait AccountStore: Send + Sync {
     async fn principal_by_name(&self, name: &str) -> StoreResult<Option<Principal>>;
     /// The principal of that number.
     async fn principal(&self, id: PrincipalId) -> StoreResult<Option<Principal>>;
-    /// Replaces role, grants and the disabled switch.
+    /// Replaces role, grants and the disabled switch; one that is switched on is locked no more.
     async fn update_principal(&self, principal: Principal, audit: AuditEntry) -> StoreResult<()>;
+    /// Switches a principal off and keeps why; false if it is off already, and then nothing is changed.
+    async fn lock_principal(&self, id: PrincipalId, reason: &str, audit: AuditEntry) -> StoreResult<bool>;
+    /// Those that are locked, the oldest first.
+    async fn locks(&self) -> StoreResult<Vec<Locked>>;
     /// Removes a principal with its credentials. Its endpoints and names become tombstones.
     async fn delete_principal(&self, id: PrincipalId, audit: AuditEntry) -> StoreResult<()>;
-    /// Adds a credential; a second [`CredentialKind::Password`] replaces the first.
+    /// Adds a credential; a second [`CredentialKind::Password`] replaces the first. `Conflict` for a
+    /// [`CredentialKind::Certificate`] whose key is there already, whoever has it.
     async fn add_credential(
         &self,
         of: PrincipalId,

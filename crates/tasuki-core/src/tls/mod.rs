@@ -25,6 +25,7 @@ use crate::events::EventBus;
 mod acme;
 mod ca;
 mod certificate;
+mod clients;
 mod config;
 mod fresh;
 mod guests;
@@ -33,11 +34,13 @@ mod trust;
 mod verify;
 
 pub use certificate::{Certificate, key_fingerprint, spki_fingerprint};
+pub use clients::ClientCertificate;
 pub use config::{AcmeChallenge, AcmeConfig, Source, TlsConfig};
 pub use trust::client_config;
 pub use verify::{PeerCheck, Verifier, checking_client_config};
 
 use ca::PrivateCa;
+use clients::AnyClient;
 use config::Settings;
 use fresh::Renewal;
 use guests::Waiting;
@@ -211,7 +214,23 @@ impl Tls {
     /// protocols without ALPN (SMTP). Make it once and keep it.
     #[must_use]
     pub fn server(&self, alpn: &[&[u8]]) -> Arc<ServerConfig> {
-        let mut config = server_builder().with_cert_resolver(Arc::clone(&self.inner.newest) as _);
+        self.serving(server_builder().with_no_client_auth(), alpn)
+    }
+
+    /// The same, which also asks clients for a certificate and takes any or none: that a client has the key of the one it
+    /// shows is all that is known then. A resumed session shows the certificate of the one before, so that who it is must
+    /// be asked again in each.
+    #[must_use]
+    pub fn server_that_asks(&self, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+        self.serving(server_builder().with_client_cert_verifier(AnyClient::new()), alpn)
+    }
+
+    fn serving(
+        &self,
+        builder: rustls::ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>,
+        alpn: &[&[u8]],
+    ) -> Arc<ServerConfig> {
+        let mut config = builder.with_cert_resolver(Arc::clone(&self.inner.newest) as _);
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         if let Some(tickets) = &self.inner.tickets {
             config.ticketer = Arc::clone(tickets);
@@ -239,7 +258,8 @@ impl Tls {
     /// The server configuration for handshakes that offer [`ACME_ALPN`]; they end with the handshake.
     #[must_use]
     pub fn acme_server(&self) -> Arc<ServerConfig> {
-        let mut config = server_builder().with_cert_resolver(Arc::clone(&self.inner.challenges) as _);
+        let builder = server_builder().with_no_client_auth();
+        let mut config = builder.with_cert_resolver(Arc::clone(&self.inner.challenges) as _);
         config.alpn_protocols = vec![ACME_ALPN.to_vec()];
         Arc::new(config)
     }
@@ -344,11 +364,10 @@ impl fmt::Debug for Tls {
     }
 }
 
-fn server_builder() -> rustls::ConfigBuilder<ServerConfig, rustls::server::WantsServerCert> {
+fn server_builder() -> rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier> {
     ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_safe_default_protocol_versions()
         .expect("the provider speaks TLS 1.2 and 1.3")
-        .with_no_client_auth()
 }
 
 /// The certificate to present at once.

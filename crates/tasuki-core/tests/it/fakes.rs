@@ -11,7 +11,7 @@ use tasuki_core::acl::RuleSpec;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{BanId, CredentialId, PrincipalId, RuleId};
 use tasuki_core::store::accounts::{
-    Credential, CredentialKind, NewCredential, NewPrincipal, Principal, StoredRule,
+    Credential, CredentialKind, Locked, NewCredential, NewPrincipal, Principal, StoredRule,
 };
 use tasuki_core::store::bans::{Ban, NewBan};
 use tasuki_core::store::{AccountStore, AuditEntry, BanStore, SecretStore, Sharing, StoreError, StoreResult};
@@ -37,6 +37,7 @@ pub(crate) struct Data {
     pub(crate) bans: Vec<Ban>,
     pub(crate) proved: Vec<(IpAddr, Timestamp)>,
     pub(crate) audit: Vec<AuditEntry>,
+    locks: Vec<Locked>,
 }
 
 impl FakeStore {
@@ -131,6 +132,26 @@ impl AccountStore for FakeStore {
         *there.ok_or_else(|| gone("principal"))? = principal;
         Ok(())
     }
+    async fn lock_principal(&self, id: PrincipalId, reason: &str, audit: AuditEntry) -> StoreResult<bool> {
+        if !self.data()?.principals.iter().any(|p| p.id == id && !p.disabled) {
+            return Ok(false);
+        }
+        let since = audit.at;
+        let mut data = self.change(audit)?;
+        let mut named = data.principals.iter_mut().filter(|p| p.id == id);
+        let principal = named.next().ok_or_else(|| gone("principal"))?;
+        principal.disabled = true;
+        let name = principal.name.clone();
+        data.locks.push(Locked {
+            name,
+            reason: reason.to_owned(),
+            since,
+        });
+        Ok(true)
+    }
+    async fn locks(&self) -> StoreResult<Vec<Locked>> {
+        Ok(self.data()?.locks.clone())
+    }
     async fn delete_principal(&self, id: PrincipalId, audit: AuditEntry) -> StoreResult<()> {
         let mut data = self.change(audit)?;
         data.principals.retain(|p| p.id != id);
@@ -143,6 +164,12 @@ impl AccountStore for FakeStore {
         new: NewCredential,
         audit: AuditEntry,
     ) -> StoreResult<Credential> {
+        let is_listed = |c: &Credential| {
+            c.kind == CredentialKind::Certificate && (c.kind, &c.hash) == (new.kind, &new.hash)
+        };
+        if self.data()?.credentials.iter().any(is_listed) {
+            return Err(StoreError::Conflict("the key is listed already".to_owned()));
+        }
         Ok(self.change(audit)?.add_credential(of, new))
     }
     async fn credentials(&self, of: PrincipalId) -> StoreResult<Vec<Credential>> {

@@ -5,7 +5,7 @@
 //! `E:` an event, with `*` for anything; `T: +5m` lets time pass, `H: +5m` too, in which the shell did not read; `CLOSE` is the client hanging up, `DRAIN` the gateway stopping, `A: n` the late answer to the nth open question. Every dialogue runs whole, in single
 //! octets, and in pieces of random length, and must go the same way each time.
 //!
-//! The runner is the policy: logins `alice`/`secret` are good, senders and recipients at `refused.example` are not, a
+//! The runner is the policy: logins `alice`/`secret` are good, a certificate is alice's, senders and recipients at `refused.example` are not, a
 //! body with `DISKFULL` cannot be stored, data with `ENVID=full` may not come, and a recipient at `slow.example` is answered only at `A: n`.
 
 use std::{
@@ -31,6 +31,7 @@ struct Stage {
     tls: bool,
     whole_only: bool,
     bindings: Vec<Binding>,
+    external: bool,
 }
 
 impl Stage {
@@ -43,6 +44,7 @@ impl Stage {
             tls: false,
             whole_only: false,
             bindings: vec![],
+            external: false,
         };
         for line in text.lines().filter_map(|l| l.strip_prefix("@ ")) {
             let (key, value) = line.split_once(' ').unwrap_or((line, ""));
@@ -55,6 +57,7 @@ impl Stage {
                         data: value.as_bytes().to_vec(),
                     });
                 }
+                "certificate" => stage.external = true,
                 "require-tls" => stage.config.require_tls = true,
                 "whole" => stage.whole_only = true,
                 "no-starttls" => stage.config.starttls = false,
@@ -86,6 +89,7 @@ impl Run {
         let now = Instant::now();
         let mut session = Session::new(Arc::new(stage.config.clone()), stage.tls, now);
         session.set_bindings(stage.bindings.clone());
+        session.set_external(stage.external);
         let mut run = Self {
             session,
             now,
@@ -191,8 +195,11 @@ impl Run {
                     .session
                     .handle_scram(self.now, ticket, &[0; 18], b"salt", keys);
             }
+            Question::External(name) if ["", "alice"].contains(&name.as_str()) => {
+                Reply::new(235, (2, 7, 0), "authenticated")
+            }
             Question::ScramProved(0) => Reply::new(235, (2, 7, 0), "authenticated"),
-            Question::ScramProved(_) | Question::ScramRefused => {
+            Question::ScramProved(_) | Question::ScramRefused | Question::External(_) => {
                 Reply::new(535, (5, 7, 8), "authentication failed")
             }
             Question::Auth(_) => Reply::new(535, (5, 7, 8), "authentication failed"),

@@ -1,6 +1,8 @@
-//! Who the client is: by password, or by SCRAM.
+//! Who the client is: by password, by SCRAM, or by its certificate; and whether it still is.
 
-use tasuki_core::{EngineKind, accounts::AuthError};
+use std::sync::Arc;
+
+use tasuki_core::{EngineKind, accounts::AuthError, store::accounts::Principal};
 use tasuki_proto::{
     scram::Binding,
     smtp::{
@@ -10,7 +12,10 @@ use tasuki_proto::{
 };
 
 use super::Shell;
-use crate::connect::Socket;
+use crate::{
+    connect::Socket,
+    guard::{self, LOGIN_ENDED},
+};
 
 const LOGGED_IN: Reply = Reply::new(235, (2, 7, 0), "authentication succeeded");
 const LOGIN_REFUSED: Reply = Reply::new(535, (5, 7, 8), "authentication failed");
@@ -49,11 +54,80 @@ impl Shell {
             .login(EngineKind::Mail, login, password, self.ip())
             .await
         {
+            Ok(principal) => self.logged_in(principal).await,
+            Err(error) => self.login_refused(error),
+        }
+    }
+
+    /// Whether the certificate that the client showed lets it log in. If that cannot be told now, it is not offered.
+    pub(super) async fn may_log_in_by_certificate(&mut self) -> bool {
+        let Some(certificate) = &self.certificate else {
+            return false;
+        };
+        let accounts = &self.context.deps.accounts;
+        match accounts.certificate_holder(EngineKind::Mail, certificate).await {
+            Ok(holder) => holder.is_some(),
+            Err(error) => {
+                tracing::error!(%error, "a client's certificate cannot be looked up");
+                false
+            }
+        }
+    }
+
+    pub(super) async fn check_certificate(&mut self, wanted: &str) -> Reply {
+        let Some(certificate) = &self.certificate else {
+            return LOGIN_REFUSED;
+        };
+        let accounts = &self.context.deps.accounts;
+        let login = accounts
+            .login_by_certificate(EngineKind::Mail, certificate, wanted, self.ip())
+            .await;
+        match login {
             Ok(principal) => {
-                self.login = Some(principal);
-                LOGGED_IN
+                self.by_certificate = true;
+                self.logged_in(principal).await
             }
             Err(error) => self.login_refused(error),
+        }
+    }
+
+    /// A client that proved who it is; refused if that shows that its secret is in other hands.
+    async fn logged_in(&mut self, principal: Arc<Principal>) -> Reply {
+        let settings = self.context.settings.load_full();
+        if guard::seen_from(&self.context, &settings, &principal, self.ip()).await {
+            return self.login_refused(AuthError::Refused);
+        }
+        self.login = Some(principal);
+        LOGGED_IN
+    }
+
+    /// Who it is may have been revoked, switched off, or given other grants since; a store that does not answer changes
+    /// nothing.
+    pub(super) async fn look_again(&mut self) -> Result<(), Reply> {
+        let Some(known) = self.principal().map(|principal| principal.id) else {
+            return Ok(());
+        };
+        let accounts = &self.context.deps.accounts;
+        let now = match (&self.certificate, self.by_certificate) {
+            (Some(certificate), true) => accounts.certificate_holder(EngineKind::Mail, certificate).await,
+            _ => accounts.by_id(known).await,
+        };
+        match now {
+            Ok(Some(now)) if now.id == known && !now.disabled => {
+                self.context.guard.welcome(known);
+                let place = if self.login.is_some() {
+                    &mut self.login
+                } else {
+                    &mut self.network
+                };
+                *place = Some(now);
+                Ok(())
+            }
+            Ok(_) => Err(LOGIN_ENDED),
+            Err(error) => {
+                tracing::debug!(%error, "it cannot be told now whether a login is still good");
+                Ok(())
+            }
         }
     }
 
@@ -87,16 +161,13 @@ impl Shell {
         }
     }
 
-    pub(super) fn scram_proved(&mut self, which: usize) -> Reply {
+    pub(super) async fn scram_proved(&mut self, which: usize) -> Reply {
         let Some(login) = self.scram.take() else {
             return LOGIN_REFUSED;
         };
         let accounts = &self.context.deps.accounts;
         match accounts.scram_proved(EngineKind::Mail, self.ip(), &login, which) {
-            Ok(principal) => {
-                self.login = Some(principal);
-                LOGGED_IN
-            }
+            Ok(principal) => self.logged_in(principal).await,
             Err(error) => self.login_refused(error),
         }
     }

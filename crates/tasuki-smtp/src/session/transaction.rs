@@ -20,7 +20,7 @@ use super::Shell;
 use crate::{
     config::{Origin, Settings, Via},
     daily::{self, Reserved},
-    policy,
+    guard, nat, policy,
     receive::{BUSY, FULL, Incoming, Trace},
     recipients::{self, Existence, Questions},
 };
@@ -39,10 +39,20 @@ impl Shell {
         }
     }
 
-    pub(super) fn check_sender(&mut self, session: &Session) -> Reply {
+    pub(super) async fn check_sender(&mut self, session: &Session) -> Reply {
         // A mail keeps the settings of its MAIL to its end.
         self.settings = self.context.settings.load_full();
         self.reserved = None;
+        if let Err(reply) = self.look_again().await {
+            return reply;
+        }
+        if self.login.is_none()
+            && self.network.is_some()
+            && self.device.is_none()
+            && let Some((name, _)) = session.helo()
+        {
+            nat::heard(&self.context, self.ip(), name);
+        }
         let Some(envelope) = session.envelope() else {
             return BUSY;
         };
@@ -134,6 +144,12 @@ impl Shell {
                 );
                 return Reply::with_text(451, (4, 7, 1), text);
             }
+        }
+        if let Some(principal) = self.principal()
+            && let Err(reply) = guard::charge(&self.context, &self.settings, principal).await
+        {
+            self.context.metrics.refuse("rate");
+            return reply;
         }
         if let Some(principal) = self.principal().cloned()
             && let Some(cap) = daily::cap_of(&self.settings, &principal)

@@ -3,6 +3,7 @@
 
 mod by_mx;
 mod caps;
+mod certificates;
 mod chunks;
 mod dane;
 mod deliver;
@@ -13,6 +14,7 @@ mod explain;
 mod failover;
 mod faulty;
 mod groups;
+mod guard;
 mod knot;
 mod legacy;
 mod mta_sts;

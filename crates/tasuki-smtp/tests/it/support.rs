@@ -400,6 +400,18 @@ impl House {
         talk
     }
 
+    /// A session through a load balancer that begins with this header, and how it is greeted.
+    pub(crate) async fn banner_behind(&self, header: &[u8]) -> (Talk<TcpStream>, String) {
+        let mut stream = TcpStream::connect(self.addrs.relay[0]).await.unwrap();
+        stream.write_all(header).await.unwrap();
+        let mut talk = Talk {
+            stream,
+            input: BytesMut::new(),
+        };
+        let said = talk.reply().await;
+        (talk, said)
+    }
+
     /// The first line of a server that may not be welcoming.
     pub(crate) async fn banner(&self, addr: SocketAddr) -> String {
         let mut talk = Talk {
@@ -471,6 +483,13 @@ impl Talk<TcpStream> {
         talk
     }
 
+    pub(crate) async fn start_tls_by(
+        self,
+        config: Arc<rustls::ClientConfig>,
+    ) -> Talk<tokio_rustls::client::TlsStream<TcpStream>> {
+        Talk::by(self.stream, config).await
+    }
+
     pub(crate) async fn start_tls(self, tls: &Tls) -> Talk<tokio_rustls::client::TlsStream<TcpStream>> {
         Talk::over_tls(self.stream, tls).await
     }
@@ -485,8 +504,13 @@ impl Talk<tokio_rustls::client::TlsStream<TcpStream>> {
 
     /// The banner, if one is due, is left to be read.
     pub(crate) async fn over_tls(stream: TcpStream, tls: &Tls) -> Self {
+        Self::by(stream, tls.client()).await
+    }
+
+    /// The same as a client of this configuration.
+    pub(crate) async fn by(stream: TcpStream, config: Arc<rustls::ClientConfig>) -> Self {
         let name = rustls_pki_types::ServerName::try_from("relay.example").unwrap();
-        let stream = tokio_rustls::TlsConnector::from(tls.client())
+        let stream = tokio_rustls::TlsConnector::from(config)
             .connect(name, stream)
             .await
             .unwrap();
@@ -509,6 +533,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
     pub(crate) async fn send_octets(&mut self, octets: &[u8]) {
         self.stream.write_all(octets).await.unwrap();
         self.stream.flush().await.unwrap();
+    }
+
+    /// Sends what may not be taken any more.
+    pub(crate) async fn try_send(&mut self, octets: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(octets).await?;
+        self.stream.flush().await
+    }
+
+    /// The reply, if one comes in this time.
+    pub(crate) async fn reply_within(&mut self, time: Duration) -> Option<String> {
+        let waits = tokio::time::timeout(time, self.stream.read_buf(&mut self.input)).await;
+        if waits.is_err() {
+            return None;
+        }
+        Some(self.reply().await)
     }
 
     /// No more will be sent; replies are still read.

@@ -7,7 +7,7 @@ use tasuki_core::acl::RuleSpec;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{CredentialId, PrincipalId, RuleId};
 use tasuki_core::store::accounts::{
-    Credential, CredentialKind, NewCredential, NewPrincipal, Principal, StoredRule,
+    Credential, CredentialKind, Locked, NewCredential, NewPrincipal, Principal, StoredRule,
 };
 use tasuki_core::store::{AccountStore, AuditEntry, StoreError, StoreResult};
 
@@ -85,7 +85,13 @@ async fn insert_credential(conn: &mut Conn, of: PrincipalId, new: &NewCredential
     .bind(new.expires_at.map(|t| t.0))
     .fetch_one(conn)
     .await
-    .map_err(store_error)?;
+    .map_err(|error| {
+        if is_duplicate(&error) {
+            StoreError::Conflict("this certificate's key is listed already".into())
+        } else {
+            store_error(error)
+        }
+    })?;
     credential_of(&row)
 }
 
@@ -123,12 +129,49 @@ async fn update(conn: &mut Conn, principal: &Principal) -> StoreResult<()> {
         .bind(word(&principal.role))
         .bind(json(&principal.grants)?)
         .bind(principal.disabled)
-        .execute(conn)
+        .execute(&mut *conn)
         .await
         .map_err(store_error)?;
     if done.rows_affected() == 0 {
         return Err(no_principal(principal.id));
     }
+    if !principal.disabled {
+        unlock(conn, principal.id).await?;
+    }
+    Ok(())
+}
+
+/// False if it is switched off already, whoever did that.
+async fn lock(conn: &mut Conn, id: PrincipalId, reason: &str, at: Timestamp) -> StoreResult<bool> {
+    let done = sqlx::query("UPDATE principals SET disabled = $2 WHERE id = $1 AND disabled = $3")
+        .bind(id.0)
+        .bind(true)
+        .bind(false)
+        .execute(&mut *conn)
+        .await
+        .map_err(store_error)?;
+    if done.rows_affected() == 0 {
+        return Ok(false);
+    }
+    sqlx::query(
+        "INSERT INTO locks (principal, reason, since) VALUES ($1, $2, $3)
+         ON CONFLICT (principal) DO UPDATE SET reason = excluded.reason, since = excluded.since",
+    )
+    .bind(id.0)
+    .bind(reason)
+    .bind(at.0)
+    .execute(conn)
+    .await
+    .map_err(store_error)?;
+    Ok(true)
+}
+
+async fn unlock(conn: &mut Conn, id: PrincipalId) -> StoreResult<()> {
+    sqlx::query("DELETE FROM locks WHERE principal = $1")
+        .bind(id.0)
+        .execute(conn)
+        .await
+        .map_err(store_error)?;
     Ok(())
 }
 
@@ -146,6 +189,7 @@ async fn delete(conn: &mut Conn, id: PrincipalId, at: Timestamp) -> StoreResult<
         .execute(&mut *conn)
         .await
         .map_err(store_error)?;
+    unlock(conn, id).await?;
     tunnel::release_all(conn, id, at).await
 }
 
@@ -243,6 +287,41 @@ impl AccountStore for Db {
             })
         })
         .await
+    }
+
+    async fn lock_principal(&self, id: PrincipalId, reason: &str, entry: AuditEntry) -> StoreResult<bool> {
+        let reason = reason.to_owned();
+        self.change(move |conn| {
+            Box::pin(async move {
+                if !lock(conn, id, &reason, entry.at).await? {
+                    return Ok(false);
+                }
+                audit::bump(conn, VERSION).await?;
+                audit::append(conn, &entry).await?;
+                Ok(true)
+            })
+        })
+        .await
+    }
+
+    async fn locks(&self) -> StoreResult<Vec<Locked>> {
+        let rows: Vec<(String, String, i64)> = self
+            .read(async |conn| {
+                sqlx::query_as(
+                    "SELECT p.name, l.reason, l.since FROM locks l JOIN principals p ON p.id = l.principal
+                     ORDER BY l.since, p.name",
+                )
+                .fetch_all(conn)
+                .await
+                .map_err(store_error)
+            })
+            .await?;
+        let locked = rows.into_iter().map(|(name, reason, since)| Locked {
+            name,
+            reason,
+            since: Timestamp(since),
+        });
+        Ok(locked.collect())
     }
 
     async fn delete_principal(&self, id: PrincipalId, entry: AuditEntry) -> StoreResult<()> {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tasuki_core::accounts::{PrincipalKind, Role};
+use tasuki_core::accounts::{PrincipalKind, Role, Scope};
 use tasuki_core::clock::Timestamp;
 use tasuki_core::store::StoreError;
-use tasuki_core::store::accounts::{CredentialKind, NewCredential, NewPrincipal};
+use tasuki_core::store::accounts::{CredentialKind, NewCredential, NewPrincipal, Principal};
 use tasuki_core::store::bans::NewBan;
 use tasuki_core::store::tunnel::EndpointKind;
 
@@ -44,6 +44,109 @@ async fn a_taken_name_is_a_conflict_and_leaves_no_line_in_the_audit() {
         assert!(matches!(again, Err(StoreError::Conflict(_))), "{again:?}");
         assert_eq!(store.audit(None, 10).await.unwrap(), [entry("agent.add")]);
         assert_eq!(store.principal_by_name("home").await.unwrap(), Some(made));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificates_key_is_one_principals_whoever_adds_it_at_once() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let one = store.create_principal(agent("one"), entry("a")).await.unwrap().id;
+        let two = store.create_principal(agent("two"), entry("a")).await.unwrap().id;
+        let certificate = |hash: &str| NewCredential {
+            kind: CredentialKind::Certificate,
+            hash: hash.into(),
+            label: "CN=one".into(),
+            scope: Scope::FULL,
+            created_at: Timestamp(1),
+            expires_at: None,
+        };
+        let tries = (0..12).map(|i| {
+            let (store, new) = (Arc::clone(&store), certificate("key"));
+            let of = if i % 2 == 0 { one } else { two };
+            tokio::spawn(async move { store.add_credential(of, new, entry("certificate.add")).await })
+        });
+        let mut won = Vec::new();
+        for tried in futures_util::future::join_all(tries).await {
+            match tried.unwrap() {
+                Ok(credential) => won.push(credential),
+                Err(error) => assert!(matches!(error, StoreError::Conflict(_)), "{error:?}"),
+            }
+        }
+        assert_eq!(won.len(), 1);
+        let found = store
+            .credential_by_hash(CredentialKind::Certificate, "key")
+            .await
+            .unwrap();
+        let (credential, owner) = found.unwrap();
+        assert_eq!((credential.id, owner.id), (won[0].id, won[0].principal));
+        // Other kinds may have equal hashes; once it is gone it may be anybody's.
+        let password = NewCredential {
+            kind: CredentialKind::AppPassword,
+            ..certificate("key")
+        };
+        store.add_credential(one, password, entry("p")).await.unwrap();
+        store.remove_credential(won[0].id, entry("c")).await.unwrap();
+        store
+            .add_credential(two, certificate("key"), entry("c"))
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_switches_off_is_listed_and_ends_with_whoever_switches_on_again() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let home = store.create_principal(agent("home"), entry("a")).await.unwrap();
+        let other = store.create_principal(agent("other"), entry("a")).await.unwrap();
+        let before = store.accounts_version().await.unwrap();
+        assert!(
+            store
+                .lock_principal(home.id, "24 addresses", entry("user.lock"))
+                .await
+                .unwrap()
+        );
+        assert!(store.accounts_version().await.unwrap() > before);
+        assert!(store.principal(home.id).await.unwrap().unwrap().disabled);
+        let locks = store.locks().await.unwrap();
+        assert_eq!(locks.len(), 1);
+        assert_eq!((&*locks[0].name, &*locks[0].reason), ("home", "24 addresses"));
+        // Who is off already is not locked besides, and nothing is written of it.
+        let lines = store.audit(None, 20).await.unwrap().len();
+        assert!(
+            !store
+                .lock_principal(home.id, "again", entry("user.lock"))
+                .await
+                .unwrap()
+        );
+        assert_eq!(store.audit(None, 20).await.unwrap().len(), lines);
+        assert_eq!(store.locks().await.unwrap(), locks);
+        // A change that leaves it off leaves it locked.
+        let off = store.principal(home.id).await.unwrap().unwrap();
+        store
+            .update_principal(off.clone(), entry("user.grants"))
+            .await
+            .unwrap();
+        assert_eq!(store.locks().await.unwrap(), locks);
+        let on = Principal {
+            disabled: false,
+            ..off
+        };
+        store.update_principal(on, entry("user.enable")).await.unwrap();
+        assert!(store.locks().await.unwrap().is_empty());
+        // A lock goes with its principal.
+        assert!(
+            store
+                .lock_principal(other.id, "x", entry("user.lock"))
+                .await
+                .unwrap()
+        );
+        store
+            .delete_principal(other.id, entry("user.remove"))
+            .await
+            .unwrap();
+        assert!(store.locks().await.unwrap().is_empty());
     }
 }
 

@@ -307,7 +307,7 @@ pub(super) async fn remove_app_password(
 }
 
 /// A credential for people; its hash stays inside.
-fn shown_credential(owner: &Principal, credential: &Credential) -> Value {
+pub(super) fn shown_credential(owner: &Principal, credential: &Credential) -> Value {
     json!({
         "id": credential.id,
         "principal": owner.name,
@@ -423,7 +423,12 @@ impl Admin {
     }
 
     /// Removes a credential; the audit says what it was.
-    async fn remove(&self, owner: &Principal, credential: &Credential, caller: &Caller) -> Answer<()> {
+    pub(super) async fn remove(
+        &self,
+        owner: &Principal,
+        credential: &Credential,
+        caller: &Caller,
+    ) -> Answer<()> {
         let kind = match credential.kind {
             CredentialKind::Token => "token",
             CredentialKind::AppPassword => "app password",
@@ -431,13 +436,14 @@ impl Admin {
             CredentialKind::Password => "password",
             CredentialKind::EnrolCode => "code",
             CredentialKind::AgentKey => "key",
+            CredentialKind::Certificate => "certificate",
         };
         let detail = format!("{kind} {:?} of {}", credential.label, owner.name);
         let removed = self.accounts.remove_credential(credential.id, &detail, &caller.0);
         Ok(removed.await?)
     }
 
-    async fn all_of_kind(&self, kind: CredentialKind) -> Answer<Vec<(Principal, Credential)>> {
+    pub(super) async fn all_of_kind(&self, kind: CredentialKind) -> Answer<Vec<(Principal, Credential)>> {
         let mut found = Vec::new();
         for principal in self.store.principals().await? {
             for credential in self.store.credentials(principal.id).await? {
@@ -475,7 +481,9 @@ pub(super) fn span(text: &str) -> Answer<Duration> {
 impl From<MakeError> for Problem {
     fn from(error: MakeError) -> Self {
         match error {
-            MakeError::BadName(_) | MakeError::WeakPassword(_) => Self::bad(error.to_string()),
+            MakeError::BadName(_) | MakeError::WeakPassword(_) | MakeError::BadCertificate(_) => {
+                Self::bad(error.to_string())
+            }
             MakeError::WrongKind { .. } => Self::conflict(error.to_string()),
             MakeError::Unavailable(_) => Self::unavailable(error.to_string()),
             MakeError::Store(error) => error.into(),

@@ -7,6 +7,7 @@ mod access;
 mod accounts;
 mod auth;
 mod brake;
+mod certificates;
 mod dkim;
 mod engines;
 mod explain;
@@ -119,6 +120,11 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
             get(accounts::app_passwords).post(accounts::add_app_password),
         )
         .route("/v1/app-passwords/{id}", delete(accounts::remove_app_password))
+        .route(
+            "/v1/certificates",
+            get(certificates::list).post(certificates::add),
+        )
+        .route("/v1/certificates/{id}", delete(certificates::remove))
         .route("/v1/acl", get(access::rules).post(access::add_rule))
         .route("/v1/acl/{id}", delete(access::remove_rule))
         .route("/v1/acl/explain", post(access::explain))

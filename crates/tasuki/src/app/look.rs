@@ -1,7 +1,7 @@
 //! What only the whole gateway can see of its health: mail that waits too long, routes that are down, agents that are
 //! away. The rest is looked at in `tasuki_core::health`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ pub(super) async fn watch(admin: Arc<Admin>, events: EventBus, own: Shutdown) {
     let mut tick = tokio::time::interval(LOOK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut missing_looks_by_agent = HashMap::new();
+    let mut locked = HashSet::new();
     loop {
         tokio::select! {
             () = own.begun() => return,
@@ -36,8 +37,12 @@ pub(super) async fn watch(admin: Arc<Admin>, events: EventBus, own: Shutdown) {
                 look_at_mail(&admin).await;
                 // What cannot be read now stays as it was seen last; the store's own condition says why.
                 let _ = look_at_agents(&admin, &mut missing_looks_by_agent).await;
+                let _ = look_at_locks(&admin, &mut locked).await;
             }
             event = reader.recv() => match event {
+                Ok(Event { what: What::PrincipalLocked { .. }, .. }) => {
+                    let _ = look_at_locks(&admin, &mut locked).await;
+                }
                 Ok(event) => note(&admin, event),
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
@@ -79,6 +84,32 @@ async fn look_at_mail(admin: &Admin) {
         Condition::warning(Code::QueueAge, sentence)
     });
     admin.health.set("mail.queue", condition);
+}
+
+/// Who is locked now, on whichever gateway it happened; `before` is who was at the last look.
+async fn look_at_locks(admin: &Admin, before: &mut HashSet<String>) -> Result<(), StoreError> {
+    let locks = admin.accounts.locks().await?;
+    let key = |name: &str| format!("account.locked.{name}");
+    before.retain(|name| {
+        let still = locks.iter().any(|lock| lock.name == *name);
+        if !still {
+            admin.health.set(&key(name), None);
+        }
+        still
+    });
+    for lock in locks {
+        let sentence = format!(
+            "{name} is locked since {since}: {reason} Give it new passwords, then: tasuki user unlock {name}",
+            name = lock.name,
+            since = lock.since,
+            reason = lock.reason,
+        );
+        admin
+            .health
+            .set(&key(&lock.name), Some(Condition::warning(Code::Locked, sentence)));
+        before.insert(lock.name);
+    }
+    Ok(())
 }
 
 async fn look_at_agents(

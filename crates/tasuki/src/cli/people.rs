@@ -65,7 +65,8 @@ pub(super) enum Command {
         /// Whom
         name: String,
     },
-    /// Switch a principal on again
+    /// Switch a principal on again, also one that the gateway locked
+    #[command(visible_alias = "unlock")]
     Enable {
         /// Whom
         name: String,

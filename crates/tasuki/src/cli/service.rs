@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::json;
 
-use super::{Context, JsonFlag, confirmed, output, segment};
+use super::{Context, Gateway, JsonFlag, confirmed, output, segment};
 use crate::exit::{self, Fail, Outcome};
 
 #[derive(clap::Subcommand, Debug)]
@@ -25,6 +25,12 @@ pub(super) enum Command {
         /// To how many recipients it may send in a day (UTC)
         #[arg(long, value_name = "N")]
         daily: Option<u32>,
+        /// To how many recipients it may send in an hour
+        #[arg(long, value_name = "N")]
+        hourly: Option<u32>,
+        /// From how many addresses it may log in within an hour; it is locked when there are more
+        #[arg(long, value_name = "N")]
+        addresses: Option<u32>,
         /// Other grants, for example fedi:publish or mail:send:<> (may be repeated)
         #[arg(long = "grant", value_name = "GRANT")]
         grants: Vec<String>,
@@ -64,6 +70,9 @@ pub(super) enum Command {
         /// The number in `tasuki service passwords`
         id: String,
     },
+    /// Certificates by which programs and people log in
+    #[command(subcommand)]
+    Certificate(CertificateCommand),
     /// Remove a program with its passwords
     Remove {
         /// Which
@@ -71,6 +80,36 @@ pub(super) enum Command {
         /// Do not ask
         #[arg(long)]
         yes: bool,
+    },
+}
+
+#[derive(clap::Subcommand, Debug)]
+pub(super) enum CertificateCommand {
+    /// Let whoever has the key of this certificate log in as a program or person (AUTH EXTERNAL, mail.client_certificates)
+    #[command(after_help = "Examples:
+  tasuki service certificate add shop shop.pem
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 365 -subj /CN=shop -keyout shop.key -out shop.pem")]
+    Add {
+        /// Whose
+        name: String,
+        /// PEM file with the certificate (never the private key)
+        file: std::path::PathBuf,
+        /// How long it holds, for example 90d; without it, as long as the certificate is good
+        #[arg(long, value_name = "TIME")]
+        valid_for: Option<String>,
+        /// What it is for, shown in listings; without it, the certificate's subject
+        #[arg(long, default_value = "")]
+        label: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List certificates
+    List(JsonFlag),
+    /// Revoke a certificate by its number; it is refused at once
+    Revoke {
+        /// The number in `tasuki service certificate list`
+        id: String,
     },
 }
 
@@ -82,6 +121,8 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             send_as,
             class,
             daily,
+            hourly,
+            addresses,
             mut grants,
             valid_for,
             json,
@@ -95,6 +136,8 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             }
             grants.extend(class.map(|class| format!("mail:class:{class}")));
             grants.extend(daily.map(|n| format!("mail:daily:{n}")));
+            grants.extend(hourly.map(|n| format!("mail:hourly:{n}")));
+            grants.extend(addresses.map(|n| format!("mail:addresses:{n}")));
             let body = json!({"name": name, "grants": grants, "valid_for": valid_for});
             let made = gateway.call(Method::POST, "/v1/services", Some(body))?;
             if json {
@@ -171,6 +214,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             output::line(format!("app password {id} revoked"));
             Ok(())
         }
+        Command::Certificate(command) => certificate(command, &gateway),
         Command::Remove { name, yes } => {
             if !yes && !confirmed(&format!("Remove the service {name} with its passwords?")) {
                 return Err(Fail::new(
@@ -183,6 +227,72 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             Ok(())
         }
     }
+}
+
+fn certificate(command: CertificateCommand, gateway: &Gateway) -> Outcome {
+    match command {
+        CertificateCommand::Add {
+            name,
+            file,
+            valid_for,
+            label,
+            json,
+        } => {
+            let pem = std::fs::read_to_string(&file)
+                .map_err(|e| Fail::io(format!("{} cannot be read", file.display()), &e))?;
+            // Whatever else is in the file stays here, a private key above all.
+            let pem = first_certificate(&pem).ok_or_else(|| {
+                Fail::new(
+                    exit::USAGE,
+                    format!("{}: no certificate in PEM is in it", file.display()),
+                )
+            })?;
+            let body = json!({"name": name, "certificate": pem, "valid_for": valid_for, "label": label});
+            let made = gateway.call(Method::POST, "/v1/certificates", Some(body))?;
+            if json {
+                return output::json(&made);
+            }
+            output::line(format!(
+                "certificate {} logs in as {name}; its key is {}",
+                output::cell(&made, "id"),
+                output::cell(&made, "fingerprint")
+            ));
+            if let Some(note) = made["note"].as_str() {
+                output::line(format!("note: {note}"));
+            }
+            Ok(())
+        }
+        CertificateCommand::List(flag) => {
+            let answer = gateway.read("/v1/certificates")?;
+            let columns = [
+                ("ID", "id"),
+                ("OF", "principal"),
+                ("LABEL", "label"),
+                ("KEY", "fingerprint"),
+                ("SINCE", "created_at"),
+                ("EXPIRES", "expires_at"),
+            ];
+            output::listing(
+                &answer,
+                "certificates",
+                &columns,
+                flag.json,
+                "no certificates: tasuki service certificate add NAME FILE",
+            )
+        }
+        CertificateCommand::Revoke { id } => {
+            let path = format!("/v1/certificates/{}", segment(&id));
+            gateway.call(Method::DELETE, &path, None)?;
+            output::line(format!("certificate {id} revoked"));
+            Ok(())
+        }
+    }
+}
+
+fn first_certificate(pem: &str) -> Option<&str> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let from = &pem[pem.find("-----BEGIN CERTIFICATE-----")?..];
+    Some(&from[..from.find(END)? + END.len()])
 }
 
 fn shown_once(made: &serde_json::Value) -> String {

@@ -16,6 +16,7 @@ use tasuki_activitypub::FediConfig;
 use tasuki_core::acl::RuleSpec;
 use tasuki_core::config::{self, ConfigError, duration, size};
 use tasuki_core::front::FrontConfig;
+use tasuki_core::net::Surroundings;
 use tasuki_core::tls::{TlsConfig, TlsError};
 use tasuki_core::{BuildError, EngineKind, Shared};
 use tasuki_proto::names::Domain;
@@ -341,6 +342,9 @@ impl Loaded {
             warnings.push(
                 "server.danger_public_url is set: instances elsewhere cannot reach this relay".to_owned(),
             );
+        }
+        if config.has(EngineKind::Mail) {
+            warnings.extend(config.mail.trust_warnings(&Surroundings::look()));
         }
         if config.fediverse.danger_allow_private_addresses {
             warnings.push(

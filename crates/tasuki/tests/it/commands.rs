@@ -84,6 +84,8 @@ fn commands_with_json(gateway: &Gateway, path: &[String], found: &mut Vec<String
 fn whatever_takes_json_prints_json_that_parses() {
     let gateway = Gateway::start("");
     gateway.ok(&["service", "add", "shop", "--send-as", "shop.test"]);
+    let data = gateway.ok(&["status", "--json"]).json()["data"].clone();
+    let certificate = format!("{}/keys/ca.pem", data.as_str().unwrap());
     let mut found = Vec::new();
     commands_with_json(&gateway, &[], &mut found);
     for listing in [
@@ -107,6 +109,7 @@ fn whatever_takes_json_prints_json_that_parses() {
             | "mail queue delete" => &["--all", "--yes"],
             "service add" => &["office", "--send-as", "office.test"],
             "service password" => &["shop"],
+            "service certificate add" => &["shop", &certificate],
             "token new" => &["admin"],
             "tunnel enroll" | "tunnel show" => &["home"],
             "acl explain" => &["192.0.2.7"],

@@ -1,5 +1,6 @@
-//! AUTH PLAIN (RFC 4616) and LOGIN (old copiers), up to the credentials, whether they are good is the shell's to say; and
-//! SCRAM-SHA-256 (RFC 7677), whose keys the shell brings.
+//! AUTH PLAIN (RFC 4616) and LOGIN (old copiers), up to the credentials, whether they are good is the shell's to say;
+//! SCRAM-SHA-256 (RFC 7677), whose keys the shell brings; and EXTERNAL (RFC 4422 A), which points at the client's
+//! certificate.
 
 use std::fmt;
 
@@ -56,6 +57,8 @@ pub(super) enum Exchange {
     ScramProof(Box<scram::Exchange>),
     /// Our own proof is out; the client, having checked it, sends an empty line (RFC 4954 4).
     ScramEnd(usize),
+    /// The client says as whom it wants to act; what proves it is outside.
+    External,
 }
 
 /// What follows a line of the client.
@@ -71,6 +74,8 @@ pub(super) enum Step {
     ScramProved(usize),
     /// The proof fitted none.
     ScramRefused,
+    /// The certificate shall say who it is; empty, or the name that it must be.
+    External(String),
     /// Well-formed, and nobody's.
     Refused,
 }
@@ -86,7 +91,11 @@ pub(super) enum AuthError {
 impl AuthError {
     pub(super) fn reply(self) -> Reply {
         match self {
-            Self::Mechanism => Reply::new(504, (5, 5, 4), "mechanism not supported, use PLAIN or LOGIN"),
+            Self::Mechanism => Reply::new(
+                504,
+                (5, 5, 4),
+                "mechanism not supported here, EHLO names those that are",
+            ),
             Self::Cancelled => Reply::new(501, (5, 7, 0), "authentication cancelled"),
             Self::Malformed => Reply::new(501, (5, 5, 2), "malformed authentication data"),
         }
@@ -94,11 +103,12 @@ impl AuthError {
 }
 
 impl Exchange {
-    /// `bindings` are what a login may be bound to; `None` where SCRAM is not offered.
+    /// `bindings` are what a login may be bound to; `None` where SCRAM is not offered. `external`: whether EXTERNAL is.
     pub(super) fn start(
         mechanism: &str,
         initial: Option<&str>,
         bindings: Option<&[Binding]>,
+        external: bool,
     ) -> Result<Step, AuthError> {
         let is = |name: &str| mechanism.eq_ignore_ascii_case(name);
         let offered = bindings.is_some_and(|bindings| !bindings.is_empty());
@@ -110,6 +120,8 @@ impl Exchange {
             Self::Scram { plus: false, offered }
         } else if is("SCRAM-SHA-256-PLUS") && offered {
             Self::Scram { plus: true, offered }
+        } else if is("EXTERNAL") && external {
+            Self::External
         } else {
             return Err(AuthError::Mechanism);
         };
@@ -156,6 +168,7 @@ impl Exchange {
             },
             Self::ScramEnd(which) if text.is_empty() => Ok(Step::ScramProved(which)),
             Self::ScramEnd(_) => Err(AuthError::Malformed),
+            Self::External => Ok(Step::External(text)),
         }
     }
 }

@@ -26,6 +26,8 @@ pub enum Question {
     ScramProved(usize),
     /// The client has proved none of them. 535.
     ScramRefused,
+    /// Whose is the client's certificate? Empty, or the name that it must be. 235 or 535 (454 if it cannot be told now).
+    External(String),
     /// May this client start a mail with [`super::Session::envelope`]'s sender and parameters?
     Mail,
     /// May the mail go to this recipient?

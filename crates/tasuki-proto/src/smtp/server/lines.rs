@@ -97,6 +97,7 @@ impl Session {
                 auth: self.config.auth && self.tls && !self.authenticated,
                 scram: self.config.scram,
                 plus: !self.bindings.is_empty(),
+                external: self.external,
                 require_tls: self.config.require_tls && self.tls,
             };
             replies::write_ehlo(&self.config, offers, &mut self.out);
@@ -193,7 +194,7 @@ impl Session {
             return self.reply(now, replies::BAD_SEQUENCE);
         }
         let bindings = self.config.scram.then_some(self.bindings.as_slice());
-        match Exchange::start(mechanism, initial, bindings) {
+        match Exchange::start(mechanism, initial, bindings, self.external) {
             Ok(step) => self.auth_step(now, step),
             Err(error) => self.reply(now, error.reply()),
         }
@@ -223,6 +224,7 @@ impl Session {
             Step::Credentials(credentials) => {
                 self.ask_and_wait(Waiting::Auth, Question::Auth(credentials));
             }
+            Step::External(name) => self.ask_and_wait(Waiting::Auth, Question::External(name)),
             Step::Refused => self.auth_refused(now, replies::AUTH_FAILED),
         }
     }

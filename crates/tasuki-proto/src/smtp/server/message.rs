@@ -68,8 +68,9 @@ impl Session {
             State::Chunk(chunk) => chunk.came(),
             _ => return,
         };
-        let elapsed = now.saturating_duration_since(self.data_since).as_secs();
-        if came < elapsed.saturating_mul(self.config.timers.min_rate) {
+        let elapsed_ms = now.saturating_duration_since(self.data_since).as_millis();
+        let due = elapsed_ms.saturating_mul(u128::from(self.config.timers.min_rate)) / 1000;
+        if u128::from(came) < due {
             return self.goodbye(replies::TOO_SLOW, Why::TooSlow);
         }
         self.rate_due = Some(now + self.config.timers.rate_after);

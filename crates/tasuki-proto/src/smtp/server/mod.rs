@@ -78,6 +78,8 @@ pub struct Session {
     state: State,
     tls: bool,
     bindings: Vec<Binding>,
+    /// Whether the client's certificate is somebody's.
+    external: bool,
     helo: Option<String>,
     esmtp: bool,
     authenticated: bool,
@@ -109,6 +111,7 @@ impl Session {
             state: State::GreetPause,
             tls,
             bindings: Vec::new(),
+            external: false,
             helo: None,
             esmtp: false,
             authenticated: false,
@@ -234,6 +237,7 @@ impl Session {
     /// The TLS handshake is done; the session starts over (RFC 3207 4.2).
     pub fn handle_tls(&mut self, now: Instant) {
         self.tls = true;
+        self.external = false;
         self.helo = None;
         self.esmtp = false;
         self.reset();
@@ -244,6 +248,11 @@ impl Session {
     /// What logins may be bound to, known once TLS is on (RFC 9266).
     pub fn set_bindings(&mut self, bindings: Vec<Binding>) {
         self.bindings = bindings;
+    }
+
+    /// Whether the client showed a certificate under which it may log in, known once TLS is on; then EXTERNAL is offered.
+    pub fn set_external(&mut self, external: bool) {
+        self.external = external;
     }
 
     /// The keys for a [`Question::ScramKeys`]. `seed` is fresh randomness.

@@ -60,6 +60,7 @@ pub(super) struct Offers {
     pub(super) auth: bool,
     pub(super) scram: bool,
     pub(super) plus: bool,
+    pub(super) external: bool,
     pub(super) require_tls: bool,
 }
 
@@ -82,6 +83,9 @@ pub(super) fn write_ehlo(config: &ServerConfig, offers: Offers, out: &mut BytesM
         }
         if offers.scram && offers.plus {
             out.extend_from_slice(b" SCRAM-SHA-256-PLUS");
+        }
+        if offers.external {
+            out.extend_from_slice(b" EXTERNAL");
         }
         out.extend_from_slice(b"\r\n");
     }
