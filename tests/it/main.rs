@@ -4,6 +4,7 @@
 //! fails its test by name, nothing is skipped.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod accept;
 mod acme;
 mod agents;
 mod bad_input;

@@ -84,6 +84,12 @@ impl Sink {
         read_messages(&self.directory.path().join("mails"))
     }
 
+    /// The files that it wrote, one for each message that is there whole: it names them when they are.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.directory.path().join("mails")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
     pub(crate) fn whole_ids(&self) -> BTreeSet<String> {
         self.arrivals().into_iter().collect()
     }
