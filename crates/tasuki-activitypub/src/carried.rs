@@ -181,7 +181,7 @@ impl Inner {
                 KeyKind::Rsa => ld::read(&document, &activity, now)
                     .map(Evidence::linked_data)
                     .map_err(|e| unproven(&e)),
-                KeyKind::Ed25519 => proof::read(&document, &activity, now)
+                KeyKind::Ed25519 => proof::read(&document, &body, &activity, now)
                     .map(Evidence::integrity)
                     .map_err(|e| unproven(&e)),
             }

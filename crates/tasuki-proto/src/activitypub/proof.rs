@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::activity::{Activity, has_graph_marks};
 use super::ids::KeyId;
+use super::jcs::Members;
 use super::{date, jcs, multikey};
 
 /// How far a peer's clock may be ahead.
@@ -63,11 +64,16 @@ pub(crate) fn is_offered(map: &Map<String, Value>, host: &super::ids::Authority)
     proofs(map).any(|proof| is_known_suite(proof) && method(proof).is_some_and(|key| key.authority() == host))
 }
 
-/// Reads the proof of an activity.
+/// Reads the proof of an activity; `document` is what [`super::json::read`] made of `body`.
 ///
 /// # Errors
 /// [`ProofError`] names the first rule that is broken.
-pub fn read(document: &Value, activity: &Activity, now: SystemTime) -> Result<Proof, ProofError> {
+pub fn read(
+    document: &Value,
+    body: &[u8],
+    activity: &Activity,
+    now: SystemTime,
+) -> Result<Proof, ProofError> {
     let Value::Object(map) = document else {
         return Err(ProofError::Absent);
     };
@@ -99,16 +105,17 @@ pub fn read(document: &Value, activity: &Activity, now: SystemTime) -> Result<Pr
         .and_then(multikey::decode)
         .filter(|bytes| bytes.len() == 64)
         .ok_or(ProofError::Form("proofValue"))?;
-    let mut options = proof.clone();
-    options.remove("proofValue");
-    let options = Sha256::digest(jcs::canonical(&Value::Object(options)));
-    let mut bare = map.clone();
-    bare.remove("proof");
-    let had_signature = bare.contains_key("signature");
-    let mut messages = vec![message(&options, &bare)];
-    if had_signature {
-        bare.remove("signature");
-        messages.push(message(&options, &bare));
+    let written = |part| ProofError::Form(part);
+    let members = std::str::from_utf8(body).ok().and_then(Members::read);
+    let members = members.ok_or(written("document"))?;
+    let options = options_of(&members, map).ok_or(written("options"))?;
+    let message = |without: &[&str]| {
+        let document = members.canonical_without(without).ok_or(written("document"))?;
+        Ok([options.as_slice(), Sha256::digest(document).as_slice()].concat())
+    };
+    let mut messages = vec![message(&["proof"])?];
+    if map.contains_key("signature") {
+        messages.push(message(&["proof", "signature"])?);
     }
     Ok(Proof {
         key_id,
@@ -117,9 +124,19 @@ pub fn read(document: &Value, activity: &Activity, now: SystemTime) -> Result<Pr
     })
 }
 
-fn message(options: &[u8], document: &Map<String, Value>) -> Vec<u8> {
-    let hash = Sha256::digest(jcs::canonical(&Value::Object(document.clone())));
-    [options, hash.as_slice()].concat()
+/// The hash of the proof without its value, as it was written.
+fn options_of(members: &Members<'_>, map: &Map<String, Value>) -> Option<Vec<u8>> {
+    let text = members.get("proof")?;
+    let text = match map.get("proof")? {
+        Value::Array(many) => {
+            let is_it = |one: &Value| one.as_object().is_some_and(is_known_suite);
+            let place = many.iter().take(MAX_PROOFS).position(is_it)?;
+            *jcs::items(text)?.get(place)?
+        }
+        _ => text,
+    };
+    let options = Members::read(text)?.canonical_without(&["proofValue"])?;
+    Some(Sha256::digest(options).to_vec())
 }
 
 fn proofs(map: &Map<String, Value>) -> impl Iterator<Item = &Map<String, Value>> {
