@@ -259,3 +259,43 @@ fn comes_back(chain: &Chain) {
             .any(|message| message.whole_id().is_some())
     );
 }
+
+#[test]
+fn postfix_gets_mail_over_verified_tls_and_none_over_tls_that_nobody_vouches_for() {
+    let next_hop = MailServer::next_hop_over_tls();
+    let smarthost = format!(
+        "[mail]\ndefault_route = \"hop\"\n[mail.delivery]\nretry = [\"1s\"]\n\
+         [[mail.smarthosts]]\nname = \"hop\"\nhost = \"localhost\"\nport = {}\ntls = \"starttls\"\n\
+         [[mail.mynetworks]]\nnet = \"127.0.0.0/8\"\nservice = \"shop\"\n",
+        next_hop.address.port()
+    );
+    let send = |gateway: &Gateway, name: &str| {
+        let port = gateway.address("mail.relay").port().to_string();
+        let to = ["--sender", "orders@shop.test", "--recipient", "box@next.test"];
+        let mut all = vec!["--port", &port, "--name", name];
+        all.extend(to);
+        let report = mail::send(&all, gateway.directory());
+        assert_eq!(report.accepted.len(), 1, "{report:?}");
+    };
+    // Nobody has told this gateway of the CA, so its mail waits, and Postfix sees nothing of it.
+    let stranger = Gateway::start(&smarthost);
+    stranger.cli(&["service", "add", "shop", "--send-as", "shop.test"]);
+    send(&stranger, "stranger-");
+    eventually("the mail waits for a better certificate", || {
+        let queue = stranger.cli(&["mail", "queue", "--json"]);
+        queue.contains("invalid peer certificate").then_some(())
+    });
+    let trust = format!("[tls]\nextra_ca = [{:?}]\n", next_hop.ca());
+    let gateway = Gateway::start(&(smarthost + &trust));
+    gateway.cli(&["service", "add", "shop", "--send-as", "shop.test"]);
+    send(&gateway, "friend-");
+    let message = eventually("the mail arrives", || next_hop.messages().pop());
+    assert!(
+        message.whole_id().is_some_and(|id| id.contains("friend-")),
+        "{message:?}"
+    );
+    let received = message.text.replace("\n\t", " ");
+    assert!(received.contains("(using TLSv1.3 with cipher "), "{received}");
+    assert!(received.contains("with ESMTPS id "), "{received}");
+    assert_eq!(next_hop.messages().len(), 1);
+}

@@ -35,6 +35,16 @@ impl MailServer {
         Self::start(make, "next_hop", None)
     }
 
+    /// Postfix behind the gateway, which takes mail over TLS only; its certificate for `localhost` is of [`Self::ca`].
+    pub(crate) fn next_hop_over_tls() -> Self {
+        Self::start(Make::Postfix, "next_hop_tls", None)
+    }
+
+    /// The certificate of the CA that gave it its own.
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+
     /// Before the gateway, whose relay listener is at `gateway`.
     pub(crate) fn upstream(make: Make, gateway: SocketAddr) -> Self {
         Self::start(make, "upstream", Some(gateway))
@@ -141,6 +151,9 @@ fn postfix(fill: &Fill, role: &str) -> Command {
     fill.folders(&["conf", "queue", "data", "mail"]);
     fill.write(&format!("postfix/{role}.cf"), "conf/main.cf", &[]);
     fill.write("postfix/master.cf", "conf/master.cf", &[]);
+    if role == "next_hop_tls" {
+        certificate(fill.base);
+    }
     // Postfix's master runs as root, and its helpers as two other users.
     fill.give("root", &["."]);
     fill.give("postfix", &["data"]);
@@ -148,6 +161,30 @@ fn postfix(fill: &Fill, role: &str) -> Command {
     let mut command = tool_as_root("postfix");
     command.arg("-c").arg(fill.base.join("conf")).arg("start-fg");
     command
+}
+
+/// `tls.pem` with a key and a certificate for `localhost`, and `ca.pem` that it is of.
+fn certificate(base: &Path) {
+    let openssl = |arguments: &str| {
+        let arguments = arguments.replace("BASE", base.to_str().unwrap());
+        process::succeed(tool("openssl").args(arguments.split(' ')));
+    };
+    std::fs::write(
+        base.join("san"),
+        "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n",
+    )
+    .unwrap();
+    openssl(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=test-ca -days 2 -keyout BASE/ca.key -out BASE/ca.pem",
+    );
+    openssl(
+        "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout BASE/own.key -out BASE/own.csr",
+    );
+    openssl(
+        "x509 -req -in BASE/own.csr -CA BASE/ca.pem -CAkey BASE/ca.key -CAcreateserial -days 2 -extfile BASE/san -out BASE/own.pem",
+    );
+    let read = |name: &str| std::fs::read_to_string(base.join(name)).unwrap();
+    std::fs::write(base.join("tls.pem"), read("own.key") + &read("own.pem")).unwrap();
 }
 
 fn exim(fill: &Fill, role: &str) -> Command {
