@@ -120,6 +120,8 @@ pub struct FediConfig {
     pub summary: String,
     /// How to reach the operator: a mail address or URL. Shown.
     pub contact: String,
+    /// What publishers keep to, on the page: one text each, at most 50 of 500 characters.
+    pub rules: Vec<String>,
     /// Who may subscribe.
     pub mode: Mode,
     /// Whether unlisted posts (Public in `cc` only) are relayed too.
@@ -187,6 +189,7 @@ impl Default for FediConfig {
             name: "Tasuki relay".to_owned(),
             summary: "A relay for public posts. Subscribe with the inbox URL of this server.".to_owned(),
             contact: String::new(),
+            rules: Vec::new(),
             mode: Mode::Open,
             unlisted: false,
             boosts: false,
@@ -251,6 +254,9 @@ impl FediConfig {
         }
         if !(16 * 1024..=16 << 20).contains(&self.max_activity_size) {
             return refuse("max_activity_size", "must be from \"16KiB\" to \"16MiB\"");
+        }
+        if self.rules.len() > 50 || self.rules.iter().any(|rule| rule.chars().count() > 500) {
+            return refuse("rules", "at most 50 of at most 500 characters");
         }
         if self.retention < Duration::from_secs(60) {
             return refuse("retention", "must be at least \"1m\"");

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use moka::sync::Cache;
+use tasuki_core::clock::Timestamp;
 use tasuki_core::engine::EngineKind;
 use tasuki_core::front::WebService;
 use tasuki_core::shutdown::{Drained, Shutdown};
@@ -81,6 +82,8 @@ pub(crate) struct Inner {
     pub(crate) lanes: Arc<Lanes>,
     /// Hosts to be looked at.
     pub(crate) suspects: Arc<Suspects>,
+    /// When this engine was built: its counters begin there.
+    pub(crate) since: Timestamp,
 }
 
 /// The fediverse engine.
@@ -192,6 +195,7 @@ impl Engine {
                 .build(),
             lanes,
             suspects,
+            since: deps.clock.wall(),
             deps,
         };
         Ok(Self {

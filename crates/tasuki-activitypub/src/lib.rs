@@ -38,6 +38,7 @@ mod rotate;
 mod routes;
 mod scout;
 mod signer;
+mod statistics;
 mod subscribe;
 mod subscribers;
 mod takeover;

@@ -170,6 +170,11 @@ impl Metrics {
         }
     }
 
+    /// How many received activities ended so, since the start.
+    pub(crate) fn count_of(&self, outcome: Outcome) -> u64 {
+        self.received.get_or_create(&OutcomeLabel { outcome }).get()
+    }
+
     pub(crate) fn received(&self, outcome: Outcome) {
         self.received.get_or_create(&OutcomeLabel { outcome }).inc();
     }

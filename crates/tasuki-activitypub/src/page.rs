@@ -4,6 +4,79 @@ use tasuki_proto::activitypub::documents::Relay;
 use tasuki_proto::activitypub::topic::Topic;
 
 use crate::config::{FediConfig, Mode, TopicMode};
+use crate::statistics::Statistics;
+
+/// How each software joins: its names, and the step, where `{}` is the URL.
+type Steps = [(&'static str, &'static str, Paste); 5];
+
+/// Which URL an admin pastes.
+#[derive(Clone, Copy)]
+enum Paste {
+    Inbox,
+    Actor,
+}
+
+const STEPS_EN: Steps = [
+    (
+        "Mastodon, Hometown, glitch-soc",
+        "Preferences → Administration → Relays → Add new relay: {}. Not in limited federation mode.",
+        Paste::Inbox,
+    ),
+    (
+        "Misskey, Sharkey, Cherrypick and other forks",
+        "Control panel → Relays → Add relay: {}",
+        Paste::Inbox,
+    ),
+    ("Iceshrimp.NET", "Administration → Relays: {}", Paste::Inbox),
+    (
+        "Pleroma, Akkoma",
+        "In the shell: <code>mix pleroma.relay follow URL</code> (with an OTP release \
+         <code>bin/pleroma_ctl relay follow URL</code>), where URL is {}",
+        Paste::Actor,
+    ),
+    (
+        "Friendica, NodeBB, WordPress and others",
+        "Where the software asks for a relay: {}, or the inbox above if it wants that.",
+        Paste::Actor,
+    ),
+];
+
+const STEPS_JA: Steps = [
+    (
+        "Mastodon・Hometown・glitch-soc",
+        "「ユーザー設定」→「管理」→「リレー」→「リレーを追加」: {}。連合制限モードでは参加できません。",
+        Paste::Inbox,
+    ),
+    (
+        "Misskey・Sharkey・Cherrypick などの派生",
+        "「コントロールパネル」→「リレー」→「リレーの追加」: {}",
+        Paste::Inbox,
+    ),
+    ("Iceshrimp.NET", "管理画面の「リレー」: {}", Paste::Inbox),
+    (
+        "Pleroma・Akkoma",
+        "シェルで <code>mix pleroma.relay follow URL</code>（OTP リリースでは \
+         <code>bin/pleroma_ctl relay follow URL</code>）。URL は {}",
+        Paste::Actor,
+    ),
+    (
+        "Friendica・NodeBB・WordPress など",
+        "リレーの入力欄に {}。受信箱を求められた場合は上の URL。",
+        Paste::Actor,
+    ),
+];
+
+fn steps(steps: &Steps, inbox: &str, actor: &str) -> String {
+    let one = |(software, step, paste): &(&str, &str, Paste)| {
+        let url = match paste {
+            Paste::Inbox => inbox,
+            Paste::Actor => actor,
+        };
+        let step = step.replace("{}", &format!("<code>{url}</code>"));
+        format!("<dt>{software}</dt>\n<dd>{step}</dd>\n")
+    };
+    steps.iter().map(one).collect()
+}
 
 /// The whole page; everything that an operator wrote is escaped.
 pub(crate) fn page(
@@ -11,7 +84,7 @@ pub(crate) fn page(
     config: &FediConfig,
     topics: &[(Topic, String)],
     peers: &[String],
-    peer_count: usize,
+    statistics: &Statistics,
 ) -> String {
     let name = escape(&config.name);
     let summary = escape(&config.summary);
@@ -20,14 +93,10 @@ pub(crate) fn page(
             let (inbox, actor) = (escape(&relay.inbox()), escape(&relay.actor_id()));
             let (mode_en, mode_ja) = mode_text(config.mode);
             format!(
-                "<h2>Join</h2>\n\
-                 <p>Mastodon, Misskey, Iceshrimp.NET and others: add this relay in the administration pages:</p>\n\
-                 <p><code>{inbox}</code></p>\n\
-                 <p>Pleroma, Akkoma: <code>mix pleroma.relay follow {actor}</code></p>\n<p>{mode_en}</p>\n\
-                 <h2 lang=\"ja\">参加するには</h2>\n\
-                 <p lang=\"ja\">Mastodon、Misskey、Iceshrimp.NET など: 管理画面の「リレー」に次の URL を追加してください。</p>\n\
-                 <p><code>{inbox}</code></p>\n\
-                 <p lang=\"ja\">Pleroma、Akkoma: <code>mix pleroma.relay follow {actor}</code></p>\n<p lang=\"ja\">{mode_ja}</p>\n"
+                "<h2>Join</h2>\n<p>{mode_en}</p>\n<dl>\n{}</dl>\n\
+                 <h2 lang=\"ja\">参加するには</h2>\n<p lang=\"ja\">{mode_ja}</p>\n<dl lang=\"ja\">\n{}</dl>\n",
+                steps(&STEPS_EN, &inbox, &actor),
+                steps(&STEPS_JA, &inbox, &actor),
             )
         }
         None => "<p>This relay has no public name yet: its operator has to set <code>server.host</code>.</p>\n\
@@ -42,6 +111,22 @@ pub(crate) fn page(
             escape(&config.contact)
         ),
     };
+    let rules: String = config
+        .rules
+        .iter()
+        .map(|rule| format!("<li>{}</li>\n", escape(rule)))
+        .collect();
+    let rules = match rules.is_empty() {
+        true => rules,
+        false => format!("<h2>Rules / <span lang=\"ja\">ルール</span></h2>\n<ul>\n{rules}</ul>\n"),
+    };
+    let Statistics {
+        since,
+        instances,
+        relayed,
+        delivered,
+        ..
+    } = statistics;
     let list: String = peers
         .iter()
         .map(|peer| format!("<li>{}</li>\n", escape(peer)))
@@ -55,8 +140,10 @@ pub(crate) fn page(
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{name}</title>\n\
          <style>body{{max-width:42rem;margin:2rem auto;padding:0 1rem;font-family:sans-serif;line-height:1.6}}\
          code{{background:#eee;color:#111;padding:.2rem .4rem;overflow-wrap:anywhere}}</style>\n</head>\n<body>\n\
-         <h1>{name}</h1>\n<p>{summary}</p>\n{join}{topics}{contact}\
-         <h2>Instances / <span lang=\"ja\">参加サーバー</span>: {peer_count}</h2>\n{list}\
+         <h1>{name}</h1>\n<p>{summary}</p>\n{join}{topics}{rules}{contact}\
+         <h2>Instances / <span lang=\"ja\">参加サーバー</span>: {instances}</h2>\n{list}\
+         <p>Since {since}: {relayed} posts and changes relayed, {delivered} deliveries (<a href=\"/stats.json\">stats.json</a>).</p>\n\
+         <p lang=\"ja\">{since} から: 中継した投稿と変更 {relayed} 件、配送 {delivered} 件。</p>\n\
          <p><small>Tasuki {}</small></p>\n</body>\n</html>\n",
         env!("CARGO_PKG_VERSION")
     )

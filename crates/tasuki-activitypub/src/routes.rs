@@ -27,6 +27,7 @@ use crate::config::Mode;
 use crate::engine::Inner;
 use crate::page::page;
 use crate::problem::Problem;
+use crate::statistics::Statistics;
 
 /// Where the source is, for NodeInfo 2.1: the licence wants it told.
 const REPOSITORY: Option<&str> = option_env!("TASUKI_REPOSITORY");
@@ -78,6 +79,7 @@ fn router(inner: Arc<Inner>) -> Router {
         .route("/nodeinfo/2.0", get(nodeinfo_2_0))
         .route("/nodeinfo/2.1", get(nodeinfo_2_1))
         .route("/api/v1/instance", get(instance))
+        .route("/stats.json", get(statistics))
         .method_not_allowed_fallback(async || Problem::method())
         .fallback(async || Problem::not_found("there is no such page here"))
         .with_state(inner)
@@ -181,12 +183,18 @@ async fn instance(State(inner): Shared) -> Response {
     })
 }
 
+/// Sums for everybody, also for a directory that draws them: no host is named.
+async fn statistics(State(inner): Shared) -> Response {
+    json("application/json", &Statistics::of(&inner).document())
+}
+
 async fn front_page(State(inner): Shared) -> Response {
     let config = inner.config.load();
     let hosts = inner.subscribers.table().active_hosts();
     let shown: &[String] = if config.show_peers { &hosts } else { &[] };
     let topics = inner.shown_topics();
-    Html(page(inner.relay.as_ref(), &config, &topics, shown, hosts.len())).into_response()
+    let statistics = Statistics::of(&inner);
+    Html(page(inner.relay.as_ref(), &config, &topics, shown, &statistics)).into_response()
 }
 
 fn with_facts(inner: &Inner, answer: impl FnOnce(&Facts<'_>) -> Response) -> Response {

@@ -75,7 +75,24 @@ async fn the_relay_serves_what_every_client_asks_for() {
         relay.addr.to_string()
     );
     let page = get(&relay, "/").await.2;
-    assert!(page.as_str().unwrap().contains(&relay.url("/inbox")));
+    let text = page.as_str().unwrap();
+    for wanted in [
+        &format!("<code>{}</code>", relay.url("/inbox")),
+        "リレーを追加",
+        "mix pleroma.relay follow",
+        "Friendica",
+        "<h2>Instances / <span lang=\"ja\">参加サーバー</span>: 1</h2>",
+        "/stats.json",
+    ] {
+        assert!(text.contains(wanted), "{wanted} in {text}");
+    }
+    let stats = get(&relay, "/stats.json").await.2;
+    assert_eq!(
+        (&stats["instances"], &stats["activities_relayed"]),
+        (&1.into(), &0.into())
+    );
+    assert!(stats["since"].as_str().unwrap().ends_with('Z'), "{stats}");
+    assert!(!stats.to_string().contains(peer), "no host is named: {stats}");
     assert_eq!(get(&relay, "/nothing").await.0, 404);
     relay.stop().await;
 }
