@@ -468,5 +468,23 @@ fn not_built(error: &BuildError) -> Fail {
             ". Ports below 1024 need a privilege: give it with `setcap cap_net_bind_service=+ep`, or start by the systemd unit",
         );
     }
+    if let BuildError::Bind { key, addr, source } = error {
+        message.push_str(&cure(key, *addr, source));
+    }
     Fail::new(code, message)
+}
+
+/// What helps against an address that cannot be had.
+fn cure(key: &str, addr: SocketAddr, source: &std::io::Error) -> String {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => format!(
+            ". Another program listens there (`ss -lntup 'sport = :{}'` names it): stop it, or choose another address or port in {key}",
+            addr.port()
+        ),
+        std::io::ErrorKind::AddrNotAvailable => format!(
+            ". This machine does not have the address {}: `ip address` lists those that it has; correct {key}",
+            addr.ip()
+        ),
+        _ => String::new(),
+    }
 }

@@ -45,11 +45,15 @@ fn plain(message: &str) -> String {
         ),
         (
             "invalid socket address syntax",
-            "address and port are expected, for example \"127.0.0.1:25\" or \"[::]:25\"",
+            "address and port are expected, for example \"127.0.0.1:25\" or \"[::]:25\"; a port is a number from 0 to 65535",
         ),
     ];
     if let Some((what, _)) = message.split_once("expected struct ") {
         return format!("{what}expected a table");
+    }
+    // What fits into 16 bits is a port or a number of that size.
+    if let Some(what) = message.strip_suffix("expected u16") {
+        return format!("{what}expected a number from 0 to 65535");
     }
     match EXAMPLES.iter().find(|(start, _)| message == *start) {
         Some((_, example)) => format!("{message}; {example}"),

@@ -318,11 +318,34 @@ impl Loaded {
             .into_iter()
             .filter_map(|(key, path)| Some((key, path.as_ref()?)));
         let all = single.chain(tls.extra_ca.iter().map(|path| ("tls.extra_ca", path)));
-        all.filter_map(|(key, path)| {
-            let error = std::fs::File::open(path).err()?;
-            Some(format!("{key}: {} cannot be read now: {error}", path.display()))
-        })
-        .collect()
+        let mut named: Vec<(String, &PathBuf)> = all.map(|(key, path)| (key.to_owned(), path)).collect();
+        let mail = &self.config.mail;
+        named.extend(
+            mail.dns
+                .trust_anchor
+                .iter()
+                .map(|path| ("mail.dns.trust_anchor".to_owned(), path)),
+        );
+        for smarthost in &mail.smarthosts {
+            let of = |key: &str| format!("mail.smarthosts.{key} of {:?}", smarthost.name);
+            named.extend(
+                smarthost
+                    .password_file
+                    .iter()
+                    .map(|path| (of("password_file"), path)),
+            );
+            let oauth = smarthost.oauth.iter().filter_map(|oauth| oauth.key_file.as_ref());
+            named.extend(oauth.map(|path| (of("oauth.key_file"), path)));
+        }
+        // A directory opens, and gives nothing.
+        let read = |path: &Path| std::fs::read(path).err();
+        named
+            .into_iter()
+            .filter_map(|(key, path)| {
+                let error = read(path)?;
+                Some(format!("{key}: {} cannot be read now: {error}", path.display()))
+            })
+            .collect()
     }
 
     /// What works, but perhaps not as it was meant.

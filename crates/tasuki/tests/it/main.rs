@@ -12,6 +12,7 @@ mod dkim;
 mod gateway;
 mod life;
 mod mail_queue;
+mod mistakes;
 mod moderation;
 mod smarthosts;
 mod takeover;
