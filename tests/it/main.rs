@@ -25,6 +25,7 @@ mod storage;
 mod support;
 mod tidy;
 mod topics;
+mod trace;
 mod tunnel;
 mod two_gateways;
 mod wake;

@@ -30,6 +30,7 @@ mod smarthost;
 mod sources;
 mod tls_policy;
 mod tls_reports;
+mod trace;
 
 pub(crate) use devices::{Device, device_at};
 pub use devices::{DeviceConfig, DevicesConfig, Target};
@@ -49,6 +50,7 @@ pub use sources::{SourceAddressConfig, SourceConfig};
 pub(crate) use tls_policy::TlsPolicies;
 pub use tls_policy::{TlsLevel, TlsPolicyConfig};
 pub use tls_reports::TlsReportsConfig;
+pub use trace::TraceConfig;
 
 /// The mail engine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,6 +110,8 @@ pub struct MailConfig {
     pub tls_reports: TlsReportsConfig,
     /// What sessions may do to us.
     pub limits: LimitsConfig,
+    /// What is remembered of mail that is gone.
+    pub trace: TraceConfig,
     /// Name lookups.
     pub dns: DnsConfig,
 }
@@ -300,6 +304,7 @@ impl Default for MailConfig {
             delivery: DeliveryConfig::default(),
             tls_reports: TlsReportsConfig::default(),
             limits: LimitsConfig::default(),
+            trace: TraceConfig::default(),
             dns: DnsConfig::default(),
         }
     }
@@ -431,6 +436,7 @@ pub(crate) struct Settings {
     pub(crate) recipients_per_hour: u32,
     pub(crate) recipients_per_day: u32,
     pub(crate) addresses_per_hour: u32,
+    pub(crate) trace: TraceConfig,
 }
 
 impl MailConfig {
@@ -526,6 +532,7 @@ impl Settings {
             recipients_per_hour: config.limits.recipients_per_hour,
             recipients_per_day: config.limits.recipients_per_day,
             addresses_per_hour: config.limits.addresses_per_hour,
+            trace: config.trace.clone(),
         })
     }
 

@@ -11,7 +11,11 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use rustls_pki_types::{CertificateDer, ServerName};
-use tasuki_core::{accept, clock::Clock, store::mail::BodySource};
+use tasuki_core::{
+    accept,
+    clock::Clock,
+    store::{mail::BodySource, trail::Server},
+};
 use tasuki_proto::smtp::{
     Envelope, Reply,
     client::{Client, ClientConfig, ClientFailure, Event, Job as ClientJob, Problem, Security, Stage},
@@ -31,6 +35,7 @@ use crate::{
     route::Candidate,
     tls_policy::{Demand, Trouble},
     tls_report,
+    trail,
 };
 
 /// Writes below this size are gathered into one.
@@ -111,6 +116,7 @@ pub(crate) struct Connection {
     /// The server's name, for people and TLS.
     pub(crate) host: String,
     to: Candidate,
+    server: Arc<Server>,
     /// Mails that went over it.
     pub(crate) mails: usize,
     /// The smarthost it is to, with the place that it takes there.
@@ -189,6 +195,11 @@ impl Dialer {
             local_ip,
             host: to.host.clone(),
             to: to.clone(),
+            server: Arc::new(Server {
+                host: to.host.clone(),
+                addr: Some(to.addr),
+                tls: None,
+            }),
             mails: 0,
             member: None,
             _permit: permit,
@@ -201,7 +212,10 @@ impl Dialer {
         };
         tls_report::note(context, self, &connection, failure.as_ref());
         match failure {
-            None => Ok(connection),
+            None => {
+                connection.server = connection.look_at_server();
+                Ok(connection)
+            }
             Some(failure) => Err(self.demand.judge(&to.host, failure)),
         }
     }
@@ -259,6 +273,28 @@ impl Connection {
     /// What it was made to keep to.
     pub(crate) fn demand(&self) -> &Demand {
         &self.dialer.demand
+    }
+
+    /// The server as the trail remembers it.
+    pub(crate) fn server(&self) -> Arc<Server> {
+        Arc::clone(&self.server)
+    }
+
+    fn look_at_server(&self) -> Arc<Server> {
+        let verified = if self.dialer.verifies {
+            "certificate verified"
+        } else {
+            "certificate not verified"
+        };
+        let tls = match &self.socket {
+            Socket::Client(tls) => Some(format!("{}, {verified}", trail::tls_in_words(tls.get_ref().1))),
+            _ => None,
+        };
+        Arc::new(Server {
+            host: self.host.clone(),
+            addr: Some(self.to.addr),
+            tls,
+        })
     }
 
     /// Whether TLS is on.

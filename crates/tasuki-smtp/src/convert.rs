@@ -33,6 +33,7 @@ pub(crate) fn to_store(
             Some(MailClass::Bulk) => Class::Bulk,
             _ => Class::Transactional,
         },
+        received: None,
     }
 }
 
@@ -49,6 +50,7 @@ pub(crate) fn recipient_to_store(recipient: &smtp::Recipient) -> Recipient {
         mailbox: recipient.mailbox.clone(),
         notify,
         orcpt,
+        written: None,
     }
 }
 

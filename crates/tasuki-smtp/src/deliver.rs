@@ -12,6 +12,7 @@ pub(crate) mod signing;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tasuki_core::failure::{Failure, Reply as FailureReply};
 use tasuki_proto::{
     backoff::jittered,
@@ -31,7 +32,7 @@ use crate::{
     lanes::{Lane, Pushed},
     orders,
     route::{self, NextHop, RouteError},
-    settle::Attempted,
+    settle::{Attempted, Judged},
 };
 
 /// What became of one recipient in an attempt.
@@ -210,7 +211,7 @@ async fn deliver(
         }
     };
     let mut attempt = Attempt {
-        prefix,
+        prefix: marked(&job, prefix),
         context,
         settings: &settings,
         lane,
@@ -225,7 +226,7 @@ async fn deliver(
     let attempted = attempt.run(&job).await;
     let route_failure = attempted.route_failure.clone();
     let (connection, too_fast) = (attempt.connection.take(), attempt.too_fast);
-    let took_mail = attempted.results.iter().any(|(_, result)| result.is_ok());
+    let took_mail = attempted.results.iter().any(|judged| judged.result.is_ok());
     match &route_failure {
         // What was wrong may be changed already: that is tried first.
         Some(why) if attempted.is_nobodys() && context.releases.count() != began => {
@@ -264,6 +265,17 @@ async fn deliver(
         }
         connection => keep_or_quit(context, &settings, lane, connection).await,
     }
+}
+
+/// What goes in front of a message: the address that an alias exchanged (RFC 9228), by which we know the mail if it comes
+/// back; then our signatures. Each delivery is of one such address, so that no recipient reads another one's.
+fn marked(job: &Job, signatures: Bytes) -> Bytes {
+    let Some(written) = job.held.recipients.first().and_then(|r| r.written.as_ref()) else {
+        return signatures;
+    };
+    let mut prefix = format!("Delivered-To: {written}\r\n").into_bytes();
+    prefix.extend_from_slice(&signatures);
+    prefix.into()
 }
 
 /// The receiver said that mail comes too fast.
@@ -339,7 +351,11 @@ pub(crate) async fn conclude_all(
         .held
         .recipients
         .iter()
-        .map(|r| (r.clone(), Err(failure())))
+        .map(|recipient| Judged {
+            recipient: recipient.clone(),
+            result: Err(failure()),
+            server: None,
+        })
         .collect();
     let attempted = Attempted {
         results,

@@ -40,6 +40,7 @@ use crate::{
     session, settle,
     tls_policy::Sts,
     tls_report,
+    trail,
     trust::{BrokenTls, any_certificate},
 };
 
@@ -251,6 +252,7 @@ impl Engine {
         context.tracker.spawn(daily::keeper(Arc::clone(&context)));
         context.tracker.spawn(tls_report::keeper(Arc::clone(&context)));
         context.tracker.spawn(tls_report::reporter(Arc::clone(&context)));
+        context.tracker.spawn(trail::keeper(Arc::clone(&context)));
         context.tracker.spawn(release::keeper(handle));
         for (role, acceptor) in acceptors {
             let task = accept(Arc::clone(&context), role, acceptor);

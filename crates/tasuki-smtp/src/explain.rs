@@ -200,6 +200,7 @@ impl Explanation {
             login: caller.login,
             smtputf8: from.mailbox().is_some_and(Mailbox::needs_smtputf8) || to.needs_smtputf8(),
             peer: SocketAddr::new(caller.ip.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), 0),
+            tls_in_words: None,
             only_recipient: Some(to.to_string()),
             sender: transaction::rewritten_sender(settings, from).map(ToString::to_string),
         };
@@ -215,13 +216,15 @@ impl Explanation {
             trace: &trace,
             principal: caller.principal.as_deref(),
             device: caller.device.as_deref(),
+            aliased: &[],
         };
         match edit.apply(original.as_bytes()) {
             Err(reply) => {
                 self.refuse("the end of DATA, for the same address in From", &reply);
                 original.into_bytes()
             }
-            Ok(header) => {
+            Ok(edited) => {
+                let header = edited.text;
                 let text = String::from_utf8_lossy(&header);
                 // Unfolded, and without our own trace, which every mail gets.
                 let unfolded = text.replace("\r\n\t", " ");

@@ -1,7 +1,11 @@
 //! The header section as it goes on: our trace first, then what a submission server may add, change or take out
 //! (RFC 6409 8).
 
-use tasuki_core::{clock::Timestamp, ids::MailId, store::accounts::Principal};
+use tasuki_core::{
+    clock::Timestamp,
+    ids::MailId,
+    store::{accounts::Principal, trail::bare_message_id},
+};
 use tasuki_proto::{
     names::Mailbox,
     smtp::{
@@ -29,7 +33,22 @@ pub(crate) struct Edit<'a> {
     /// Who handed it in; a stranger's mail gets our trace and nothing else.
     pub(crate) principal: Option<&'a Principal>,
     pub(crate) device: Option<&'a Device>,
+    /// Recipients that are exchanged for others.
+    pub(crate) aliased: &'a [Mailbox],
 }
+
+/// An edited header section.
+pub(crate) struct Edited {
+    /// Without the empty line.
+    pub(crate) text: Vec<u8>,
+    /// The Message-ID without its brackets, as it is now.
+    pub(crate) message_id: Option<String>,
+    /// Those of the aliased recipients that the mail was sent on for before.
+    pub(crate) came_back: Vec<Mailbox>,
+}
+
+/// Longest Message-ID that is remembered, in bytes.
+const MAX_MESSAGE_ID: usize = 250;
 
 /// What becomes of the From field.
 enum From {
@@ -39,15 +58,24 @@ enum From {
 }
 
 impl Edit<'_> {
-    /// The edited header section, without the empty line.
-    pub(crate) fn apply(&self, original: &[u8]) -> Result<Vec<u8>, Reply> {
+    /// The edited header section.
+    pub(crate) fn apply(&self, original: &[u8]) -> Result<Edited, Reply> {
         let mut out = Vec::with_capacity(original.len() + 512);
         self.write_received(&mut out);
+        let fields = Header::parse(original);
+        let came_back = self.came_back(&fields);
+        let mut message_id = fields
+            .value("message-id")
+            .map(|id| bare_message_id(&id).to_owned())
+            .filter(|id| !id.is_empty() && id.len() <= MAX_MESSAGE_ID);
         let Some(principal) = self.principal else {
             out.extend_from_slice(original);
-            return Ok(out);
+            return Ok(Edited {
+                text: out,
+                message_id,
+                came_back,
+            });
         };
-        let fields = Header::parse(original);
         let from = self.from(principal, &fields);
         let mut added = String::new();
         if let From::Replaced(value, reply_to) = &from {
@@ -60,7 +88,9 @@ impl Edit<'_> {
             added += &format!("Date: {}\r\n", rfc5322_date(self.accepted_at.to_utc()));
         }
         if fields.count("message-id") == 0 {
-            added += &format!("Message-ID: <{}@{}>\r\n", self.id, self.settings.host);
+            let id = format!("{}@{}", self.id, self.settings.host);
+            added += &format!("Message-ID: <{id}>\r\n");
+            message_id = Some(id);
         }
         added += &self.settings.rewrite.add_headers;
         // The result is judged, not what came: a table may not give anybody a sender that is not granted.
@@ -79,7 +109,25 @@ impl Edit<'_> {
             },
             &mut out,
         );
-        Ok(out)
+        Ok(Edited {
+            text: out,
+            message_id,
+            came_back,
+        })
+    }
+
+    /// RFC 9228: what we sent on for an alias bears that address in Delivered-To; if it comes for the same address again,
+    /// it would go round for ever.
+    fn came_back(&self, fields: &Header<'_>) -> Vec<Mailbox> {
+        if self.aliased.is_empty() {
+            return Vec::new();
+        }
+        let been: Vec<String> = fields
+            .values("delivered-to")
+            .map(|value| value.trim_matches(['<', '>', ' ']).to_lowercase())
+            .collect();
+        let is_there = |mailbox: &&Mailbox| been.contains(&mailbox.to_string().to_lowercase());
+        self.aliased.iter().filter(is_there).cloned().collect()
     }
 
     fn from(&self, principal: &Principal, fields: &Header<'_>) -> From {

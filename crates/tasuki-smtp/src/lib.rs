@@ -41,6 +41,7 @@ mod session;
 mod settle;
 mod tls_policy;
 mod tls_report;
+mod trail;
 mod trust;
 
 pub use config::{
@@ -48,7 +49,7 @@ pub use config::{
     ListenerConfig, MailConfig, NetworkConfig, OAuthConfig, OAuthFlow, Pattern, ProviderConfig,
     RecipientsConfig, RelayConfig, RetryDelay, RewriteConfig, RouteConfig, SenderConfig, SmarthostConfig,
     SmarthostGroupConfig, SmarthostProtocol, SmarthostTls, SourceAddressConfig, SourceConfig, Target,
-    TlsLevel, TlsPolicyConfig, TlsReportsConfig,
+    TlsLevel, TlsPolicyConfig, TlsReportsConfig, TraceConfig,
 };
 pub use dkim::{DkimError, DkimKey, KeyState};
 pub use dns::{Hickory, LookupError, MxAnswer, Resolver, ResolverError, Tlsa, TlsaRecord};

@@ -8,6 +8,7 @@ use tasuki_core::{
     failure::Failure,
     ids::DeliverySeq,
     store::mail::{Class, Envelope, Held, Hold, NewDelivery, NewMail, Notify, Recipient},
+    store::trail::{NoticeKind, NoticeSent, Received},
 };
 use tasuki_proto::{
     names::{Mailbox, ReversePath},
@@ -46,6 +47,7 @@ pub(crate) struct Notices<'a> {
     host: Option<&'a str>,
     now: Timestamp,
     made: Vec<(NewMail, Job)>,
+    sent: Vec<NoticeSent>,
     failure_told: bool,
 }
 
@@ -64,6 +66,7 @@ impl<'a> Notices<'a> {
             host,
             now,
             made: Vec::new(),
+            sent: Vec::new(),
             failure_told: false,
         }
     }
@@ -99,9 +102,9 @@ impl<'a> Notices<'a> {
         self.make(action, list).await;
     }
 
-    /// The notices, and whether one tells of the failures.
-    pub(crate) fn finish(self) -> (Vec<(NewMail, Job)>, bool) {
-        (self.made, self.failure_told)
+    /// The notices, whether one tells of the failures, and what the trail keeps of them.
+    pub(crate) fn finish(self) -> (Vec<(NewMail, Job)>, bool, Vec<NoticeSent>) {
+        (self.made, self.failure_told, self.sent)
     }
 
     async fn make(&mut self, action: Action, list: Vec<Told>) -> bool {
@@ -128,9 +131,25 @@ impl<'a> Notices<'a> {
             tracing::debug!(mail.id = %self.job.held.mail, "no notice about a stranger's automatic mail");
             return false;
         }
-        let text = self.write(action, to, &list, &header);
-        match own_mail(self.context, self.settings, to, text, self.now).await {
+        let unique = self.context.ids.next().to_string();
+        let text = self.write(action, to, &list, (&header, &unique));
+        let received = Received {
+            message_id: Some(format!("{unique}@{}", self.settings.host)),
+            notice_about: Some(self.job.held.mail),
+            ..Received::default()
+        };
+        match own_mail(self.context, self.settings, to, (text, received), self.now).await {
             Ok(made) => {
+                self.sent.push(NoticeSent {
+                    mail: made.0.id,
+                    to: to.clone(),
+                    kind: match action {
+                        Action::Failed => NoticeKind::Failed,
+                        Action::Delayed => NoticeKind::Delayed,
+                        Action::Relayed => NoticeKind::Relayed,
+                        Action::Delivered => NoticeKind::Delivered,
+                    },
+                });
                 self.made.push(made);
                 true
             }
@@ -141,7 +160,7 @@ impl<'a> Notices<'a> {
         }
     }
 
-    fn write(&self, action: Action, to: &Mailbox, list: &[Told], header: &[u8]) -> Vec<u8> {
+    fn write(&self, action: Action, to: &Mailbox, list: &[Told], (header, unique): (&[u8], &str)) -> Vec<u8> {
         let held = &self.job.held;
         let recipients: Vec<ReportedRecipient> = list
             .iter()
@@ -166,7 +185,7 @@ impl<'a> Notices<'a> {
             will_retry_until: Some(held.expires_at.to_utc()),
             envid: held.envelope.envid.as_deref(),
             mail_id: &held.mail.to_string(),
-            unique: &self.context.ids.next().to_string(),
+            unique,
             action,
             recipients: &recipients,
             header,
@@ -192,7 +211,7 @@ pub(crate) async fn own_mail(
     context: &Context,
     settings: &Settings,
     to: &Mailbox,
-    text: Vec<u8>,
+    (text, received): (Vec<u8>, Received),
     now: Timestamp,
 ) -> tasuki_core::store::StoreResult<(NewMail, Job)> {
     let eight_bit = !text.is_ascii();
@@ -209,6 +228,7 @@ pub(crate) async fn own_mail(
         is_dsn: true,
         require_tls: false,
         class: Class::default(),
+        received: Some(Box::new(received)),
     };
     // A notice about a notice is not wanted by anybody.
     let notify = Notify {
@@ -219,6 +239,7 @@ pub(crate) async fn own_mail(
         mailbox: to.clone(),
         notify,
         orcpt: None,
+        written: None,
     };
     let lane = route::lane_of(settings, to);
     let expires_at = now.plus(

@@ -14,11 +14,12 @@ use tasuki_core::{
     store::{
         StoreError,
         mail::{BodyPlace, BodySink, Held, Hold, LaneKey, NewDelivery, NewMail, Recipient, StoredBody},
+        trail::Received,
     },
 };
 use tasuki_proto::{
-    names::ReversePath,
-    smtp::{Reply, data::HeaderEnd, encode_xtext, server::Message},
+    names::{Mailbox, ReversePath},
+    smtp::{self, Reply, data::HeaderEnd, encode_xtext, server::Message},
 };
 
 use crate::{
@@ -52,6 +53,8 @@ pub(crate) struct Trace {
     pub(crate) login: bool,
     pub(crate) smtputf8: bool,
     pub(crate) peer: SocketAddr,
+    /// Version and cipher, when that is on.
+    pub(crate) tls_in_words: Option<String>,
     /// The one recipient, if there is only one (RFC 5321 7.6).
     pub(crate) only_recipient: Option<String>,
     /// The reverse-path, for a message without From.
@@ -73,6 +76,12 @@ pub(crate) struct Incoming {
     permit: Option<BudgetPermit>,
     size_hint: Option<u64>,
     failed: Option<Reply>,
+    /// The mail's recipients that are exchanged for others, and how many it has in all.
+    aliased: Vec<Mailbox>,
+    recipients: usize,
+    /// Those of them that the mail was sent on for before.
+    came_back: Vec<Mailbox>,
+    message_id: Option<String>,
 }
 
 impl Incoming {
@@ -82,9 +91,14 @@ impl Incoming {
         settings: Arc<Settings>,
         trace: Trace,
         (principal, device): (Option<Arc<Principal>>, Option<Arc<Device>>),
-        size_hint: Option<u64>,
+        envelope: &smtp::Envelope,
     ) -> Result<Self, Reply> {
         let permit = context.deps.budget.try_take(FIRST_PERMIT).ok_or(BUSY)?;
+        let mailboxes = envelope.recipients.iter().map(|r| &r.mailbox);
+        let aliased = mailboxes
+            .filter(|mailbox| exchanged(&settings, mailbox).is_some())
+            .cloned()
+            .collect();
         Ok(Self {
             id: context.ids.next(),
             accepted_at: context.deps.clock.wall(),
@@ -96,8 +110,12 @@ impl Incoming {
             len: 0,
             sink: None,
             permit: Some(permit),
-            size_hint,
+            size_hint: envelope.size,
             failed: None,
+            aliased,
+            recipients: envelope.recipients.len(),
+            came_back: Vec::new(),
+            message_id: None,
         })
     }
 
@@ -114,9 +132,16 @@ impl Incoming {
                 trace: &self.trace,
                 principal: self.principal.as_deref(),
                 device: self.device.as_deref(),
+                aliased: &self.aliased,
             };
             match edit.apply(&piece[..end.len]) {
-                Ok(mut text) => {
+                Ok(edited) if !edited.came_back.is_empty() && edited.came_back.len() == self.recipients => {
+                    self.fail(route::DELIVERED_BEFORE);
+                }
+                Ok(edited) => {
+                    let mut text = edited.text;
+                    self.came_back = edited.came_back;
+                    self.message_id = edited.message_id;
                     // What has no empty line of its own gets one, or the body would be read as header.
                     if !end.separated {
                         text.extend_from_slice(b"\r\n");
@@ -203,6 +228,7 @@ impl Incoming {
             envelope.reverse_path,
         );
         let deliveries = self.deliveries(&message, &envelope.reverse_path);
+        envelope.received = Some(Box::new(self.received(&message, &envelope.reverse_path)));
         let (node, epoch) = context.deps.node;
         let patience = self.settings.delivery.expire_of(self.principal.as_deref());
         let expires_at = self.accepted_at.plus(patience);
@@ -309,10 +335,25 @@ impl Incoming {
         };
         let mut deliveries: Vec<NewDelivery> = Vec::new();
         for recipient in &message.envelope.recipients {
+            if self.came_back.contains(&recipient.mailbox) {
+                let lane = LaneKey(route::LOOP_LANE.to_owned());
+                let recipients = vec![convert::recipient_to_store(recipient)];
+                deliveries.push(NewDelivery { lane, recipients });
+                continue;
+            }
             for recipient in behind(&self.settings, convert::recipient_to_store(recipient)) {
                 let lane: LaneKey = route::lane_for(&self.settings, origin, &recipient.mailbox);
-                match deliveries.iter_mut().find(|d| d.lane == lane) {
-                    Some(delivery) if delivery.recipients.iter().any(|r| r.mailbox == recipient.mailbox) => {}
+                let is_there = |d: &NewDelivery| {
+                    d.lane == lane && d.recipients.iter().any(|r| r.mailbox == recipient.mailbox)
+                };
+                if deliveries.iter().any(is_there) {
+                    continue;
+                }
+                // What is marked for one address is not read by the recipients behind another one.
+                let fits = |d: &&mut NewDelivery| {
+                    d.lane == lane && d.recipients.iter().all(|r| r.written == recipient.written)
+                };
+                match deliveries.iter_mut().find(fits) {
                     Some(delivery) => delivery.recipients.push(recipient),
                     None => deliveries.push(NewDelivery {
                         lane,
@@ -322,6 +363,23 @@ impl Incoming {
             }
         }
         deliveries
+    }
+}
+
+impl Incoming {
+    /// How the mail came, for the trail.
+    fn received(&self, message: &Message, sender: &ReversePath) -> Received {
+        let given = &message.envelope.from;
+        Received {
+            client: Some(self.trace.peer),
+            helo: self.trace.helo.chars().take(100).collect(),
+            tls: self.trace.tls_in_words.clone(),
+            principal: self.principal.as_ref().map(|principal| principal.name.clone()),
+            login: self.trace.login,
+            message_id: self.message_id.clone(),
+            sender: given.mailbox().filter(|_| given != sender).cloned(),
+            notice_about: None,
+        }
     }
 }
 
@@ -344,17 +402,22 @@ pub(crate) fn reverse_path(
     }
 }
 
+/// What a recipient is exchanged for; `None` if it stays.
+fn exchanged<'a>(settings: &'a Settings, mailbox: &Mailbox) -> Option<&'a [Mailbox]> {
+    let is_boss =
+        mailbox.domain() == Some(&settings.host) && mailbox.local().eq_ignore_ascii_case("postmaster");
+    let boss = settings.postmaster.as_ref().filter(|_| is_boss);
+    settings
+        .rewrite
+        .alias(mailbox)
+        .or_else(|| boss.map(std::slice::from_ref))
+}
+
 /// The recipients behind this one: those of an alias, postmaster's, or itself. What the sender wrote goes with them as
 /// ORCPT (RFC 3461 5.2.1), so that notices name the address it knows.
 pub(crate) fn behind(settings: &Settings, recipient: Recipient) -> Vec<Recipient> {
-    let boss = settings.postmaster.as_ref().filter(|_| {
-        recipient.mailbox.domain() == Some(&settings.host)
-            && recipient.mailbox.local().eq_ignore_ascii_case("postmaster")
-    });
-    let to = match (settings.rewrite.alias(&recipient.mailbox), boss) {
-        (Some(to), _) => to,
-        (None, Some(boss)) => std::slice::from_ref(boss),
-        (None, None) => return vec![recipient],
+    let Some(to) = exchanged(settings, &recipient.mailbox) else {
+        return vec![recipient];
     };
     let written = recipient.mailbox.to_string();
     let orcpt = recipient.orcpt.clone().or_else(|| {
@@ -367,6 +430,8 @@ pub(crate) fn behind(settings: &Settings, recipient: Recipient) -> Vec<Recipient
             mailbox: mailbox.clone(),
             notify: recipient.notify,
             orcpt: orcpt.clone(),
+            // A mailbox that keeps its own copy would take its name in Delivered-To for a loop.
+            written: (*mailbox != recipient.mailbox).then(|| recipient.mailbox.clone()),
         })
         .collect()
 }

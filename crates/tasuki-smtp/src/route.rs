@@ -68,6 +68,14 @@ pub(crate) fn lane_for(settings: &Settings, origin: Origin<'_>, mailbox: &Mailbo
     }
 }
 
+/// The lane of recipients to whom a mail has been already. It leads back to the sender only.
+pub(crate) const LOOP_LANE: &str = "loop:";
+
+/// Whether it is [`LOOP_LANE`].
+pub(crate) fn is_loop(key: &LaneKey) -> bool {
+    key.0 == LOOP_LANE
+}
+
 /// What a lane's key stands for. A smarthost that left the configuration is unknown, until its mails are re-routed.
 pub(crate) fn next_hop(settings: &Settings, key: &LaneKey) -> Result<NextHop, RouteError> {
     if let Some(name) = key.0.strip_prefix("via:") {
@@ -78,6 +86,9 @@ pub(crate) fn next_hop(settings: &Settings, key: &LaneKey) -> Result<NextHop, Ro
                 "smarthost {name:?} is no longer configured"
             ))),
         };
+    }
+    if is_loop(key) {
+        return Err(RouteError::Unroutable(DELIVERED_BEFORE));
     }
     let host = key.0.strip_prefix("mx:").and_then(|h| MailHost::parse(h).ok());
     host.map(NextHop::Mx)
@@ -249,6 +260,12 @@ const LOOP: Reply = Reply::new(
     554,
     (5, 4, 6),
     "the domain's mail server is this one: mail loops back to us",
+);
+/// RFC 9228: its Delivered-To field names the address that it comes for.
+pub(crate) const DELIVERED_BEFORE: Reply = Reply::new(
+    554,
+    (5, 4, 6),
+    "mail loops: it was sent on for this recipient before and came back",
 );
 const PRIVATE: Reply = Reply::new(
     550,

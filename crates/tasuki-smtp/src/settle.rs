@@ -14,6 +14,7 @@ use tasuki_core::{
     failure::{Failure, Verdict},
     ids::DeliverySeq,
     store::mail::{Hold, LaneKey, NewMail, Outcome, Recipient, Settled, Settlement},
+    store::trail::{Server, Story},
 };
 use tasuki_proto::smtp::{Reply, dsn::Action};
 use tokio::sync::mpsc;
@@ -24,6 +25,7 @@ use crate::{
     convert,
     deliver::{self, RecipientResult, dispatch},
     notice::{Notices, Told},
+    route, trail,
 };
 
 /// Most outcomes given to the store at once.
@@ -31,9 +33,17 @@ const BATCH: usize = 256;
 /// Outcomes that may wait for the settler; then workers wait.
 pub(crate) const QUEUE: usize = 4096;
 
+/// What became of one recipient in an attempt.
+pub(crate) struct Judged {
+    pub(crate) recipient: Recipient,
+    pub(crate) result: RecipientResult,
+    /// The server that said so.
+    pub(crate) server: Option<Arc<Server>>,
+}
+
 /// What an attempt came to.
 pub(crate) struct Attempted {
-    pub(crate) results: Vec<(Recipient, RecipientResult)>,
+    pub(crate) results: Vec<Judged>,
     /// The server that was talked to.
     pub(crate) host: Option<String>,
     /// Whether it sends success notices itself.
@@ -52,7 +62,7 @@ impl Attempted {
                 .as_ref()
                 .is_err_and(|failure| failure.verdict != Verdict::Permanent)
         };
-        self.results.iter().all(|(_, result)| waits(result))
+        self.results.iter().all(|judged| waits(&judged.result))
     }
 }
 
@@ -78,8 +88,14 @@ impl Context {
     /// Settles a job after an attempt.
     pub(crate) async fn conclude(self: &Arc<Self>, settings: &Settings, job: Job, attempted: Attempted) {
         let now = self.deps.clock.wall();
+        let attempts = job.held.attempts + 1;
+        let expired = now >= job.held.expires_at;
+        let fates = trail::fates(&attempted, expired);
         let mut sorted = Sorted::default();
-        for (recipient, result) in attempted.results {
+        for Judged {
+            recipient, result, ..
+        } in attempted.results
+        {
             match result {
                 Ok(reply) => sorted.delivered.push((recipient, reply)),
                 Err(failure) if failure.verdict == Verdict::Permanent => {
@@ -88,8 +104,6 @@ impl Context {
                 Err(failure) => sorted.waiting.push((recipient, failure)),
             }
         }
-        let attempts = job.held.attempts + 1;
-        let expired = now >= job.held.expires_at;
         if expired {
             sorted.bounced.append(&mut sorted.waiting);
         }
@@ -104,21 +118,22 @@ impl Context {
         if delay_due {
             notices.delayed(&sorted.waiting).await;
         }
-        let (follow_up, told) = notices.finish();
+        let (follow_up, told, sent) = notices.finish();
+        let story = self.story(&job, (now, attempts), fates, sent);
         self.count(&job, &sorted, attempts, told);
         let told = (now, delay_reported);
         let mut settlement = waiting_settlement(settings, &job, &sorted.waiting, attempts, told);
         if let Settlement::Deferred { lane, recipients, .. } = &mut settlement {
             *lane = self.lane_now(settings, &job, recipients).await;
         }
-        self.report(job, settlement, follow_up).await;
+        self.report(job, settlement, follow_up, story).await;
     }
 
     /// Where mail for these recipients of a job waits. The configuration may have changed since it was taken; the lane
     /// follows, unless an operator chose it, or the recipients would part.
     pub(crate) async fn lane_now(&self, settings: &Settings, job: &Job, recipients: &[Recipient]) -> LaneKey {
         let held = &job.held;
-        if held.orders.rerouted {
+        if held.orders.rerouted || route::is_loop(&held.lane) {
             return held.lane.clone();
         }
         // It stays where it is until it is known who sent it.
@@ -130,7 +145,7 @@ impl Context {
             sender: held.envelope.reverse_path.mailbox(),
         };
         let lanes = recipients.iter();
-        let mut lanes = lanes.map(|r| crate::route::lane_for(settings, origin, &r.mailbox));
+        let mut lanes = lanes.map(|r| route::lane_for(settings, origin, &r.mailbox));
         match lanes.next() {
             Some(first) if lanes.all(|lane| lane == first) => first,
             _ => held.lane.clone(),
@@ -172,7 +187,7 @@ impl Context {
             last_error: clip(held.last_error.as_deref().unwrap_or("its route was changed")),
             delay_reported: held.delay_reported,
         };
-        self.report(job, settlement, Vec::new()).await;
+        self.report(job, settlement, Vec::new(), None).await;
     }
 
     /// Puts a job off without an attempt.
@@ -186,7 +201,7 @@ impl Context {
             delay_reported: job.held.delay_reported,
         };
         self.metrics.deferrals.inc();
-        self.report(job, settlement, Vec::new()).await;
+        self.report(job, settlement, Vec::new(), None).await;
     }
 
     /// Drops a job because an operator said so; nobody is told.
@@ -195,7 +210,9 @@ impl Context {
         self.count_settled(&job, recipients);
         self.metrics.dropped.inc_by(recipients as u64);
         tracing::info!(mail.id = %job.held.mail, recipients, "mail was deleted by an operator's order");
-        self.report(job, Settlement::Finished, Vec::new()).await;
+        let when = (self.deps.clock.wall(), job.held.attempts);
+        let story = self.story(&job, when, trail::deleted(&job), Vec::new());
+        self.report(job, Settlement::Finished, Vec::new(), story).await;
     }
 
     /// Recipients of a job that wait no more.
@@ -207,7 +224,13 @@ impl Context {
         }
     }
 
-    async fn report(&self, job: Job, settlement: Settlement, follow_up: Vec<(NewMail, Job)>) {
+    async fn report(
+        &self,
+        job: Job,
+        settlement: Settlement,
+        follow_up: Vec<(NewMail, Job)>,
+        story: Option<Arc<Story>>,
+    ) {
         let due = match &settlement {
             Settlement::Deferred { due, .. } => Some(*due),
             Settlement::Finished => None,
@@ -220,6 +243,7 @@ impl Context {
             hold: held.hold,
             settlement,
             follow_up: mails,
+            story,
         };
         self.note_finished();
         // The receiver lives as long as the engine; if it is gone, the hold ends with this life and nothing is lost.
@@ -312,7 +336,8 @@ fn waiting_settlement(
     }
 }
 
-fn clip(text: &str) -> String {
+/// A text of at most 1,000 bytes.
+pub(crate) fn clip(text: &str) -> String {
     let mut end = text.len().min(1000);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -82,6 +82,7 @@ fn recipient(domain: &str) -> Recipient {
         mailbox: format!("bob@{domain}").parse().unwrap(),
         notify: Notify::default(),
         orcpt: None,
+        written: None,
     }
 }
 
@@ -98,6 +99,7 @@ pub(crate) fn new_mail(domain: &str, body: StoredBody, now: Timestamp) -> NewMai
             is_dsn: false,
             require_tls: false,
             class: Class::default(),
+            received: None,
         },
         body,
         deliveries: vec![NewDelivery {
@@ -116,6 +118,7 @@ pub(crate) fn outcome(mail: MailId, epoch: Epoch, settlement: Settlement) -> Out
         hold: Hold::Fresh(epoch),
         settlement,
         follow_up: Vec::new(),
+        story: None,
     }
 }
 

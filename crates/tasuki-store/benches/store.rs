@@ -6,6 +6,7 @@
 //! cargo bench -p tasuki-store -- fill DIR        # the same queue into the store of a gateway that is stopped
 //! ```
 //! `TASUKI_BENCH_STORE=postgres://...` measures an (empty) PostgreSQL database; its own processes' CPU is not counted.
+//! `TASUKI_BENCH_TRAIL=0` settles without stories for the trail.
 //! `TASUKI_BENCH_DIR` says on which file system the data lies. One line of JSON for each case.
 
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -13,15 +14,16 @@
 mod long_queue;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use long_queue::{SETTLE, defer_many, fill, new_mail, outcome, write};
 use tasuki_core::clock::{Clock, Timestamp};
-use tasuki_core::ids::{Epoch, NodeId};
+use tasuki_core::ids::{DeliverySeq, Epoch, MailId, NodeId};
 use tasuki_core::store::Store;
-use tasuki_core::store::mail::Settlement;
+use tasuki_core::store::mail::{LaneKey, Settlement};
+use tasuki_core::store::trail::{End, Fate, Received, Server, Story};
 use tokio::sync::mpsc;
 
 const SENDERS: i64 = 20;
@@ -79,6 +81,43 @@ impl Place {
     }
 }
 
+/// What the trail keeps of a delivery, as long as usual; nothing with `TASUKI_BENCH_TRAIL=0`.
+fn story(mail: MailId) -> Option<Arc<Story>> {
+    static TRAIL: LazyLock<bool> =
+        LazyLock::new(|| std::env::var("TASUKI_BENCH_TRAIL").as_deref() != Ok("0"));
+    TRAIL.then(|| {
+        Arc::new(Story {
+            mail,
+            delivery: DeliverySeq(0),
+            accepted_at: Timestamp(1_000),
+            reverse_path: "alice@example.org".parse().unwrap(),
+            principal: None,
+            size_bytes: 2048,
+            received: Some(Box::new(Received {
+                client: Some("192.0.2.7:51234".parse().unwrap()),
+                helo: "app.example.org".into(),
+                message_id: Some(format!("{mail}.7f3a@example.org")),
+                ..Received::default()
+            })),
+            at: Timestamp(2_000),
+            attempt: 1,
+            lane: LaneKey("mx:a.example".into()),
+            fates: vec![Fate {
+                recipients: vec![format!("bob{mail}@a.example").parse().unwrap()],
+                end: End::Relayed,
+                words: "250 2.0.0 ok: queued as 4cVx1k2p8Zz1yQ".into(),
+                server: Some(Server {
+                    host: "mx1.a.example".into(),
+                    addr: Some("198.51.100.4:25".parse().unwrap()),
+                    tls: None,
+                }),
+            }],
+            aliases: Vec::new(),
+            notices: Vec::new(),
+        })
+    })
+}
+
 /// CPU seconds of this process, user and kernel, to a hundredth.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
@@ -134,9 +173,9 @@ async fn accept(store: &Arc<dyn Store>, (node, epoch): (NodeId, Epoch), kib: usi
                     .enqueue(node, epoch, vec![new_mail("a.example", stored, Timestamp(1_000))])
                     .await
                     .unwrap();
-                done.send(outcome(ids[0], epoch, Settlement::Finished))
-                    .await
-                    .unwrap();
+                let mut finished = outcome(ids[0], epoch, Settlement::Finished);
+                finished.story = story(ids[0]);
+                done.send(finished).await.unwrap();
             }
         });
     }

@@ -5,6 +5,7 @@
 //! in the store, where the lane's owner finds it when it is due. The happy path of a mail with one lane costs one
 //! insert and one delete.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,7 +13,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tasuki_proto::names::{Domain, Mailbox, ReversePath};
 
-use super::{AuditEntry, StoreResult, TlsStore};
+use super::trail::{Received, Story};
+use super::{AuditEntry, Sharing, StoreResult, TlsStore, TrailStore};
 use crate::clock::Timestamp;
 use crate::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId};
 
@@ -56,6 +58,9 @@ pub struct Recipient {
     /// ORCPT as received (`rfc822;user+40example.com`), at most 500 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orcpt: Option<String>,
+    /// The address as the client wrote it, where an alias exchanged it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<Mailbox>,
 }
 
 /// What an accepted mail carries besides its body.
@@ -86,6 +91,9 @@ pub struct Envelope {
     /// Whose turn comes first.
     #[serde(default, skip_serializing_if = "Class::is_transactional")]
     pub class: Class,
+    /// How it came to us; `None` for mail that an earlier version took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received: Option<Box<Received>>,
 }
 
 /// What kind of mail it is, as its sender's principal says. Within a lane transactional mail goes before bulk.
@@ -232,6 +240,8 @@ pub struct Outcome {
     pub settlement: Settlement,
     /// DSNs that this outcome causes; committed in the same transaction or not at all.
     pub follow_up: Vec<NewMail>,
+    /// What the trail keeps of it. It is written with the settlement, unless there is no room for it.
+    pub story: Option<Arc<Story>>,
 }
 
 /// The end of an attempt.
@@ -299,6 +309,9 @@ pub struct QueueRow {
     pub principal: Option<PrincipalId>,
     /// MAIL FROM.
     pub reverse_path: ReversePath,
+    /// How the mail came; only when one mail is asked for.
+    #[serde(skip)]
+    pub received: Option<Box<Received>>,
     /// Open recipients.
     pub recipients: Vec<Mailbox>,
     /// Body length in bytes.
@@ -330,7 +343,7 @@ pub struct QueueCounts {
 
 /// Verbs for mail.
 #[async_trait]
-pub trait MailStore: TlsStore {
+pub trait MailStore: TlsStore + TrailStore + Sharing {
     /// Begins a body. `size_hint` is the client's SIZE, if it named one.
     async fn open_body(&self, size_hint: Option<u64>) -> StoreResult<Box<dyn BodySink>>;
     /// Stores mails held by `node`; returns after the commit and the body's sync. A bad one fails the call it came

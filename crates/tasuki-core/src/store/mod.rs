@@ -13,6 +13,7 @@ pub mod mail;
 pub mod nodes;
 pub mod queue;
 pub mod tls;
+pub mod trail;
 pub mod tunnel;
 
 pub use accounts::{AccountStore, SecretStore};
@@ -22,6 +23,7 @@ pub use fedi::FediStore;
 pub use mail::MailStore;
 pub use nodes::NodeStore;
 pub use tls::TlsStore;
+pub use trail::TrailStore;
 pub use tunnel::TunnelStore;
 
 use crate::failure::BoxError;

@@ -1,5 +1,7 @@
 //! The queue in an operator's hands: which part of it, and what is to become of it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use tasuki_proto::names::Mailbox;
 
@@ -72,7 +74,8 @@ impl From<DeliveryState> for QueueState {
 }
 
 /// An order for deferred deliveries.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Order {
     /// Try them no more until they are released; they expire all the same.
     Hold,
@@ -116,7 +119,8 @@ pub struct Attempt {
 }
 
 /// Which part of the queue. An absent field matches everything.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct QueueFilter {
     /// Part of the reverse-path, without regard to case.
     pub sender: Option<String>,
@@ -124,6 +128,8 @@ pub struct QueueFilter {
     pub recipient_domain: Option<String>,
     /// Part of a recipient, without regard to case.
     pub recipient: Option<String>,
+    /// Only this Message-ID, without angle brackets.
+    pub message_id: Option<String>,
     /// Only this mail.
     pub mail: Option<MailId>,
     /// Only this state.
@@ -134,6 +140,8 @@ pub struct QueueFilter {
     pub principal: Option<PrincipalId>,
     /// Only this lane.
     pub lane: Option<LaneKey>,
+    /// Only these mails; none named means all.
+    pub mails: BTreeSet<MailId>,
     /// Only ids after this one (paging).
     pub after: Option<MailId>,
 }
@@ -144,12 +152,17 @@ impl QueueFilter {
     pub fn matches_mail(&self, id: MailId, envelope: &Envelope, accepted_at: Timestamp) -> bool {
         let sender = |part: &String| contains(&envelope.reverse_path.to_string(), part);
         self.mail.is_none_or(|wanted| wanted == id)
+            && (self.mails.is_empty() || self.mails.contains(&id))
             && self.after.is_none_or(|after| id > after)
             && self.taken_before.is_none_or(|before| accepted_at < before)
             && self
                 .principal
                 .is_none_or(|wanted| envelope.principal == Some(wanted))
             && self.sender.as_ref().is_none_or(sender)
+            && self
+                .message_id
+                .as_ref()
+                .is_none_or(|wanted| envelope.message_id() == Some(wanted))
     }
 
     /// Whether one of its deliveries matches.

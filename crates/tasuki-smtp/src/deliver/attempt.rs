@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tasuki_core::{
     failure::{Blame, Failure, Verdict},
-    store::mail::Recipient,
+    store::{mail::Recipient, trail::Server},
 };
 use tasuki_proto::smtp::{
     BodyType, Reply,
@@ -20,8 +20,8 @@ use crate::{
     convert,
     lanes::Lane,
     route::{self, NextHop, RouteError},
-    settle::Attempted,
-    tls_policy,
+    settle::{Attempted, Judged},
+    tls_policy, trail,
 };
 
 /// Most recipients in one transaction (RFC 5321 4.5.3.1.8).
@@ -59,11 +59,13 @@ impl Attempt<'_> {
         while !open.is_empty() {
             let rest = open.split_off(open.len().min(MAX_RECIPIENTS));
             let group = std::mem::replace(&mut open, rest);
+            let server;
             let results = match self.send(job, &group).await {
                 Ok(sent) => {
                     attempted.host = Some(sent.host);
                     attempted.sends_notices = sent.sends_notices;
                     attempted.is_final = sent.is_final;
+                    server = Some(sent.server);
                     sent.results
                 }
                 Err(NoConnection::Route(error)) => {
@@ -72,7 +74,11 @@ impl Attempt<'_> {
                         attempted.route_failure = Some(why.clone());
                     }
                     let all = group.into_iter().chain(open.drain(..));
-                    attempted.results.extend(all.map(|r| (r, Err(make()))));
+                    attempted.results.extend(all.map(|recipient| Judged {
+                        recipient,
+                        result: Err(make()),
+                        server: None,
+                    }));
                     return attempted;
                 }
                 Err(NoConnection::Nobody) => {
@@ -82,37 +88,47 @@ impl Attempt<'_> {
                         .last()
                         .cloned()
                         .unwrap_or_else(|| (String::new(), nobody()));
+                    server = trail::unreached(&host);
                     attempted.host = Some(host);
                     group.iter().map(|_| Err(failure.clone())).collect()
                 }
                 Err(NoConnection::Failed(host, failure) | NoConnection::Unsafe(host, failure)) => {
                     let failure = self.without_haste(failure, true);
+                    let server = trail::unreached(&host);
                     attempted.host = Some(host);
                     if !tls_policy::is_unmet(&failure) && !failure.judges_message() {
                         attempted.route_failure = Some(failure.to_string());
                     }
                     let all = group.into_iter().chain(open.drain(..));
-                    attempted
-                        .results
-                        .extend(all.map(|r| (r, Err(convert::failure(&failure)))));
+                    attempted.results.extend(all.map(|recipient| Judged {
+                        recipient,
+                        result: Err(convert::failure(&failure)),
+                        server: server.clone(),
+                    }));
                     return attempted;
                 }
             };
             let progress = results.iter().any(Result::is_ok);
             for (recipient, result) in group.into_iter().zip(results) {
-                match result {
-                    Ok(reply) => attempted.results.push((recipient, Ok(reply))),
+                let result = match result {
+                    Ok(reply) => Ok(reply),
                     // RFC 5321 4.5.3.1.10: the rest goes in another transaction, as long as that gets us anywhere.
-                    Err(failure) if progress && is_too_many(&failure) => open.push(recipient),
+                    Err(failure) if progress && is_too_many(&failure) => {
+                        open.push(recipient);
+                        continue;
+                    }
                     Err(failure) => {
                         if !failure.judges_message() && !matches!(failure.problem, Problem::Ours(_)) {
                             attempted.route_failure = Some(failure.to_string());
                         }
-                        attempted
-                            .results
-                            .push((recipient, Err(convert::failure(&failure))));
+                        Err(convert::failure(&failure))
                     }
-                }
+                };
+                attempted.results.push(Judged {
+                    recipient,
+                    result,
+                    server: server.clone(),
+                });
             }
         }
         attempted
@@ -142,6 +158,7 @@ impl Attempt<'_> {
                 None => self.connect(job).await?,
             };
             let (host, sends_notices) = (connection.host.clone(), connection.offers_dsn());
+            let server = connection.server();
             let member = connection
                 .member
                 .as_ref()
@@ -200,6 +217,7 @@ impl Attempt<'_> {
             let is_final = member.is_some_and(|smarthost| smarthost.protocol == Protocol::Lmtp);
             return Ok(Sent {
                 host,
+                server,
                 sends_notices,
                 is_final,
                 results,
@@ -229,6 +247,7 @@ impl Attempt<'_> {
 
 struct Sent {
     host: String,
+    server: Arc<Server>,
     sends_notices: bool,
     is_final: bool,
     results: Vec<Result<Reply, ClientFailure>>,

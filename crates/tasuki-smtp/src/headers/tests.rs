@@ -48,6 +48,7 @@ fn edit(settings: &Settings, who: Option<&Principal>, device: bool, original: &s
         login: false,
         smtputf8: false,
         peer: "10.0.0.7:25".parse().unwrap(),
+        tls_in_words: None,
         only_recipient: None,
         sender: Some("a@x.org".into()),
     };
@@ -57,9 +58,11 @@ fn edit(settings: &Settings, who: Option<&Principal>, device: bool, original: &s
         settings,
         trace: &trace,
         principal: who,
+        aliased: &[],
         device: settings.device(trace.peer.ip()).filter(|_| device).map(|d| &**d),
     };
     edit.apply(original.as_bytes())
+        .map(|edited| edited.text)
         .map(|out| String::from_utf8(out).unwrap())
 }
 

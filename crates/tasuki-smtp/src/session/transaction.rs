@@ -19,10 +19,12 @@ use tasuki_proto::{
 use super::Shell;
 use crate::{
     config::{Origin, Settings, Via},
+    connect::Socket,
     daily::{self, Reserved},
     guard, nat, policy,
     receive::{BUSY, FULL, Incoming, Trace},
     recipients::{self, Existence, Questions},
+    trail,
 };
 
 const SENDER_OK: Reply = Reply::new(250, (2, 1, 0), "sender ok");
@@ -36,6 +38,13 @@ impl Shell {
             from: Some(self.ip()),
             principal: self.principal().map(|p| &**p),
             device: self.device.as_deref(),
+        }
+    }
+
+    fn tls_in_words(&self) -> Option<String> {
+        match &self.socket {
+            Socket::Server(tls) => Some(trail::tls_in_words(tls.get_ref().1)),
+            _ => None,
         }
     }
 
@@ -178,6 +187,7 @@ impl Shell {
             helo: helo.to_owned(),
             esmtp,
             tls: session.is_tls(),
+            tls_in_words: self.tls_in_words(),
             login: self.login.is_some(),
             smtputf8: envelope.smtputf8,
             peer: self.peer,
@@ -190,7 +200,7 @@ impl Shell {
             settings,
             trace,
             (self.principal().cloned(), self.device.clone()),
-            envelope.size,
+            envelope,
         ) {
             Ok(incoming) => {
                 self.incoming = Some(incoming);

@@ -9,7 +9,10 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, header};
-use tasuki_core::{clock::Timestamp, store::tls::TlsReport};
+use tasuki_core::{
+    clock::Timestamp,
+    store::{tls::TlsReport, trail::Received},
+};
 use tasuki_proto::{
     names::{Domain, Mailbox},
     smtp::tlsrpt::{self, Destination, ReportMail},
@@ -190,7 +193,7 @@ async fn mail(
         unique: &context.ids.next().to_string(),
         report: gzip,
     });
-    let (mail, job) = notice::own_mail(context, settings, to, text, now)
+    let (mail, job) = notice::own_mail(context, settings, to, (text, Received::default()), now)
         .await
         .map_err(|error| error.to_string())?;
     let (node, epoch) = context.deps.node;

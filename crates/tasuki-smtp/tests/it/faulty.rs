@@ -13,12 +13,13 @@ use tasuki_core::{
     clock::Timestamp,
     ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId},
     store::{
-        AuditEntry, MailStore, Store, StoreError, StoreResult, TlsStore,
+        AuditEntry, MailStore, Sharing, Store, StoreError, StoreResult, TlsStore, TrailStore,
         mail::{
             BodySink, BodySource, Changed, Held, Lane, LaneKey, NewMail, Order, Outcome, Paused, QueueCounts,
             QueueFilter, QueueMatch, QueueRow, Settled, StoredBody,
         },
         tls::{DayTally, StsPolicy, TlsReport},
+        trail::{Announced, Announcement, Answers, ToldStory, Traced},
     },
 };
 use tasuki_proto::names::{Domain, Mailbox};
@@ -94,6 +95,34 @@ impl TlsStore for Faulty {
     }
     async fn forget_tls_sessions(&self, before: i64) -> StoreResult<()> {
         self.works()?.forget_tls_sessions(before).await
+    }
+}
+
+impl Sharing for Faulty {
+    fn is_shared(&self) -> bool {
+        Sharing::is_shared(&*self.inner)
+    }
+}
+
+#[async_trait]
+impl TrailStore for Faulty {
+    async fn trail(&self, traced: &Traced, mails: usize) -> StoreResult<Vec<ToldStory>> {
+        self.inner.trail(traced, mails).await
+    }
+    async fn prune_trail(&self, before: Timestamp, max_bytes: u64, n: usize) -> StoreResult<usize> {
+        self.works()?.prune_trail(before, max_bytes, n).await
+    }
+    async fn announce(&self, node: NodeId, announcement: &Announcement) -> StoreResult<i64> {
+        self.works()?.announce(node, announcement).await
+    }
+    async fn announced(&self, node: NodeId) -> StoreResult<Vec<Announced>> {
+        self.works()?.announced(node).await
+    }
+    async fn answer(&self, announcement: i64, deliveries: u64) -> StoreResult<()> {
+        self.works()?.answer(announcement, deliveries).await
+    }
+    async fn answers(&self, node: NodeId, announcement: i64) -> StoreResult<Answers> {
+        self.works()?.answers(node, announcement).await
     }
 }
 

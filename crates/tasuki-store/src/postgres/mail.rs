@@ -16,7 +16,7 @@ use tasuki_proto::names::{Domain, Mailbox};
 
 use super::settle::{self, Applied};
 use super::writer::{Enqueue, Settle};
-use super::{Conn, Db, audit, bodies, orders, queue, recipients, sent, totals};
+use super::{Conn, Db, audit, bodies, orders, queue, recipients, sent, totals, trail};
 use crate::bodies::Inline;
 use crate::error::{is_duplicate, store_error};
 use crate::head;
@@ -217,17 +217,21 @@ async fn finish_single(conn: &mut Conn, settle: &Settle, applied: &mut Applied) 
 /// What the outcomes of one caller did.
 pub(super) struct SettledAll {
     pub(super) results: Vec<Settled>,
-    pub(super) mails: i64,
-    pub(super) deferred: i64,
+    pub(super) change: totals::Change,
 }
 
-/// Applies one caller's outcomes and what they cause.
-pub(super) async fn settle_all(conn: &mut Conn, settle: &Settle) -> StoreResult<SettledAll> {
+/// Applies one caller's outcomes and what they cause; their stories too, if there is room for the trail.
+pub(super) async fn settle_all(
+    conn: &mut Conn,
+    settle: &Settle,
+    keeps_trail: bool,
+) -> StoreResult<SettledAll> {
     let mut applied = Applied::default();
     let single = finish_single(conn, settle, &mut applied).await?;
     let mut results = Vec::with_capacity(settle.outcomes.len());
     for (outcome, follow_up) in settle.outcomes.iter().zip(&settle.follow_ups) {
         if follow_up.is_empty() && single.contains(&outcome.mail.0) {
+            applied.tell(outcome, settle::Past::default());
             results.push(Settled::Done);
             continue;
         }
@@ -240,11 +244,15 @@ pub(super) async fn settle_all(conn: &mut Conn, settle: &Settle) -> StoreResult<
     }
     settle::finish(conn, &mut applied).await?;
     bodies::remove(conn, &applied.freed).await?;
-    Ok(SettledAll {
-        results,
+    let change = totals::Change {
         mails: applied.mails,
         deferred: applied.deferred,
-    })
+        trail_bytes: match keeps_trail {
+            true => trail::append(conn, &applied.stories).await?,
+            false => 0,
+        },
+    };
+    Ok(SettledAll { results, change })
 }
 
 /// Stores mails that an outcome causes; they are held by the node's present life.

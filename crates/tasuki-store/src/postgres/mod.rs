@@ -122,6 +122,12 @@ mod totals;
     clippy::duplicate_mod,
     reason = "one text for both databases, compiled against each"
 )]
+#[path = "../shared/trail.rs"]
+mod trail;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
 #[path = "../shared/tunnel.rs"]
 mod tunnel;
 
@@ -236,6 +242,11 @@ impl Db {
         let appended = self.writer.append(entry).await?;
         self.news.tell_log();
         Ok(appended)
+    }
+
+    /// Settlements are committed when they are answered: a reader sees them.
+    async fn land(&self) -> StoreResult<()> {
+        Ok(())
     }
 
     /// Reads with a connection, as long as [`conn::ANSWER`] at the most.

@@ -343,7 +343,9 @@ impl Task {
                 tries += 1;
                 tokio::time::sleep(retry_pause(tries)).await;
             } else if fails_alone(&error) && mode == Mode::Together {
-                mode = Mode::OneByOne;
+                mode = Mode::OneByOne {
+                    keeps_trail: !matches!(error, StoreError::Full),
+                };
             } else {
                 tracing::warn!(error = %error, "a commit failed");
                 return Err(error);
@@ -396,41 +398,45 @@ impl Task {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Together,
-    OneByOne,
+    /// A full disk has no room for the trail: what it tells is missed less than what it would keep from being settled.
+    OneByOne {
+        keeps_trail: bool,
+    },
 }
 
 impl Mode {
     fn apply<'c>(self, conn: &'c mut Conn, work: Work<'c>) -> BoxFuture<'c, StoreResult<Done>> {
         match self {
-            Self::Together => together(conn, work).boxed(),
-            Self::OneByOne => one_by_one(conn, work).boxed(),
+            Self::Together => together(conn, work, true).boxed(),
+            Self::OneByOne { keeps_trail } => one_by_one(conn, work, keeps_trail).boxed(),
         }
     }
 }
 
 /// All requests in as few statements as possible.
-async fn together(conn: &mut Conn, work: Work<'_>) -> StoreResult<Done> {
+async fn together(conn: &mut Conn, work: Work<'_>, keeps_trail: bool) -> StoreResult<Done> {
     let mut done = Done::default();
-    let mut totals: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
+    let mut totals: BTreeMap<i64, totals::Change> = BTreeMap::new();
     for settle in work.settles {
-        let applied = mail::settle_all(conn, settle).await?;
+        let applied = mail::settle_all(conn, settle, keeps_trail).await?;
         let node = totals.entry(i64::from(settle.node.0)).or_default();
-        node.0 += applied.mails;
-        node.1 += applied.deferred;
+        node.mails += applied.change.mails;
+        node.deferred += applied.change.deferred;
+        node.trail_bytes += applied.change.trail_bytes;
         done.settled.push(Ok(applied.results));
     }
     done.enqueued = mail::enqueue_all(conn, work.enqueues).await?;
     for (enqueue, result) in work.enqueues.iter().zip(&done.enqueued) {
         if result.is_ok() {
             let node = totals.entry(i64::from(enqueue.node.0)).or_default();
-            node.0 += i64::try_from(enqueue.rows.len()).unwrap_or(i64::MAX);
+            node.mails += i64::try_from(enqueue.rows.len()).unwrap_or(i64::MAX);
         }
     }
     for append in work.appends {
         done.appended.push(Ok(log::append(conn, &append.entry).await?));
     }
-    for (node, (mails, deferred)) in totals {
-        totals::add(conn, node, mails, deferred).await?;
+    for (node, change) in totals {
+        totals::add(conn, node, change).await?;
     }
     Ok(done)
 }
@@ -441,11 +447,11 @@ fn fails_alone(error: &StoreError) -> bool {
 }
 
 /// Each request apart, so that one that is refused fails alone.
-async fn one_by_one(conn: &mut Conn, work: Work<'_>) -> StoreResult<Done> {
+async fn one_by_one(conn: &mut Conn, work: Work<'_>, keeps_trail: bool) -> StoreResult<Done> {
     let mut done = Done::default();
     for single in work.singles() {
         run(conn, "SAVEPOINT one").await?;
-        match together(conn, single).await {
+        match together(conn, single, keeps_trail).await {
             Ok(mut own) => {
                 done.settled.append(&mut own.settled);
                 done.enqueued.append(&mut own.enqueued);

@@ -105,7 +105,7 @@ pub(super) async fn order(
             }
             looked_at += 1;
             place = (row.mail, row.seq);
-            if row.is_chosen && obey(conn, &row, order, now, &mut touched).await? {
+            if row.is_chosen && obey(conn, &row, order, (now, &entry.who), &mut touched).await? {
                 changed.deliveries += 1;
             }
         }
@@ -126,7 +126,7 @@ async fn obey(
     conn: &mut Conn,
     row: &Row,
     order: &Order,
-    now: Timestamp,
+    (now, who): (Timestamp, &str),
     touched: &mut BTreeSet<i64>,
 ) -> StoreResult<bool> {
     let (mut lane, mut orders, mut due) = (row.lane, row.orders, now.0);
@@ -146,7 +146,7 @@ async fn obey(
         Order::Delete => orders.state = DeliveryState::Delete,
     }
     let done = sqlx::query(
-        "UPDATE deliveries SET state = $4, rerouted = $5, due = $6, lane = $7
+        "UPDATE deliveries SET state = $4, rerouted = $5, due = $6, lane = $7, ordered_by = $8
          WHERE mail = $1 AND seq = $2 AND lane = $3",
     )
     .bind(row.mail)
@@ -156,6 +156,7 @@ async fn obey(
     .bind(orders.rerouted)
     .bind(due)
     .bind(lane)
+    .bind(no_nul(who))
     .execute(&mut *conn)
     .await
     .map_err(store_error)?;

@@ -13,7 +13,8 @@ use tasuki_core::store::mail::{
 use tasuki_core::store::{StoreError, StoreResult};
 
 use super::{
-    BODY_COLUMNS, Conn, DbRow, FOR_UPDATE_SKIP_LOCKED, body_of, nodes, orders, renew_lanes, settle, store_now,
+    BODY_COLUMNS, Conn, DbRow, FOR_UPDATE_SKIP_LOCKED, body_of, nodes, orders, renew_lanes, settle,
+    store_now, trail,
 };
 use crate::error::store_error;
 use crate::head::{self, Head, is_gone};
@@ -74,6 +75,8 @@ pub(crate) fn periodic() -> Vec<&'static str> {
         END_LIFE,
         settle::FIRST_DUE,
         nodes::FREE_LANES,
+        trail::OLDEST,
+        trail::ANNOUNCED,
     ]
 }
 
@@ -382,6 +385,8 @@ pub(super) async fn list(conn: &mut Conn, filter: &QueueFilter, limit: usize) ->
         || filter.state.is_some()
         || filter.taken_before.is_some()
         || filter.principal.is_some()
+        || filter.message_id.is_some()
+        || !filter.mails.is_empty()
         || filter.lane.is_some();
     let page = if is_filtered { PAGE } else { limit.clamp(1, PAGE) };
     loop {
@@ -432,6 +437,7 @@ async fn list_mail(
             rerouted: false,
             principal: envelope.principal,
             reverse_path: envelope.reverse_path.clone(),
+            received: envelope.received.clone().filter(|_| filter.mail.is_some()),
             recipients: recipients.into_iter().map(|r| r.mailbox).collect(),
             size_bytes: u64::try_from(number("body_len")?).unwrap_or(0),
             accepted_at,

@@ -1,13 +1,15 @@
 //! Outcomes of deliveries, one at a time: for mails with several lanes, for deferrals and deferred deliveries.
 
 use std::collections::BTreeSet;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
+use sqlx::Row as _;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId};
 use tasuki_core::store::StoreResult;
 use tasuki_core::store::mail::{Attempt, Hold, LaneKey, Outcome, Settled, Settlement};
 
+use super::trail::Kept;
 use super::{Conn, FOR_UPDATE, FREED_COLUMNS, Freed, freed_of, orders, store_now};
 use crate::error::store_error;
 use crate::head::gone_mark;
@@ -22,8 +24,30 @@ pub(super) struct Applied {
     pub(super) deferred: i64,
     /// Bodies that nobody needs when the transaction has committed.
     pub(super) freed: Vec<Freed>,
+    /// For the trail.
+    pub(super) stories: Vec<Kept>,
     /// Lanes whose first due time may have changed.
     touched: BTreeSet<i64>,
+}
+
+impl Applied {
+    /// An outcome was stored: its story is to be told.
+    pub(super) fn tell(&mut self, outcome: &Outcome, past: Past) {
+        if let Some(story) = &outcome.story {
+            self.stories.push(Kept {
+                story: Arc::clone(story),
+                history: past.history,
+                ordered_by: past.ordered_by,
+            });
+        }
+    }
+}
+
+/// What the queue knew of a delivery that is gone.
+#[derive(Default)]
+pub(super) struct Past {
+    history: Vec<Attempt>,
+    ordered_by: String,
 }
 
 /// Brings a lane's first due time up to date.
@@ -41,6 +65,21 @@ pub(super) async fn settle_one(
     outcome: &Outcome,
     applied: &mut Applied,
 ) -> StoreResult<Settled> {
+    let mut past = Past::default();
+    let settled = settle_row(conn, node, outcome, applied, &mut past).await?;
+    if settled == Settled::Done {
+        applied.tell(outcome, past);
+    }
+    Ok(settled)
+}
+
+async fn settle_row(
+    conn: &mut Conn,
+    node: NodeId,
+    outcome: &Outcome,
+    applied: &mut Applied,
+    past: &mut Past,
+) -> StoreResult<Settled> {
     match (&outcome.hold, &outcome.settlement) {
         (Hold::Fresh(epoch), Settlement::Finished) => {
             finish_fresh(conn, node, *epoch, (outcome.mail, outcome.delivery), applied).await
@@ -55,9 +94,10 @@ pub(super) async fn settle_one(
             applied.touched.insert(lane.0);
             match settlement {
                 Settlement::Finished => {
-                    finish_deferred(conn, *lane, (outcome.mail, outcome.delivery), applied).await
+                    let delivery = (outcome.mail, outcome.delivery);
+                    finish_deferred(conn, *lane, delivery, applied, past).await
                 }
-                Settlement::Deferred { .. } => defer_again(conn, *lane, outcome, applied).await,
+                Settlement::Deferred { .. } => defer_again(conn, *lane, outcome, applied, past).await,
             }
         }
     }
@@ -210,17 +250,22 @@ async fn finish_deferred(
     lane: LaneId,
     (mail, seq): (MailId, DeliverySeq),
     applied: &mut Applied,
+    past: &mut Past,
 ) -> StoreResult<Settled> {
-    let done = sqlx::query("DELETE FROM deliveries WHERE mail = $1 AND seq = $2 AND lane = $3")
-        .bind(mail.0)
-        .bind(i64::from(seq.0))
-        .bind(lane.0)
-        .execute(&mut *conn)
-        .await
-        .map_err(store_error)?;
-    if done.rows_affected() == 0 {
+    let row = sqlx::query(
+        "DELETE FROM deliveries WHERE mail = $1 AND seq = $2 AND lane = $3 RETURNING history, ordered_by",
+    )
+    .bind(mail.0)
+    .bind(i64::from(seq.0))
+    .bind(lane.0)
+    .fetch_optional(&mut *conn)
+    .await
+    .map_err(store_error)?;
+    let Some(row) = row else {
         return Ok(Settled::LaneLost);
-    }
+    };
+    past.history = orders::history_of(&row)?;
+    past.ordered_by = row.try_get("ordered_by").map_err(store_error)?;
     applied.deferred -= 1;
     let open: Option<i64> =
         sqlx::query_scalar("UPDATE mails SET open = open - 1 WHERE id = $1 RETURNING open")
@@ -239,6 +284,7 @@ async fn defer_again(
     held: LaneId,
     outcome: &Outcome,
     applied: &mut Applied,
+    past: &mut Past,
 ) -> StoreResult<Settled> {
     let Settlement::Deferred {
         lane,
@@ -249,7 +295,7 @@ async fn defer_again(
         delay_reported,
     } = &outcome.settlement
     else {
-        return finish_deferred(conn, held, (outcome.mail, outcome.delivery), applied).await;
+        return finish_deferred(conn, held, (outcome.mail, outcome.delivery), applied, past).await;
     };
     let line = history_line(conn, lane, *attempts, last_error).await?;
     let lane = lane_due(conn, lane, *due).await?;

@@ -6,14 +6,16 @@ use tasuki_core::store::{StoreError, StoreResult};
 
 use super::mail::{self, MailRow};
 use super::settle::{self, Applied};
-use super::totals;
 use super::writer::{ALL_NODES, Change, Enqueue, Riders, SettleNow};
+use super::{totals, trail};
 use crate::error::{is_io_error, store_error};
 
 /// What a transaction is made of, beside riders and changes.
 pub(super) struct Work<'a> {
     pub(super) enqueues: &'a [Enqueue],
     pub(super) settles: &'a [SettleNow],
+    /// Whether there is room for the trail.
+    pub(super) keeps_trail: bool,
 }
 
 /// What became of it: each one's own result, in order.
@@ -52,7 +54,16 @@ pub(super) async fn transact(
     }
     apply_settles(conn, work.settles, &mut done).await?;
     apply_changes(conn, changes, &mut done).await?;
-    totals::add(conn, ALL_NODES, done.applied.mails, done.applied.deferred).await?;
+    let stories = std::mem::take(&mut done.applied.stories);
+    let change = totals::Change {
+        mails: done.applied.mails,
+        deferred: done.applied.deferred,
+        trail_bytes: match work.keeps_trail {
+            true => trail::append(conn, &stories).await?,
+            false => 0,
+        },
+    };
+    totals::add(conn, ALL_NODES, change).await?;
     run(conn, "COMMIT").await?;
     Ok(done)
 }
@@ -85,6 +96,7 @@ async fn apply_settles(
                 done.applied.mails += applied.mails;
                 done.applied.deferred += applied.deferred;
                 done.applied.freed.append(&mut applied.freed);
+                done.applied.stories.append(&mut applied.stories);
             }
             Err(_) => run(conn, "ROLLBACK TO one").await?,
         }

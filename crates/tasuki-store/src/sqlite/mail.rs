@@ -165,6 +165,7 @@ pub(super) async fn apply_riders<'a>(
     for (node, outcomes) in riders {
         for outcome in outcomes {
             if is_plain(outcome) && gone.binary_search(&outcome.mail.0).is_ok() {
+                applied.tell(outcome, settle::Past::default());
                 continue;
             }
             if settle::settle_one(conn, node, outcome, applied).await? == Settled::LaneLost {
@@ -213,7 +214,11 @@ async fn remove_at(conn: &mut SqliteConnection, places: &[Place]) -> StoreResult
             .map_err(store_error)?;
         removed += i64::try_from(done.rows_affected()).unwrap_or(i64::MAX);
     }
-    totals::add(conn, ALL_NODES, -removed, 0).await?;
+    let change = totals::Change {
+        mails: -removed,
+        ..totals::Change::default()
+    };
+    totals::add(conn, ALL_NODES, change).await?;
     Ok(removed)
 }
 

@@ -123,6 +123,12 @@ mod totals;
     clippy::duplicate_mod,
     reason = "one text for both databases, compiled against each"
 )]
+#[path = "../shared/trail.rs"]
+mod trail;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
 #[path = "../shared/tunnel.rs"]
 mod tunnel;
 
@@ -264,6 +270,12 @@ impl Db {
                 move |_| news.tell_log(),
             )
             .await
+    }
+
+    /// Returns when what rides is committed, so that a reader sees it; people may also look while nothing can be written.
+    async fn land(&self) -> StoreResult<()> {
+        let _ = self.writer.land().await;
+        Ok(())
     }
 
     /// Reads with a connection.

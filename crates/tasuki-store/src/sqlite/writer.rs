@@ -151,6 +151,7 @@ impl Writer {
             space,
             riders: Vec::new(),
             ride_until: None,
+            is_cramped: false,
         };
         tokio::spawn(task.run());
         Self { requests, rides }
@@ -305,6 +306,8 @@ struct Task {
     space: Arc<Space>,
     riders: Vec<Riders>,
     ride_until: Option<Instant>,
+    /// The last commit found no room: what can be done without is left out of the next one.
+    is_cramped: bool,
 }
 
 impl Task {
@@ -398,9 +401,11 @@ impl Task {
         let work = Work {
             enqueues: &enqueues,
             settles: &settles,
+            keeps_trail: !self.is_cramped && self.space.require().is_ok(),
         };
         match transact(&mut self.conn, &self.riders, &work, &mut changes).await {
             Ok(done) => {
+                self.is_cramped = false;
                 self.note_commit(&done.applied);
                 for (enqueue, result) in enqueues.into_iter().zip(done.enqueued) {
                     let _ = enqueue.reply.send(result);
@@ -414,6 +419,7 @@ impl Task {
             }
             Err(error) => {
                 let error = self.space.explain(error);
+                self.is_cramped = matches!(error, StoreError::Full);
                 tracing::warn!(error = %error, "a commit failed");
                 let _ = sqlx::query("ROLLBACK").execute(&mut self.conn).await;
                 for enqueue in enqueues {

@@ -147,6 +147,7 @@ fn finished(id: MailId, epoch: Epoch) -> Outcome {
         hold: Hold::Fresh(epoch),
         settlement: Settlement::Finished,
         follow_up: Vec::new(),
+        story: None,
     }
 }
 

@@ -17,8 +17,10 @@ use tasuki_core::ids::{DeliverySeq, MailId};
 use tasuki_core::store::Store;
 use tasuki_core::store::fedi::{Appended, EntryKind, NewEntry};
 use tasuki_core::store::mail::{Hold, Outcome, Settlement};
+use tasuki_core::store::trail::Traced;
 
 use super::support::{Bench, benches, mail, read};
+use super::trail::story;
 
 const URL: &str = "TASUKI_TEST_KILL_URL";
 const DIR: &str = "TASUKI_TEST_KILL_DIR";
@@ -83,6 +85,7 @@ async fn write_until_killed(url: &str) -> ! {
                         hold: Hold::Fresh(life.1),
                         settlement: Settlement::Finished,
                         follow_up: Vec::new(),
+                        story: Some(Arc::new(story(MailId(id), "bob@a.example", 2_000))),
                     };
                     store.settle(life.0, vec![outcome]).await.unwrap();
                 }
@@ -154,6 +157,12 @@ async fn assert_kept(store: &dyn Store, said: &Said) {
             found.contains_key(id) || said.settling.contains(id),
             "mail {id} was acknowledged and is lost"
         );
+    }
+    // The trail knows what the queue has forgotten, neither more nor less.
+    for id in &said.settling {
+        let told = store.trail(&Traced::Mail(MailId(*id)), 1).await.unwrap();
+        let still_waits = found.contains_key(id);
+        assert_eq!(told.len(), usize::from(!still_waits), "mail {id}: {told:?}");
     }
     for (id, body) in found {
         assert!(

@@ -20,6 +20,7 @@ fn outcome(mail: MailId, seq: u16, hold: Hold, settlement: Settlement) -> Outcom
         hold,
         settlement,
         follow_up: Vec::new(),
+        story: None,
     }
 }
 

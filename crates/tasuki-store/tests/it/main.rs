@@ -17,3 +17,4 @@ mod postgres;
 mod support;
 mod tls;
 mod topics;
+mod trail;

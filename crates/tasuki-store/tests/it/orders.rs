@@ -27,6 +27,7 @@ fn failed(mail: MailId, seq: u16, hold: Hold, to: &str, attempts: u32) -> Outcom
             delay_reported: false,
         },
         follow_up: Vec::new(),
+        story: None,
     }
 }
 

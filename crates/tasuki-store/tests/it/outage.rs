@@ -70,6 +70,7 @@ async fn a_server_that_was_away_is_found_again_and_nothing_is_lost() {
             hold: Hold::Fresh(epoch),
             settlement: Settlement::Finished,
             follow_up: Vec::new(),
+            story: None,
         };
         store.settle(node, vec![outcome]).await
     };
@@ -120,6 +121,7 @@ async fn a_mail_that_is_done_does_not_wait_again_after_a_crash_of_the_server() {
             hold: Hold::Fresh(epoch),
             settlement: Settlement::Finished,
             follow_up: Vec::new(),
+            story: None,
         };
         assert_eq!(store.settle(node, vec![outcome]).await.unwrap(), [Settled::Done]);
     }
@@ -162,6 +164,7 @@ async fn defer_many(store: Arc<dyn Store>, name: &'static str) {
                 delay_reported: false,
             },
             follow_up: Vec::new(),
+            story: None,
         };
         assert_eq!(store.settle(node, vec![outcome]).await.unwrap(), [Settled::Done]);
         store

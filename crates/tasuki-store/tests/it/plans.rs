@@ -43,6 +43,7 @@ async fn defer_many(store: &dyn Store) {
                     delay_reported: false,
                 },
                 follow_up: Vec::new(),
+                story: None,
             })
             .collect();
         store.settle(node, outcomes).await.unwrap();

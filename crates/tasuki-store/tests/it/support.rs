@@ -65,6 +65,7 @@ pub(crate) fn recipient(address: &str) -> Recipient {
         mailbox: address.parse().unwrap(),
         notify: tasuki_core::store::mail::Notify::default(),
         orcpt: None,
+        written: None,
     }
 }
 
@@ -86,6 +87,7 @@ pub(crate) fn mail(domains: &[&str], body: StoredBody) -> NewMail {
             is_dsn: false,
             require_tls: false,
             class: Class::default(),
+            received: None,
         },
         body,
         deliveries: domains

@@ -1,4 +1,4 @@
-//! The mail queue in an operator's hands: listings, orders, destinations, a mail's story.
+//! The mail queue in an operator's hands: listings, orders, destinations.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,8 +19,6 @@ use super::problem::{Answer, Input, Params, Problem};
 
 /// Rows that are looked at for the commonest errors of a destination.
 const SAMPLE: usize = 500;
-/// Mails whose story is told at once.
-const STORIES: usize = 20;
 
 /// Which part of the queue, as a person says it.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -53,7 +51,9 @@ impl Filters {
             sender: self.sender.clone(),
             recipient_domain: self.to.clone(),
             recipient: self.recipient.clone(),
+            message_id: None,
             mail: id(&self.mail)?,
+            mails: std::collections::BTreeSet::new(),
             state: self.state,
             taken_before: age.map(|age| admin.clock.wall().minus(age)),
             principal,
@@ -121,7 +121,7 @@ pub(super) async fn queue(
     })))
 }
 
-fn shown_row(row: &QueueRow, names: &BTreeMap<i64, String>) -> Value {
+pub(super) fn shown_row(row: &QueueRow, names: &BTreeMap<i64, String>) -> Value {
     let mut shown = json!({
         "mail": row.mail,
         "delivery": row.delivery,
@@ -403,123 +403,9 @@ fn waiting_words(waiting: &QueueMatch, rows: &[QueueRow]) -> Vec<String> {
     text
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Traced {
-    what: String,
-}
-
-/// A mail's story, by its id or by a recipient.
-pub(super) async fn trace(
-    State(admin): State<Arc<Admin>>,
-    Params(traced): Params<Traced>,
-) -> Answer<Json<Value>> {
-    let by_id = traced.what.parse().ok().filter(|_| !traced.what.contains('@'));
-    let ids = match by_id {
-        Some(id) => vec![id],
-        None => {
-            let filter = QueueFilter {
-                recipient: Some(traced.what.clone()),
-                ..QueueFilter::default()
-            };
-            let mut ids: Vec<_> = admin
-                .store
-                .queue(&filter, STORIES)
-                .await?
-                .iter()
-                .map(|row| row.mail)
-                .collect();
-            ids.dedup();
-            ids
-        }
-    };
-    let names = admin.names().await?;
-    let mut stories = Vec::new();
-    for id in ids {
-        let filter = QueueFilter {
-            mail: Some(id),
-            ..QueueFilter::default()
-        };
-        let rows = admin.store.queue(&filter, 1_000).await?;
-        if let Some(first) = rows.first() {
-            let deliveries: Vec<Value> = rows.iter().map(|row| shown_row(row, &names)).collect();
-            stories.push(json!({"mail": id, "text": story(first, &rows, &names), "deliveries": deliveries}));
-        }
-    }
-    if stories.is_empty() {
-        return Err(Problem::missing(format!(
-            "no mail {} is in the queue: it was delivered, returned or never taken; the log tells (`mail accepted`, `mail delivered` at level debug)",
-            quoted(&traced.what)
-        )));
-    }
-    Ok(Json(json!({"stories": stories})))
-}
-
-fn story(first: &QueueRow, rows: &[QueueRow], names: &BTreeMap<i64, String>) -> Vec<String> {
-    let sender = match first.reverse_path.to_string() {
-        path if path.is_empty() => "a report without a sender".to_owned(),
-        path => format!("a mail from {path}"),
-    };
-    let by = first
-        .principal
-        .map(|id| {
-            names
-                .get(&id.0)
-                .cloned()
-                .unwrap_or_else(|| format!("somebody who is gone (number {id})"))
-        })
-        .map_or_else(String::new, |name| format!(", handed in by {name}"));
-    let mut text = vec![format!(
-        "{}: {sender}{by}, {} bytes, was taken",
-        first.accepted_at, first.size_bytes
-    )];
-    for row in rows {
-        let to: Vec<String> = row.recipients.iter().map(ToString::to_string).collect();
-        let to = to.join(", ");
-        for attempt in &row.history {
-            text.push(format!(
-                "{}: attempt {} for {to} through {} failed for now: {}",
-                attempt.at, attempt.attempt, attempt.lane.0, attempt.words
-            ));
-        }
-        text.push(now_words(row, &to));
-    }
-    text
-}
-
-fn now_words(row: &QueueRow, to: &str) -> String {
-    let next = row
-        .next_try
-        .map_or_else(|| "soon".to_owned(), |at| format!("at {at}"));
-    match row.state {
-        QueueState::Fresh => format!("now: for {to} it is being tried through {}", row.lane.0),
-        QueueState::Deferred => {
-            let chosen = if row.rerouted {
-                ", which an operator chose"
-            } else {
-                ""
-            };
-            let why = row
-                .last_error
-                .as_deref()
-                .map_or_else(String::new, |e| format!(" (last: {e})"));
-            format!(
-                "now: for {to} it waits for {}{chosen}, is tried again {next} and given up at {}{why}",
-                row.lane.0, row.expires_at
-            )
-        }
-        QueueState::Held => format!(
-            "now: for {to} it is held by an operator, and given up at {}",
-            row.expires_at
-        ),
-        QueueState::Ending => {
-            format!("now: for {to} it is about to be returned or deleted by an operator's order")
-        }
-    }
-}
-
 impl Admin {
-    async fn names(&self) -> Answer<BTreeMap<i64, String>> {
+    /// Principals' names by number.
+    pub(super) async fn names(&self) -> Answer<BTreeMap<i64, String>> {
         let all = self.store.principals().await?;
         Ok(all.into_iter().map(|p| (p.id.0, p.name)).collect())
     }

@@ -25,6 +25,7 @@ mod takeover;
 mod tests;
 mod tls_report;
 mod topics;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -139,7 +140,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/mail/lanes/{lane}", get(mail::why))
         .route("/v1/mail/lanes/{lane}/pause", post(mail::pause))
         .route("/v1/mail/lanes/{lane}/resume", post(mail::resume))
-        .route("/v1/mail/trace", get(mail::trace))
+        .route("/v1/mail/trace", get(trace::trace))
         .route("/v1/mail/explain", get(explain::mail))
         .route("/v1/mail/tls-report", get(tls_report::day))
         .route("/v1/mail/tls-report/{domain}", get(tls_report::file))

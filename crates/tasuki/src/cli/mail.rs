@@ -27,13 +27,14 @@ pub(super) enum Command {
         #[command(flatten)]
         listing: Box<Listing>,
     },
-    /// The story of a mail that waits, in plain words
+    /// The story of a mail in plain words, while it waits and when it is gone
     #[command(after_help = "Examples:
   tasuki mail trace 3j8k2m
-  tasuki mail trace hanako@example.com")]
+  tasuki mail trace hanako@example.com                  her last 20
+  tasuki mail trace '<20261124.7f3a@shop.example>'      by Message-ID")]
     Trace {
-        /// The id that the sender was told (`queued as ...`), or a recipient
-        #[arg(value_name = "ID|RECIPIENT")]
+        /// The id that the sender was told (`queued as ...`), a recipient, or a Message-ID
+        #[arg(value_name = "ID|RECIPIENT|MESSAGE-ID")]
         what: String,
         /// Print JSON
         #[arg(long)]

@@ -260,7 +260,12 @@ async fn drop_mails(conn: &mut SqliteConnection, mails: &[i64]) -> StoreResult<(
             .await
             .map_err(store_error)?;
         let deferred = i64::try_from(deliveries.rows_affected()).unwrap_or(i64::MAX);
-        totals::add(&mut *conn, ALL_NODES, -1, -deferred).await?;
+        let change = totals::Change {
+            mails: -1,
+            deferred: -deferred,
+            ..totals::Change::default()
+        };
+        totals::add(&mut *conn, ALL_NODES, change).await?;
         sqlx::query("DELETE FROM mails WHERE id = ?")
             .bind(mail)
             .execute(&mut *conn)
