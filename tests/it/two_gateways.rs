@@ -1,6 +1,7 @@
 //! Two gateways of one PostgreSQL: what an operator orders at one holds for mail that the other has.
 
 use std::collections::BTreeSet;
+use std::net::TcpListener;
 
 use serde_json::Value;
 
@@ -130,6 +131,99 @@ fn orders_given_at_one_gateway_hold_for_mail_of_the_other() {
     let arrivals = [first.arrivals(), second.arrivals(), way.arrivals()].concat();
     assert_eq!(arrivals.len(), 4, "each came once: {arrivals:?}");
     assert!(!arrivals.contains(deleted));
+    desk.assert_healthy();
+    other.assert_healthy();
+}
+
+/// A server that takes connections and never says a word.
+fn silent_server() -> TcpListener {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let accepting = listener.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = accepting.accept() {
+            kept.push(stream);
+        }
+    });
+    listener
+}
+
+#[test]
+fn orders_given_at_one_gateway_reach_fresh_mail_in_the_memory_of_the_other() {
+    let database = Postgres::start();
+    let silent = silent_server();
+    let way = Sink::start(&[]);
+    let hops = [("*", silent.local_addr().unwrap()), ("way.test", way.address)];
+    let config = format!(
+        "engines = [\"mail\"]\n{}\n[[mail.mynetworks]]\nnet = \"127.0.0.0/8\"\nservice = \"shop\"\n",
+        Gateway::smarthosts(&hops).replace("name = \"hop0\"\n", "name = \"hop0\"\nconnections = 1\n")
+    );
+    let desk = Gateway::start_on(&database.url(), &config);
+    desk.cli(&["service", "add", "shop", "--send-as", "shop.test"]);
+    let other = Gateway::start_on(&database.url(), &config);
+    let domains = [
+        "busy.test",
+        "held.test",
+        "deleted.test",
+        "rerouted.test",
+        "bounced.test",
+        "untouched.test",
+        "retried.test",
+    ];
+    let sent = send(&other, &domains);
+    // The first one keeps the only connection; the others wait behind it, in memory.
+    assert_eq!(queue(&desk, &["--state", "fresh"]).len(), domains.len());
+
+    for (order, domain) in [("hold", "held.test"), ("delete", "deleted.test")] {
+        let said = desk.cli(&["mail", "queue", order, "--to", domain, "--yes"]);
+        assert!(said.contains(&format!("{order}: 1 deliveries")), "{said}");
+    }
+    let said = desk.cli(&[
+        "mail",
+        "queue",
+        "reroute",
+        "hop1",
+        "--to",
+        "rerouted.test",
+        "--yes",
+    ]);
+    assert!(said.contains("1 deliveries"), "{said}");
+    let bounced = desk.cli(&["mail", "queue", "bounce", "--to", "bounced.test", "--yes"]);
+    assert!(bounced.contains("bounce: 1 deliveries"), "{bounced}");
+    let said = desk.cli(&["mail", "queue", "retry", "--to", "retried.test", "--yes"]);
+    assert!(said.contains("retry: 1 deliveries"), "{said}");
+
+    let states = |state: &str| -> Vec<String> {
+        let rows = queue(&desk, &["--state", state]);
+        rows.iter()
+            .map(|row| row["recipients"][0].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(states("held"), ["someone@held.test"]);
+    eventually("the rerouted mail takes the other way", || {
+        (way.whole_ids() == BTreeSet::from([sent[3].clone()])).then_some(())
+    });
+    eventually("the deleted mail is gone", || {
+        queue(&desk, &["--to", "deleted.test"]).is_empty().then_some(())
+    });
+    eventually("the returned mail is gone", || {
+        queue(&desk, &["--to", "bounced.test"]).is_empty().then_some(())
+    });
+    // What was not meant is where it was.
+    assert!(states("fresh").contains(&"someone@untouched.test".to_owned()));
+
+    // Released, it may go another way than behind the silent server.
+    let said = desk.cli(&["mail", "queue", "release", "--to", "held.test", "--yes"]);
+    assert!(said.contains("release: 1 deliveries"), "{said}");
+    desk.cli(&["mail", "queue", "reroute", "hop1", "--to", "held.test", "--yes"]);
+    eventually("the held mail arrives", || {
+        way.whole_ids().contains(&sent[1]).then_some(())
+    });
+    let audit = desk.cli(&["audit"]);
+    assert!(
+        audit.contains("mail.delete") && audit.contains("1 delivery"),
+        "{audit}"
+    );
     desk.assert_healthy();
     other.assert_healthy();
 }

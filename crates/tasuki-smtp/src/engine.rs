@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    announce,
     config::{MailConfig, Role, Settings, differences},
     context::{Context, PerAddress},
     daily::{self, Daily},
@@ -253,6 +254,7 @@ impl Engine {
         context.tracker.spawn(tls_report::keeper(Arc::clone(&context)));
         context.tracker.spawn(tls_report::reporter(Arc::clone(&context)));
         context.tracker.spawn(trail::keeper(Arc::clone(&context)));
+        context.tracker.spawn(announce::listener(handle.clone()));
         context.tracker.spawn(release::keeper(handle));
         for (role, acceptor) in acceptors {
             let task = accept(Arc::clone(&context), role, acceptor);

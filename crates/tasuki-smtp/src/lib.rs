@@ -8,6 +8,7 @@
 //! **Invariants:** nobody relays without a decision made in `policy`, closed by default. `250` goes out after the commit.
 //! Only replies to MAIL, RCPT and DATA judge a mail. In recipients, accepted = delivered + bounced + dropped + waiting.
 
+mod announce;
 mod callout;
 mod config;
 mod connect;

@@ -3,11 +3,16 @@
 //! The store keeps the orders. A delivery that has one is due like any other, and is obeyed here in place of an attempt;
 //! so whatever ends a mail passes through the same settlement, and the figures add up.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use tasuki_core::{
     failure::{Blame, Failure, Verdict},
+    ids::MailId,
     store::{
         AuditEntry, StoreError,
         mail::{DeliveryState, Hold, LaneKey, Order, Paused, QueueFilter, QueueState},
@@ -113,12 +118,12 @@ impl Handle {
         order: &Order,
         audit: &AuditEntry,
     ) -> Result<u64, StoreError> {
-        let deliveries = self.order_quietly(filter, order, audit).await?;
+        let own = self.order_quietly(filter, order, audit).await?;
         match order {
             Order::Release | Order::Retry | Order::Reroute(_) => self.retry_now(),
             Order::Hold | Order::Bounce | Order::Delete => self.context.wake.notify_one(),
         }
-        Ok(deliveries)
+        Ok(own + self.announce(filter, Some(order), audit).await)
     }
 
     /// As [`Handle::order`], without letting resting lanes try.
@@ -128,8 +133,23 @@ impl Handle {
         order: &Order,
         audit: &AuditEntry,
     ) -> Result<u64, StoreError> {
-        let store = &self.context.deps.store;
         self.recall(filter).await;
+        let deliveries = self.give(filter, order, audit).await?;
+        for job in self.matching(filter, |hold| matches!(hold, Hold::Lane(..))) {
+            // It was read before the order.
+            self.forget(&job);
+        }
+        Ok(deliveries)
+    }
+
+    /// Gives an order to what is in the store; returns how many deliveries it changed.
+    pub(crate) async fn give(
+        &self,
+        filter: &QueueFilter,
+        order: &Order,
+        audit: &AuditEntry,
+    ) -> Result<u64, StoreError> {
+        let store = &self.context.deps.store;
         let mut rest = filter.clone();
         let mut deliveries = 0;
         loop {
@@ -137,15 +157,10 @@ impl Handle {
             let done = store.order(&rest, order, now, AT_ONCE, audit.clone()).await?;
             deliveries += done.deliveries;
             if done.after.is_none() {
-                break;
+                return Ok(deliveries);
             }
             rest.after = done.after;
         }
-        for job in self.matching(filter, |hold| matches!(hold, Hold::Lane(..))) {
-            // It was read before the order.
-            self.forget(&job);
-        }
-        Ok(deliveries)
     }
 
     /// Sends nothing more to this lane until it is resumed; what is being sent goes on. Mail waits there until it expires.
@@ -154,9 +169,12 @@ impl Handle {
     /// The store's.
     pub async fn pause(&self, paused: Paused, audit: AuditEntry) -> Result<(), StoreError> {
         let lane = paused.lane.clone();
-        self.context.deps.store.pause_lane(paused, audit).await?;
+        let store = &self.context.deps.store;
+        store.pause_lane(paused, audit.clone()).await?;
         self.context.refresh_pauses().await?;
-        self.recall(&of_lane(lane)).await;
+        let of_lane = of_lane(lane);
+        self.recall(&of_lane).await;
+        self.announce(&of_lane, None, &audit).await;
         Ok(())
     }
 
@@ -167,16 +185,20 @@ impl Handle {
     pub async fn resume(&self, lane: &LaneKey, audit: &AuditEntry) -> Result<u64, StoreError> {
         self.context.deps.store.resume_lane(lane, audit.clone()).await?;
         self.context.refresh_pauses().await?;
+        self.announce(&of_lane(lane.clone()), None, audit).await;
         self.order(&of_lane(lane.clone()), &Order::Retry, audit).await
     }
 
-    /// Takes what matches out of memory, so that an order finds it in the store; returns when it is there.
-    async fn recall(&self, filter: &QueueFilter) {
+    /// Takes what matches out of memory, so that an order finds it in the store; returns when it is there, and which of it
+    /// was fresh.
+    pub(crate) async fn recall(&self, filter: &QueueFilter) -> BTreeSet<MailId> {
         let context = &self.context;
+        let mut fresh = BTreeSet::new();
         let due = context.deps.clock.wall().plus(FOR_AN_ORDER);
         for job in self.matching(filter, |_| true) {
             match job.held.hold {
                 Hold::Fresh(_) => {
+                    fresh.insert(job.held.mail);
                     context
                         .put_off(job, due, "taken out for an operator's order")
                         .await
@@ -185,6 +207,7 @@ impl Handle {
             }
         }
         context.settled().await;
+        fresh
     }
 
     fn matching(&self, filter: &QueueFilter, hold: impl Fn(Hold) -> bool) -> Vec<Job> {
