@@ -34,8 +34,7 @@ use crate::{
     context::{Context, Job},
     route::Candidate,
     tls_policy::{Demand, Trouble},
-    tls_report,
-    trail,
+    tls_report, trail,
 };
 
 /// Writes below this size are gathered into one.

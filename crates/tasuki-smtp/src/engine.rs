@@ -40,8 +40,7 @@ use crate::{
     schedule::{self, NextLook},
     session, settle,
     tls_policy::Sts,
-    tls_report,
-    trail,
+    tls_report, trail,
     trust::{BrokenTls, any_certificate},
 };
 

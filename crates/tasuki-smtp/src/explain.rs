@@ -6,31 +6,33 @@ use std::{
 };
 
 use serde::Serialize;
-use tasuki_core::store::{StoreError, accounts::Principal};
+use tasuki_core::store::StoreError;
 use tasuki_proto::{
     names::{Mailbox, ReversePath},
-    smtp::{
-        Reply,
-        client::{Protocol, Security},
-    },
+    smtp::{self, Reply},
 };
 
+use self::{
+    caller::{Caller, caller, in_words, limits},
+    way::way,
+};
 use crate::{
-    config::{Device, Origin, Role, Settings, Smarthost},
+    config::{Origin, Role, Settings},
     context::Context,
-    convert, daily,
-    deliver::{dialing, signing},
+    convert,
+    deliver::signing,
     dkim::Dkim,
     engine::Handle,
-    guard,
     headers::Edit,
-    policy::{self, Because},
+    policy,
     receive::{self, Trace},
     recipients,
-    route::{self, Candidate, NextHop},
-    session::{admission, transaction},
-    tls_policy::{self, Basis, Level},
+    session::transaction,
 };
+
+mod caller;
+mod pace;
+mod way;
 
 /// Who would hand the mail in.
 #[derive(Clone, Debug)]
@@ -71,33 +73,23 @@ pub struct RouteExplained {
     pub lane: String,
     /// The servers in the order in which they are tried, or why there are none.
     pub servers: Vec<String>,
-    /// How the connection is protected.
+    /// How the connection is protected, and whether that is enough for REQUIRETLS.
     pub tls: Vec<String>,
+    /// How fast mail may go there, and by which rule.
+    pub pace: Vec<String>,
     /// What holds it up now.
     pub held_up: Vec<String>,
 }
 
-/// A client, as the listener that it would come to sees it.
-struct Caller {
-    role: Role,
-    ip: Option<IpAddr>,
-    principal: Option<Arc<Principal>>,
-    device: Option<Arc<Device>>,
-    login: bool,
-}
-
-impl Caller {
-    fn client(&self) -> policy::Client<'_> {
-        policy::Client {
-            role: self.role,
-            from: self.ip,
-            principal: self.principal.as_deref(),
-            device: self.device.as_deref(),
-        }
-    }
-}
-
 impl Handle {
+    /// An address as a client may write it in MAIL and RCPT: by the grammar, or, in `mail.legacy_domains`, as carriers gave
+    /// it out in spite of that.
+    #[must_use]
+    pub fn mailbox(&self, text: &str) -> Option<Mailbox> {
+        let legacy = &self.context.settings.load().server.legacy_domains;
+        smtp::parse_mailbox(text, legacy).ok()
+    }
+
     /// Tells what would become of a mail. A recipient whose existence is asked for at the next hop is asked for there, as
     /// always; nothing is sent.
     ///
@@ -152,7 +144,7 @@ impl Handle {
             principal: caller.principal.as_ref().map(|principal| principal.name.as_str()),
             sender: sender.mailbox(),
         };
-        let recipient = tasuki_proto::smtp::Recipient::plain(to.clone());
+        let recipient = smtp::Recipient::plain(to.clone());
         for recipient in receive::behind(&settings, convert::recipient_to_store(&recipient)) {
             let explained = way(self, &settings, origin, &recipient.mailbox).await;
             told.routes.push(explained);
@@ -185,7 +177,7 @@ impl Explanation {
             self.rewrite
                 .push(format!("the sender becomes <{sender}>, who hears of failures"));
         }
-        let recipient = tasuki_proto::smtp::Recipient::plain(to.clone());
+        let recipient = smtp::Recipient::plain(to.clone());
         let behind = receive::behind(settings, convert::recipient_to_store(&recipient));
         let behind: Vec<&Mailbox> = behind.iter().map(|recipient| &recipient.mailbox).collect();
         if behind != [to] {
@@ -242,259 +234,6 @@ impl Explanation {
             }
         }
     }
-}
-
-/// Who the client is; `None` after a refusal.
-async fn caller(
-    context: &Context,
-    settings: &Settings,
-    whom: &Whom,
-    told: &mut Explanation,
-) -> Result<Option<Caller>, StoreError> {
-    match whom {
-        Whom::Named(name) => {
-            let principal = context.deps.accounts.by_name(name).await?;
-            let Some(principal) = principal.filter(|principal| !principal.disabled) else {
-                let words = format!("nobody is named {name:?}, or it is disabled: its login is refused");
-                told.grant.push(words);
-                told.reply = "535 5.7.8 authentication failed".to_owned();
-                return Ok(None);
-            };
-            told.grant.push(format!(
-                "after login at the submission listener it is {}; rules about addresses are not considered",
-                described(&principal)
-            ));
-            Ok(Some(Caller {
-                role: Role::Submission,
-                ip: None,
-                principal: Some(principal),
-                device: None,
-                login: true,
-            }))
-        }
-        Whom::Address(ip) => {
-            let device = settings.device(*ip).is_some();
-            let role = if device { Role::Devices } else { Role::Relay };
-            let listener = if device { "devices" } else { "relay" };
-            match admission::admit(context, settings, role, *ip).await {
-                Err(reply) => {
-                    told.refuse("the connection", &reply);
-                    Ok(None)
-                }
-                Ok(admitted) => {
-                    let who = match (&admitted.device, &admitted.network) {
-                        (Some(device), Some(service)) => {
-                            format!("the device {:?} of {}", device.name, described(service))
-                        }
-                        (_, Some(service)) => format!("by its network {}", described(service)),
-                        _ => "a stranger".to_owned(),
-                    };
-                    told.grant
-                        .push(format!("{ip} at the {listener} listener is {who}"));
-                    if !admitted.slowed.is_zero() {
-                        let wait = admitted.slowed.as_secs_f32();
-                        told.limits
-                            .push(format!("it is slowed: each session begins {wait} s later"));
-                    }
-                    Ok(Some(Caller {
-                        role,
-                        ip: Some(*ip),
-                        principal: admitted.network,
-                        device: admitted.device,
-                        login: false,
-                    }))
-                }
-            }
-        }
-    }
-}
-
-fn described(principal: &Principal) -> String {
-    let grants: Vec<String> = principal.grants.iter().map(ToString::to_string).collect();
-    let grants = if grants.is_empty() {
-        "no grant".to_owned()
-    } else {
-        grants.join(", ")
-    };
-    format!("{} ({grants})", principal.name)
-}
-
-fn in_words(because: Because, from: &ReversePath, to: &Mailbox) -> String {
-    match because {
-        Because::Rule => format!("an access rule allows <{to}>: `tasuki acl explain` names it"),
-        Because::Listed => format!("the device's entry lists <{to}>"),
-        Because::Owned => format!("<{to}> belongs to the device's service or to us"),
-        Because::Principal => format!("its grants cover the sender <{from}>"),
-        Because::TakenForAll => format!("mail for <{to}> is taken from anybody (relay_domains, or an alias)"),
-        Because::Postmaster => "mail for our postmaster is taken from anybody".to_owned(),
-    }
-}
-
-async fn limits(context: &Context, settings: &Settings, caller: &Caller, told: &mut Explanation) {
-    let server = if caller.device.is_some() {
-        &settings.devices_server
-    } else {
-        &settings.server
-    };
-    told.limits.push(format!(
-        "{} bytes and {} recipients in one mail",
-        server.data.max_size, server.max_recipients
-    ));
-    let Some(principal) = &caller.principal else {
-        return;
-    };
-    told.limits
-        .push(format!("its mail is {}", principal.mail_class().name()));
-    if settings.recipients_per_minute > 0 {
-        told.limits.push(format!(
-            "{} recipients in a minute",
-            settings.recipients_per_minute
-        ));
-    }
-    if let Some(cap) = guard::hourly_cap(settings, principal) {
-        told.limits.push(format!("{cap} recipients in an hour"));
-    }
-    if let Some(cap) = guard::address_cap(settings, principal) {
-        told.limits
-            .push(format!("logins from {cap} addresses within an hour"));
-    }
-    let Some(cap) = daily::cap_of(settings, principal) else {
-        told.limits.push("no daily cap".to_owned());
-        return;
-    };
-    let deps = &context.deps;
-    match context
-        .daily
-        .look(&*deps.store, &deps.clock, principal.id, cap)
-        .await
-    {
-        Ok(used) => told
-            .limits
-            .push(format!("{used} of {cap} recipients of today (UTC) are used")),
-        Err(reply) => told.refuse("RCPT TO", &reply),
-    }
-}
-
-/// Where one recipient's mail would go.
-async fn way(
-    handle: &Handle,
-    settings: &Settings,
-    origin: Origin<'_>,
-    recipient: &Mailbox,
-) -> RouteExplained {
-    let context = &*handle.context;
-    let lane = route::lane_for(settings, origin, recipient);
-    let mut explained = RouteExplained {
-        recipient: recipient.to_string(),
-        lane: lane.0.clone(),
-        servers: Vec::new(),
-        tls: Vec::new(),
-        held_up: Vec::new(),
-    };
-    explained.held_up.extend(context.pauses.why(&lane));
-    for status in handle.lanes_of(&lane) {
-        if let Some(rest) = status.rests_s {
-            let error = status.last_error.unwrap_or_default();
-            explained
-                .held_up
-                .push(format!("{} rests for another {rest} s: {error}", status.lane));
-        }
-    }
-    let hop = match route::next_hop(settings, &lane) {
-        Ok(hop) => hop,
-        Err(error) => {
-            explained.servers.push(error.to_string());
-            return explained;
-        }
-    };
-    match &hop {
-        NextHop::Mx(_) => match route::candidates(context, settings, &hop, 0).await {
-            Ok(servers) => to_servers(context, settings, &hop, servers, &mut explained).await,
-            Err(error) => explained.servers.push(error.to_string()),
-        },
-        NextHop::Smarthost(smarthost) => to_smarthost(context, smarthost, &mut explained).await,
-        NextHop::Group(group) => {
-            for smarthost in context.members.in_order(group, context.deps.clock.now()) {
-                to_smarthost(context, &smarthost, &mut explained).await;
-            }
-        }
-    }
-    explained
-}
-
-async fn to_servers(
-    context: &Context,
-    settings: &Settings,
-    hop: &NextHop,
-    servers: Vec<Candidate>,
-    explained: &mut RouteExplained,
-) {
-    let named = servers.iter();
-    explained
-        .servers
-        .extend(named.map(|server| format!("{} at {}", server.host, server.addr)));
-    // It is no session, so nothing is counted.
-    let mut noted = tls_policy::Noted::default();
-    match tls_policy::demands_on(context, settings, hop, servers, &mut noted).await {
-        Err(refusal) => explained.tls.push(refusal.failure.to_string()),
-        Ok(demands) => {
-            for (server, demand) in demands {
-                let how = match demand.level {
-                    Level::Plain => "no TLS",
-                    Level::May => "TLS where it works, with any certificate",
-                    Level::Encrypt => "TLS or nothing, with any certificate",
-                    Level::Verify => "TLS or nothing, with a verified certificate",
-                    Level::Dane(_) => "TLS or nothing, with a certificate that its TLSA records name",
-                };
-                let line = match demand.basis {
-                    Basis::Nothing => format!("{}: {how}", server.host),
-                    _ => format!("{}: {how} ({})", server.host, demand.name()),
-                };
-                if !explained.tls.contains(&line) {
-                    explained.tls.push(line);
-                }
-            }
-        }
-    }
-}
-
-async fn to_smarthost(context: &Context, smarthost: &Smarthost, explained: &mut RouteExplained) {
-    let protocol = match smarthost.protocol {
-        Protocol::Lmtp => "by LMTP",
-        Protocol::Smtp => "by SMTP",
-    };
-    let login = match &smarthost.username {
-        Some(username) => format!(", as {username}"),
-        None => ", without login".to_owned(),
-    };
-    match route::smarthost_addresses(context, smarthost).await {
-        Ok(servers) => explained.servers.extend(servers.iter().map(|server| {
-            format!(
-                "{}: {} at {} {protocol}{login}",
-                smarthost.name, server.host, server.addr
-            )
-        })),
-        Err(error) => explained.servers.push(format!("{}: {error}", smarthost.name)),
-    }
-    explained
-        .tls
-        .push(format!("{}: {}", smarthost.name, protected(smarthost)));
-}
-
-fn protected(smarthost: &Smarthost) -> String {
-    let (security, verifies) = dialing::protection(Some(smarthost));
-    let how = match security {
-        Security::Plain => "no TLS",
-        Security::Opportunistic => "TLS if the server offers it, else plain",
-        Security::Required => "STARTTLS or nothing",
-        Security::Implicit => "TLS from the first octet",
-    };
-    let certificate = match (security, verifies) {
-        (Security::Plain, _) => "",
-        (_, true) => "; the certificate is verified",
-        (_, false) => "; any certificate",
-    };
-    format!("{how}{certificate}")
 }
 
 async fn signature(context: &Context, of_principal: bool, header: &[u8]) -> Vec<String> {

@@ -24,7 +24,7 @@ mod require;
 mod sts;
 
 pub(crate) use lookup::{Noted, demands, demands_on};
-pub(crate) use require::no_safe_server;
+pub(crate) use require::{no_safe_server, raised};
 pub(crate) use sts::Sts;
 
 use crate::{

@@ -23,6 +23,6 @@ pub use date::rfc5322_date;
 pub use envelope::{
     BadOriginalRecipient, BodyType, Envelope, Notify, OriginalRecipient, Recipient, ReturnPart,
 };
-pub use params::{ForwardPath, ParamError, parse_mail, parse_rcpt};
+pub use params::{ForwardPath, ParamError, parse_mail, parse_mailbox, parse_rcpt};
 pub use reply::{EnhancedCode, Reply, ReplyError, ReplyParser};
 pub use xtext::{decode_xtext, encode_xtext};

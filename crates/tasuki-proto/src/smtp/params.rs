@@ -186,8 +186,12 @@ fn parse_forward_path(path: &str, legacy: &[Domain]) -> Result<ForwardPath, Para
     Ok(ForwardPath::Mailbox(mailbox))
 }
 
-/// The strict grammar; in these domains also the addresses that carriers gave out in spite of it.
-fn parse_mailbox(text: &str, legacy: &[Domain]) -> Result<Mailbox, ParamError> {
+/// An address without its angle brackets: by the strict grammar; in `legacy` domains also as carriers gave it out in spite
+/// of that (`foo..bar@docomo.ne.jp`).
+///
+/// # Errors
+/// [`ParamError::Mailbox`].
+pub fn parse_mailbox(text: &str, legacy: &[Domain]) -> Result<Mailbox, ParamError> {
     Mailbox::parse(text).or_else(|error| {
         let is_listed = |mailbox: &Mailbox| {
             let domain = mailbox.domain();

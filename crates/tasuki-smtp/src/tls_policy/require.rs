@@ -23,7 +23,7 @@ use crate::{
 
 /// What these servers must be for such a mail. Those whose name is not to be trusted stay as they are; the machine does
 /// not give them the mail.
-pub(super) async fn raised(
+pub(crate) async fn raised(
     context: &Context,
     settings: &Settings,
     hop: &NextHop,

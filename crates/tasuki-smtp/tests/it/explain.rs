@@ -156,3 +156,69 @@ async fn grant_rewrite_route_signature_and_limits_are_explained_and_nothing_is_s
         "{told:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_receivers_pace_and_what_becomes_of_requiretls_are_explained_also_for_carriers_addresses() {
+    let mut fast = plain_smarthost("127.0.0.1:9".parse().unwrap());
+    fast.connections = Some(7);
+    let names = Names(
+        vec![
+            (
+                "docomo.ne.jp",
+                MxAnswer::Hosts(vec![(10, "mfsmax.docomo.ne.jp".into())]),
+            ),
+            ("y.org", MxAnswer::Hosts(vec![(10, "mx.y.org".into())])),
+        ],
+        vec![
+            ("mfsmax.docomo.ne.jp", "192.0.2.8".parse().unwrap()),
+            ("mx.y.org", "192.0.2.9".parse().unwrap()),
+        ],
+        std::sync::Arc::default(),
+    );
+    let house = House::start(names, |c| {
+        c.delivery.danger_private_addresses = true;
+        c.smarthosts = vec![fast];
+        c.routes = vec![RouteConfig {
+            domain: Some("z.org".parse().unwrap()),
+            via: "hop".into(),
+            ..RouteConfig::default()
+        }];
+        c.tls_policy = vec![tasuki_smtp::TlsPolicyConfig {
+            domains: vec!["docomo.ne.jp".parse().unwrap()],
+            level: tasuki_smtp::TlsLevel::Verify,
+            mx: vec!["mfsmax.docomo.ne.jp".to_owned().try_into().unwrap()],
+        }];
+    })
+    .await;
+    let to = house.handle.mailbox("foo..bar@docomo.ne.jp").unwrap();
+    assert!(house.handle.mailbox("foo..bar@y.org").is_none());
+    let from = ReversePath::parse("a@x.org").unwrap();
+    let told = house.handle.explain(&from, &to, &app()).await.unwrap();
+    assert!(told.accepted, "{told:?}");
+    let route = &told.routes[0];
+    assert_eq!(route.recipient, "\"foo..bar\"@docomo.ne.jp");
+    let pace = "site:mfsmax.docomo.ne.jp: the rule \"docomo\" for this receiver: 2 connections at a time, \
+                2 to begin with, 20 mails over each, one mail every 1000 ms";
+    assert_eq!(route.pace, [pace]);
+    let host = "mfsmax.docomo.ne.jp";
+    assert!(contains(&route.tls, "(mail.tls_policy: verify)"), "{told:?}");
+    let goes = format!("{host}: mail with REQUIRETLS goes there if the server offers that");
+    assert!(contains(&route.tls, &goes), "{told:?}");
+
+    let told = explain(&house, "a@x.org", "b@y.org", app()).await;
+    let route = &told.routes[0];
+    assert!(contains(&route.pace, "no rule for this receiver"), "{told:?}");
+    assert!(contains(&route.pace, "5 connections at a time"), "{told:?}");
+    assert!(
+        contains(&route.tls, "mx.y.org: mail with REQUIRETLS does not go there"),
+        "{told:?}"
+    );
+
+    let told = explain(&house, "a@x.org", "b@z.org", app()).await;
+    let route = &told.routes[0];
+    assert!(contains(&route.pace, "hop: 7 connections at a time"), "{told:?}");
+    assert!(
+        contains(&route.tls, "hop: mail with REQUIRETLS does not go there"),
+        "{told:?}"
+    );
+}

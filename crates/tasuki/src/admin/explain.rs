@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
-use tasuki_proto::names::{Mailbox, ReversePath};
+use tasuki_proto::names::ReversePath;
 use tasuki_smtp::{Explanation, Whom};
 
 use super::Admin;
@@ -37,9 +37,13 @@ pub(super) async fn mail(
     let from = if bare.is_empty() {
         ReversePath::Null
     } else {
-        ReversePath::Mailbox(Mailbox::parse(bare).map_err(|_| bad("from", &asked.from))?)
+        let parsed = engine(&admin)?.mailbox(bare);
+        ReversePath::Mailbox(parsed.ok_or_else(|| bad("from", &asked.from))?)
     };
-    let to = Mailbox::parse(&asked.to).map_err(|_| bad("to", &asked.to))?;
+    let bare = asked.to.trim_start_matches('<').trim_end_matches('>');
+    let to = engine(&admin)?
+        .mailbox(bare)
+        .ok_or_else(|| bad("to", &asked.to))?;
     let whom = match asked.client.parse() {
         Ok(ip) => Whom::Address(ip),
         Err(_) => Whom::Named(asked.client),

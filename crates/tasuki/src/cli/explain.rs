@@ -45,6 +45,7 @@ pub(super) fn run(gateway: &Gateway, asked: &Asked) -> Outcome {
         output::line(format!("route of {to}: {lane}"));
         say(&route["servers"]);
         section("TLS", &route["tls"]);
+        section("pace", &route["pace"]);
         section("held up", &route["held_up"]);
     }
     section("signature", &told["signature"]);
