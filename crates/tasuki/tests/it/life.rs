@@ -187,7 +187,7 @@ fn an_engine_that_was_not_chosen_opens_no_port() {
     let gateway = Gateway::start("engines = [\"tunnel\"]\n");
     let all = gateway.addresses();
     let names: Vec<&String> = all.as_object().unwrap().keys().collect();
-    assert_eq!(names, ["admin", "tunnel.minecraft", "tunnel.quic"]);
+    assert_eq!(names, ["admin", "front.http", "front.https", "tunnel.minecraft", "tunnel.quic"]);
     let said = gateway.run(&["fedi", "subscribers"]);
     assert_eq!(said.code, 65, "{}", said.err);
     assert!(said.err.contains("switched off"), "{}", said.err);
