@@ -187,10 +187,25 @@ fn an_engine_that_was_not_chosen_opens_no_port() {
     let gateway = Gateway::start("engines = [\"tunnel\"]\n");
     let all = gateway.addresses();
     let names: Vec<&String> = all.as_object().unwrap().keys().collect();
-    assert_eq!(names, ["admin", "front.http", "front.https", "tunnel.minecraft", "tunnel.quic"]);
+    // Agents' web names are reached at the front door.
+    assert_eq!(
+        names,
+        [
+            "admin",
+            "front.http",
+            "front.https",
+            "tunnel.minecraft",
+            "tunnel.quic"
+        ]
+    );
     let said = gateway.run(&["fedi", "subscribers"]);
     assert_eq!(said.code, 65, "{}", said.err);
     assert!(said.err.contains("switched off"), "{}", said.err);
+    let gateway = Gateway::start("engines = [\"mail\"]\n");
+    let all = gateway.addresses();
+    for name in all.as_object().unwrap().keys() {
+        assert!(name == "admin" || name.starts_with("mail."), "{name} is open");
+    }
 }
 
 #[test]
