@@ -1,16 +1,12 @@
 //! Clients that show a certificate: who they are is decided by whoever asked, from the key alone.
 
-use std::sync::Arc;
-
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::Error;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use super::TlsError;
 use super::certificate::key_fingerprint;
-use super::{TlsError, provider};
+use super::verify::PeerCheck;
 use crate::clock::Timestamp;
 
 /// A client's certificate, as far as it matters here.
@@ -73,51 +69,20 @@ fn wrong(problem: &str) -> TlsError {
 /// Asks for a certificate and takes any, or none: the handshake proves that the client has its key, and that is all it
 /// proves.
 #[derive(Debug)]
-pub(super) struct AnyClient(CryptoProvider);
+pub(super) struct AnyClient;
 
-impl AnyClient {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self(provider()))
-    }
-}
-
-impl ClientCertVerifier for AnyClient {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
+impl PeerCheck for AnyClient {
+    fn check(
         &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
+        _certificate: &CertificateDer<'_>,
+        _chain: &[CertificateDer<'_>],
+        _name: Option<&ServerName<'_>>,
         _now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        Ok(ClientCertVerified::assertion())
+    ) -> Result<(), Error> {
+        Ok(())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+    fn is_mandatory(&self) -> bool {
+        false
     }
 }

@@ -27,6 +27,11 @@ pub trait PeerCheck: Debug + Send + Sync {
         name: Option<&ServerName<'_>>,
         now: UnixTime,
     ) -> Result<(), Error>;
+
+    /// Whether a client must show a certificate at all.
+    fn is_mandatory(&self) -> bool {
+        true
+    }
 }
 
 /// A check as a verifier, of servers and of clients.
@@ -124,6 +129,10 @@ impl<C: PeerCheck> ServerCertVerifier for Verifier<C> {
 }
 
 impl<C: PeerCheck> ClientCertVerifier for Verifier<C> {
+    fn client_auth_mandatory(&self) -> bool {
+        self.check.is_mandatory()
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
