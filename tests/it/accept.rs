@@ -248,7 +248,10 @@ fn a_person_who_goes_on_over_the_cap_is_locked_shown_and_let_in_again_by_command
         }
         for n in 0..9 {
             // Whoever is locked, or is refused too often, is told so and cut off.
-            if session.say(&format!("RCPT TO:<r{n}@far.test>\r\n")).starts_with("421") {
+            if session
+                .say(&format!("RCPT TO:<r{n}@far.test>\r\n"))
+                .starts_with("421")
+            {
                 break;
             }
         }

@@ -222,7 +222,10 @@ impl Tls {
     /// be asked again in each.
     #[must_use]
     pub fn server_that_asks(&self, alpn: &[&[u8]]) -> Arc<ServerConfig> {
-        self.serving(server_builder().with_client_cert_verifier(Arc::new(Verifier::new(AnyClient))), alpn)
+        self.serving(
+            server_builder().with_client_cert_verifier(Arc::new(Verifier::new(AnyClient))),
+            alpn,
+        )
     }
 
     fn serving(
