@@ -29,4 +29,5 @@ mod trace;
 mod tunnel;
 mod two_gateways;
 mod wake;
+mod ways;
 mod web;

@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use tasuki_core::config::{duration, error_at, parse, size};
 use tasuki_proto::names::Domain;
-use tasuki_tunnel::Fingerprint;
+use tasuki_proto::tunnel::HttpProxy;
 use tasuki_tunnel::agent::{AgentConfig, LocalDoor, LocalEndpoint, Start};
+use tasuki_tunnel::{Fingerprint, Transport};
 
 use crate::home::Remembered;
 use crate::{CONFIG, Fail, Run, USAGE};
@@ -21,6 +22,9 @@ const PLACES: [&str; 2] = ["agent.toml", "/etc/tasuki/agent.toml"];
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct File {
     gateway: String,
+    tls: String,
+    transport: Choice,
+    proxy: String,
     pin: String,
     dir: String,
     gso: bool,
@@ -40,6 +44,9 @@ impl Default for File {
     fn default() -> Self {
         Self {
             gateway: String::new(),
+            tls: String::new(),
+            transport: Choice::Auto,
+            proxy: String::new(),
             pin: String::new(),
             dir: String::new(),
             gso: true,
@@ -51,6 +58,15 @@ impl Default for File {
             endpoint: Vec::new(),
         }
     }
+}
+
+/// `transport`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Choice {
+    Auto,
+    Quic,
+    Tls,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -90,6 +106,8 @@ struct Endpoint {
 /// Everything that was said, checked.
 pub(crate) struct Settings {
     gateway: Option<String>,
+    tls: Option<String>,
+    proxy: Option<HttpProxy>,
     pin: Option<Fingerprint>,
     pub(crate) dir: Option<PathBuf>,
     file: File,
@@ -120,8 +138,14 @@ impl Settings {
         if let Some(gateway) = &gateway {
             check_target("--gateway", gateway)?;
         }
+        let tls = arguments.tls.or_else(|| filled(&file.tls));
+        if let Some(tls) = &tls {
+            check_target("--tls", tls)?;
+        }
         Ok(Self {
             gateway,
+            tls,
+            proxy: proxy(&file.proxy)?,
             pin,
             dir: filled(&file.dir).map(PathBuf::from),
             file,
@@ -140,8 +164,11 @@ impl Settings {
                 ),
             )
         };
-        let (gateway_before, pin_before) =
-            remembered.map_or((None, None), |r| (Some(r.gateway), Some(r.pin)));
+        let (gateway_before, tls_before, pin_before) =
+            remembered.map_or((None, None, None), |r| (Some(r.gateway), r.tls, Some(r.pin)));
+        // Another gateway has another front door.
+        let is_same = self.gateway.is_none() || self.gateway == gateway_before;
+        let tls = self.tls.or(tls_before.filter(|_| is_same));
         let gateway = self
             .gateway
             .or(gateway_before)
@@ -158,6 +185,14 @@ impl Settings {
         }
         Ok(AgentConfig {
             gateway,
+            tls,
+            transport: match self.file.transport {
+                Choice::Auto => None,
+                Choice::Quic => Some(Transport::Quic),
+                Choice::Tls => Some(Transport::Tls),
+            },
+            proxy: self.proxy,
+            networks: Vec::new(),
             pin,
             gso: self.file.gso,
             socket_buffer: usize::try_from(self.file.socket_buffer).unwrap_or(usize::MAX),
@@ -168,6 +203,25 @@ impl Settings {
             endpoints: self.endpoints,
         })
     }
+}
+
+/// The network's HTTP proxy: what the file says, or else the environment.
+fn proxy(in_file: &str) -> Result<Option<HttpProxy>, Fail> {
+    let from = |name: &'static str| {
+        let value = std::env::var(name).ok()?;
+        (!value.is_empty()).then_some((name, value))
+    };
+    let named = filled(in_file).map(|text| ("proxy", text));
+    let Some((name, text)) = named
+        .or_else(|| from("HTTPS_PROXY"))
+        .or_else(|| from("https_proxy"))
+    else {
+        return Ok(None);
+    };
+    // The text may hold a password: it is not repeated.
+    HttpProxy::parse(&text)
+        .map(Some)
+        .map_err(|error| Fail::new(CONFIG, format!("{name}: {error}")))
 }
 
 fn filled(text: &str) -> Option<String> {

@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use tasuki_tunnel::Fingerprint;
 use tasuki_tunnel::agent::{AgentKey, Rules};
+use tasuki_tunnel::{Fingerprint, Transport};
 
 use crate::os::{make_private, private_file};
 use crate::{CONFIG, Fail, IO};
@@ -21,6 +21,7 @@ const OF_THE_SERVICE: &str = "/var/lib/tasuki-agent";
 /// The gateway as remembered.
 pub(crate) struct Remembered {
     pub(crate) gateway: String,
+    pub(crate) tls: Option<String>,
     pub(crate) pin: Fingerprint,
 }
 
@@ -28,6 +29,7 @@ pub(crate) struct Remembered {
 #[serde(deny_unknown_fields)]
 struct GatewayFile {
     gateway: String,
+    tls: Option<String>,
     pin: String,
 }
 
@@ -121,19 +123,39 @@ impl Home {
             .map_err(|error| damaged(format!("pin: {error}")))?;
         Ok(Some(Remembered {
             gateway: file.gateway,
+            tls: file.tls,
             pin,
         }))
     }
 
     /// Keeps the gateway that let us in for the next run.
-    pub(crate) fn remember(&self, gateway: &str, pin: Fingerprint) -> Result<(), Fail> {
+    pub(crate) fn remember(&self, known: &Remembered) -> Result<(), Fail> {
         let path = self.0.join("gateway.toml");
-        // The address was checked to be HOST:PORT; a quote cannot be in it without an error at its next reading.
-        let text = format!("gateway = {gateway:?}\npin = \"{pin}\"\n");
+        // Addresses were checked to be HOST:PORT; a quote cannot be in one without an error at its next reading.
+        let mut text = format!("gateway = {:?}\npin = \"{}\"\n", known.gateway, known.pin);
+        if let Some(tls) = &known.tls {
+            text.push_str(&format!("tls = {tls:?}\n"));
+        }
         if fs::read_to_string(&path).is_ok_and(|known| known == text) {
             return Ok(());
         }
         write_private(&path, text.as_bytes()).map_err(|error| at(&path, &error))
+    }
+
+    /// Networks in which something else than UDP worked last. Only a hint: a damaged file is none.
+    pub(crate) fn networks(&self) -> Vec<(String, Transport)> {
+        let bytes = fs::read(self.0.join("networks.json")).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
+    }
+
+    /// Keeps them for the next run.
+    pub(crate) fn keep_networks(&self, networks: &[(String, Transport)]) -> Result<(), Fail> {
+        if networks == self.networks() {
+            return Ok(());
+        }
+        let path = self.0.join("networks.json");
+        let bytes = serde_json::to_vec(networks).map_err(|error| Fail::new(IO, error.to_string()))?;
+        write_private(&path, &bytes).map_err(|error| at(&path, &error))
     }
 }
 
@@ -188,12 +210,19 @@ mod tests {
         let home = Home::at(Some(dir.path().into()), None).ok().unwrap();
         assert!(home.remembered().ok().unwrap().is_none());
         let pin = home.key().ok().unwrap().fingerprint();
-        home.remember("[2001:db8::1]:7443", pin).ok().unwrap();
-        let remembered = home.remembered().ok().unwrap().unwrap();
-        assert_eq!(
-            (remembered.gateway.as_str(), remembered.pin),
-            ("[2001:db8::1]:7443", pin)
-        );
+        for tls in [None, Some("[2001:db8::1]:8443".to_owned())] {
+            let known = Remembered {
+                gateway: "[2001:db8::1]:7443".to_owned(),
+                tls,
+                pin,
+            };
+            home.remember(&known).ok().unwrap();
+            let remembered = home.remembered().ok().unwrap().unwrap();
+            assert_eq!(
+                (remembered.gateway, remembered.tls, remembered.pin),
+                (known.gateway, known.tls, pin)
+            );
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use tasuki_tunnel::agent::{Agent, Final, Notice};
 
 use crate::config::Settings;
 use crate::control::Server;
-use crate::home::Home;
+use crate::home::{Home, Remembered};
 use crate::words::Words;
 
 /// The arguments or the file are wrong (EX_USAGE).
@@ -93,6 +93,9 @@ struct Run {
     /// The gateway's tunnel address
     #[arg(long, value_name = "HOST:PORT")]
     gateway: Option<String>,
+    /// The gateway's front door (TCP), for networks that let no UDP out [default: the gateway's host, port 443]
+    #[arg(long, value_name = "HOST:PORT")]
+    tls: Option<String>,
     /// The fingerprint of the gateway's key
     #[arg(long, value_name = "FINGERPRINT")]
     pin: Option<String>,
@@ -179,7 +182,8 @@ fn serve(arguments: Run, words: Words) -> Result<(), Fail> {
     let rules = home.rules()?;
     let remembered = home.remembered()?;
     let known_pin = remembered.as_ref().map(|gateway| gateway.pin);
-    let config = settings.agent_config(remembered)?;
+    let mut config = settings.agent_config(remembered)?;
+    config.networks = home.networks();
     let met = known_pin == Some(config.pin);
     words.start(&config, &key.fingerprint().to_string());
     // One thread: a home line is slower than one core, and an idle agent stays small.
@@ -206,20 +210,26 @@ fn serve(arguments: Run, words: Words) -> Result<(), Fail> {
             };
             Fail::new(IO, text)
         })?;
-        let gateway = config.gateway.clone();
-        let pin = config.pin;
+        let gateway = Remembered {
+            gateway: config.gateway.clone(),
+            tls: config.tls.clone(),
+            pin: config.pin,
+        };
         let home_of_commands = home.clone();
+        let agent = Agent::new(config, key, code).met_before(met);
+        let control = agent.control();
+        let known = control.clone();
         let tell = move |notice: Notice| {
             words.say(&notice);
             // Only a gateway that let us in is worth remembering.
             if matches!(notice, Notice::Connected { .. })
-                && let Err(fail) = home.remember(&gateway, pin)
+                && let Err(fail) = home
+                    .remember(&gateway)
+                    .and_then(|()| home.keep_networks(&known.networks()))
             {
                 words.fail(&fail.text);
             }
         };
-        let agent = Agent::new(config, key, code).met_before(met);
-        let control = agent.control();
         control.set_rules(rules);
         let server = Server::new(control, home_of_commands);
         let ended = tokio::select! {

@@ -66,6 +66,7 @@ impl Words {
                     agent,
                     software,
                     enrolled,
+                    transport,
                 },
             ) => {
                 let how = if *enrolled {
@@ -73,7 +74,7 @@ impl Words {
                 } else {
                     "connected"
                 };
-                format!("{how} as {agent} ({software})")
+                format!("{how} as {agent} over {transport} ({software})")
             }
             (
                 Self::Japanese,
@@ -81,6 +82,7 @@ impl Words {
                     agent,
                     software,
                     enrolled,
+                    transport,
                 },
             ) => {
                 let how = if *enrolled {
@@ -88,7 +90,7 @@ impl Words {
                 } else {
                     "接続しました"
                 };
-                format!("{agent} として{how} ({software})")
+                format!("{agent} として{how} ({transport}、{software})")
             }
             (_, Notice::Endpoint { label, state }) => self.endpoint(label, state)?,
             (Self::English, Notice::Lost { reason, retry_in }) => {

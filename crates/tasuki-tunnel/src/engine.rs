@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use quinn::VarInt;
 use quinn::crypto::rustls::QuicServerConfig;
 use tasuki_core::accept::Acceptor;
-use tasuki_core::front::FrontDoor;
+use tasuki_core::front::{FrontDoor, RawHandler};
 use tasuki_core::seal::SealError;
 use tasuki_core::shutdown::{Drained, Shutdown};
 use tasuki_core::store::TunnelStore;
@@ -24,6 +24,7 @@ use crate::flows::Room;
 use crate::gateway::ports::Ports;
 use crate::gateway::registry::Registry;
 use crate::gateway::regulars::{MOST, Regulars, WEEK};
+use crate::gateway::tls_door::{TlsDoor, ToTlsDoor};
 use crate::gateway::{Inner, minecraft, session, web};
 use crate::handle::Handle;
 use crate::metrics::Metrics;
@@ -42,6 +43,7 @@ pub struct Engine {
     endpoint: quinn::Endpoint,
     minecraft: Option<Acceptor>,
     runtime: tokio::runtime::Handle,
+    tls_door: Arc<TlsDoor>,
     addrs: Addrs,
 }
 
@@ -69,7 +71,8 @@ impl Engine {
             what: "tunnel: endpoints cannot be read",
             source: error.into(),
         })?;
-        let endpoint = bind_quic(&config, &identity)?;
+        let (tls, server) = server_configs(&config, &identity)?;
+        let endpoint = bind_quic(&config, server.clone())?;
         let quic = endpoint
             .local_addr()
             .map_err(bind_error("tunnel.quic.listen", config.quic.listen))?;
@@ -115,8 +118,13 @@ impl Engine {
             flows: TaskTracker::new(),
             tasks: TaskTracker::new(),
         };
+        let inner = Arc::new(inner);
+        let gso = inner.config().quic.gso;
+        let mut in_way = server;
+        in_way.transport_config(Arc::new(quic::in_way(quic::gateway_transport(gso))));
         Ok(Self {
-            inner: Arc::new(inner),
+            tls_door: TlsDoor::new(Arc::clone(&inner), tls, in_way),
+            inner,
             endpoint,
             minecraft,
             runtime: tokio::runtime::Handle::current(),
@@ -145,6 +153,13 @@ impl Engine {
             inner: Arc::clone(&self.inner),
             runtime: self.runtime.clone(),
         }));
+    }
+
+    /// Takes agents whose network lets no UDP out: the front door gives it the connections that offer
+    /// [`tasuki_proto::tunnel::ALPN`].
+    #[must_use]
+    pub fn tls_door(&self) -> Arc<dyn RawHandler> {
+        Arc::new(ToTlsDoor(Arc::clone(&self.tls_door)))
     }
 
     /// For commands and the admin API.
@@ -263,13 +278,17 @@ fn bind_error(key: &'static str, addr: SocketAddr) -> impl Fn(std::io::Error) ->
     move |source| BuildError::Bind { key, addr, source }
 }
 
-fn bind_quic(config: &TunnelConfig, identity: &Identity) -> Result<quinn::Endpoint, BuildError> {
+/// TLS as agents meet it at the front door, and QUIC with the same key.
+fn server_configs(
+    config: &TunnelConfig,
+    identity: &Identity,
+) -> Result<(Arc<rustls::ServerConfig>, quinn::ServerConfig), BuildError> {
     let what = "tunnel: TLS cannot be set up";
     let tls = tls::server_config(identity).map_err(|error| BuildError::Other {
         what,
         source: error.into(),
     })?;
-    let crypto = QuicServerConfig::try_from(tls).map_err(|error| BuildError::Other {
+    let crypto = QuicServerConfig::try_from(tls.clone()).map_err(|error| BuildError::Other {
         what,
         source: error.into(),
     })?;
@@ -278,6 +297,10 @@ fn bind_quic(config: &TunnelConfig, identity: &Identity) -> Result<quinn::Endpoi
         .transport_config(Arc::new(quic::gateway_transport(config.quic.gso)))
         .max_incoming(4096)
         .incoming_buffer_size_total(16 << 20);
+    Ok((Arc::new(tls), server))
+}
+
+fn bind_quic(config: &TunnelConfig, server: quinn::ServerConfig) -> Result<quinn::Endpoint, BuildError> {
     let addr = config.quic.listen;
     let asked = usize::try_from(config.quic.socket_buffer).unwrap_or(usize::MAX);
     let (socket, granted) = quic::bind_udp(addr, asked).map_err(bind_error("tunnel.quic.listen", addr))?;

@@ -11,6 +11,7 @@ use tasuki_proto::tunnel::{CloseCode, EndpointKind, EndpointState};
 use crate::gateway::Inner;
 use crate::gateway::session::Session;
 use crate::tls::Fingerprint;
+use crate::transport::Transport;
 
 /// A view of the engine that outlives nothing and can be cloned freely.
 #[derive(Clone)]
@@ -31,6 +32,8 @@ pub struct AgentLine {
     pub since: Timestamp,
     /// Where it is now.
     pub address: SocketAddr,
+    /// How its packets travel.
+    pub transport: Transport,
     /// Round trip between gateway and agent, in microseconds.
     pub rtt_us: u64,
     /// Fingerprint of its key, in hexadecimal.
@@ -163,6 +166,7 @@ fn line(session: &Session) -> AgentLine {
         software: session.software.clone(),
         since: session.since,
         address: session.address(),
+        transport: session.transport,
         rtt_us: u64::try_from(session.connection.rtt().as_micros()).unwrap_or(u64::MAX),
         key: session.fingerprint.to_string(),
         connections: session.visitors.count(),

@@ -4,6 +4,9 @@
 //! the name in a Minecraft handshake; each visitor becomes one stream to the agent. **Agent** ([`agent`]): dials out,
 //! declares what it serves, and joins every stream with a local server.
 //!
+//! A session is a QUIC connection. Its packets travel in UDP, or in TLS connections at the front door where no UDP passes
+//! (`way`); quinn's trait `AsyncUdpSocket` is the border between the two and all the rest.
+//!
 //! What is not here: the bytes of the protocols (pure, in `tasuki-proto`), and who may do what (decided by
 //! `tasuki-core` with grants and rules, asked in one function: `gateway::grants::may_expose`).
 //!
@@ -23,6 +26,8 @@ mod quic;
 mod shaper;
 mod splice;
 mod tls;
+mod transport;
+mod way;
 
 pub use config::{
     AgentsConfig, BadPortRange, HttpConfig, MinecraftConfig, PortRange, QuicConfig, TcpConfig, Texts,
@@ -31,3 +36,4 @@ pub use config::{
 pub use engine::{Addrs, Engine};
 pub use handle::{AgentLine, EndpointLine, Handle};
 pub use tls::{BadFingerprint, BadKey, Fingerprint};
+pub use transport::Transport;

@@ -8,6 +8,9 @@ use std::time::Duration;
 use quinn::congestion::CubicConfig;
 use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
+use tasuki_proto::tunnel::MAX_CARRIED;
+
+use crate::way::Way;
 
 /// How long a session lives without a word from the other side.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -65,6 +68,23 @@ pub(crate) fn agent_transport(gso: bool) -> TransportConfig {
     config
 }
 
+/// For packets that travel in a way of TLS connections: large ones, which overtake each other without being lost.
+pub(crate) fn in_way(mut config: TransportConfig) -> TransportConfig {
+    const LARGEST: u16 = MAX_CARRIED as u16;
+    let mut cubic = CubicConfig::default();
+    cubic.initial_window(32 * MAX_CARRIED as u64);
+    config
+        .initial_mtu(LARGEST)
+        .min_mtu(LARGEST)
+        .mtu_discovery_config(None)
+        // One connection of the way may be far behind another: only time tells that a packet is lost with one.
+        .packet_threshold(4096)
+        .time_threshold(3.0)
+        .congestion_controller_factory(Arc::new(cubic))
+        .enable_segmentation_offload(false);
+    config
+}
+
 /// A bound UDP socket with room for bursts: the kernel's default holds fewer than a hundred full packets. The kernel
 /// caps what we ask for; the second value is what it granted for receiving, in bytes.
 pub(crate) fn bind_udp(addr: SocketAddr, buffer_bytes: usize) -> io::Result<(UdpSocket, usize)> {
@@ -92,4 +112,13 @@ pub(crate) fn endpoint(
         socket,
         Arc::new(quinn::TokioRuntime),
     )
+}
+
+/// An endpoint whose packets travel in a way. Must be called on a tokio runtime.
+pub(crate) fn endpoint_in(way: Arc<Way>, server: Option<quinn::ServerConfig>) -> io::Result<quinn::Endpoint> {
+    let mut config = EndpointConfig::default();
+    config
+        .max_udp_payload_size(MAX_CARRIED as u16)
+        .map_err(io::Error::other)?;
+    quinn::Endpoint::new_with_abstract_socket(config, server, way, Arc::new(quinn::TokioRuntime))
 }

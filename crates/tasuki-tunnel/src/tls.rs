@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use rustls::{CertificateError, Error};
+use rustls::crypto::CryptoProvider;
+use rustls::{CertificateError, Error, NamedGroup};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tasuki_core::tls::{PeerCheck, Verifier, provider};
 use tasuki_proto::tunnel::{ALPN, SERVER_NAME};
@@ -136,12 +137,37 @@ pub(crate) fn server_config(identity: &Identity) -> Result<rustls::ServerConfig,
     Ok(config)
 }
 
+/// How both sides agree on a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyExchange {
+    /// With a part that a quantum computer does not break (X25519MLKEM768). The ClientHello needs two packets.
+    Hybrid,
+    /// Without it, in one packet: some middleboxes swallow the other.
+    Classic,
+}
+
+impl KeyExchange {
+    fn provider(self) -> CryptoProvider {
+        let mut provider = provider();
+        if self == Self::Classic {
+            provider.kx_groups.retain(|group| {
+                matches!(
+                    group.name(),
+                    NamedGroup::X25519 | NamedGroup::secp256r1 | NamedGroup::secp384r1
+                )
+            });
+        }
+        provider
+    }
+}
+
 /// The agent's side: accepts only the pinned key. The flag tells afterwards that another one was shown.
 pub(crate) fn client_config(
     identity: &Identity,
     pin: Fingerprint,
+    exchange: KeyExchange,
 ) -> Result<(rustls::ClientConfig, Arc<AtomicBool>), Error> {
-    let provider = Arc::new(provider());
+    let provider = Arc::new(exchange.provider());
     let mismatch = Arc::new(AtomicBool::new(false));
     let verifier = Verifier::new(PinnedKey {
         pin,
@@ -201,7 +227,23 @@ impl PeerCheck for PinnedKey {
 
 #[cfg(test)]
 mod tests {
-    use super::{BadFingerprint, Fingerprint, Identity};
+    use super::{BadFingerprint, Fingerprint, Identity, KeyExchange};
+    use rustls::NamedGroup;
+
+    #[test]
+    fn the_post_quantum_exchange_comes_first_and_can_be_left_out() {
+        let groups = |exchange: KeyExchange| {
+            let groups = exchange.provider().kx_groups;
+            groups.iter().map(|group| group.name()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            groups(KeyExchange::Hybrid).first(),
+            Some(&NamedGroup::X25519MLKEM768)
+        );
+        let classic = groups(KeyExchange::Classic);
+        assert_eq!(classic.first(), Some(&NamedGroup::X25519));
+        assert!(!classic.contains(&NamedGroup::X25519MLKEM768));
+    }
 
     #[test]
     fn a_fingerprint_survives_its_text_form_and_belongs_to_the_key() {

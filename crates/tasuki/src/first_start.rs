@@ -163,6 +163,17 @@ pub(crate) fn tunnel_address(config: &Config, listeners: &Listeners) -> String {
     }
 }
 
+/// Where agents find the front door, if it is not where they look for it by themselves: port 443 of the same host.
+pub(crate) fn tls_address(config: &Config, listeners: &Listeners) -> Option<String> {
+    let bound = *listeners.get("front.https")?;
+    if bound.port() == 443 {
+        return None;
+    }
+    let tunnel = tunnel_address(config, listeners);
+    let (host, _) = tunnel.rsplit_once(':')?;
+    Some(format!("{host}:{}", bound.port()))
+}
+
 /// A wildcard address as one that can be connected to.
 fn shown(addr: SocketAddr) -> SocketAddr {
     use std::net::{Ipv4Addr, Ipv6Addr};

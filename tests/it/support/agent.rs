@@ -53,11 +53,25 @@ impl Agent {
         arguments: &[&str],
         endpoints: &[String],
     ) -> Self {
+        Self::run_where(gateway, quic, name, arguments, endpoints, process::clone_of)
+    }
+
+    /// The same, in the network that `place` puts it into.
+    #[track_caller]
+    pub(crate) fn run_where(
+        gateway: &Gateway,
+        quic: SocketAddr,
+        name: &str,
+        arguments: &[&str],
+        endpoints: &[String],
+        place: impl Fn(&Command) -> Command,
+    ) -> Self {
         let directory = gateway.directory().join(format!("agent-{name}"));
         std::fs::create_dir_all(&directory).unwrap();
         let mut command = Command::new(process::ours("tasuki-agent"));
         // The name in the printed command leads nowhere here.
         command.args(["run", "--gateway", &quic.to_string()]);
+        command.args(["--tls", &gateway.address("front.https").to_string()]);
         command
             .args(arguments)
             .args(endpoints)
@@ -66,7 +80,7 @@ impl Agent {
             .current_dir(&directory);
         let running = Running::start(
             &format!("agent {name}"),
-            &mut command,
+            &mut place(&command),
             &directory.join("agent.log"),
         );
         Self {

@@ -58,6 +58,14 @@ impl Gateway {
         Self::build(NAME, &[config, &format!("[store]\nurl = \"{store}\"\n")])
     }
 
+    /// In the network that `place` puts it into.
+    #[track_caller]
+    pub(crate) fn start_where(config: &str, place: impl Fn(&Command) -> Command) -> Self {
+        let mut gateway = Self::furnish(open_directory(), NAME, &[config]);
+        gateway.serve_where(place);
+        gateway
+    }
+
     #[track_caller]
     pub(crate) fn start_as(name: &str, config: &str) -> Self {
         Self::build(name, &[config])
@@ -78,6 +86,14 @@ impl Gateway {
 
     #[track_caller]
     fn build_in(directory: TempDir, name: &str, layers: &[&str]) -> Self {
+        let mut gateway = Self::furnish(directory, name, layers);
+        gateway.serve();
+        gateway
+    }
+
+    /// With configuration and data, not started yet.
+    #[track_caller]
+    fn furnish(directory: TempDir, name: &str, layers: &[&str]) -> Self {
         let base = format!(
             "[server]\nhost = \"{name}\"\ndata = \"{}\"\n",
             directory.path().join("data").display()
@@ -97,15 +113,19 @@ impl Gateway {
         };
         gateway.write_config(&toml::to_string(&whole).unwrap());
         gateway.cli(&["init", "--host", name]);
-        gateway.serve();
         gateway
     }
 
     #[track_caller]
     fn serve(&mut self) {
+        self.serve_where(process::clone_of);
+    }
+
+    #[track_caller]
+    fn serve_where(&mut self, place: impl Fn(&Command) -> Command) {
         let mut command = self.command(&["serve"]);
         command.env("RUST_BACKTRACE", "1");
-        let mut running = Running::start("tasuki serve", &mut command, &self.log_file());
+        let mut running = Running::start("tasuki serve", &mut place(&command), &self.log_file());
         let file = self.directory().join("data/addresses.json");
         self.listeners = eventually("the gateway is up", || {
             running.assert_runs();
@@ -245,6 +265,13 @@ impl Gateway {
     pub(crate) fn assert_healthy(&self) {
         let answer = http::get(self.address("admin"), "localhost", "/healthz", "");
         assert_eq!(answer.status, 200, "{}", answer.text());
+        self.assert_never_panicked();
+    }
+
+    /// The same for a gateway in another network.
+    #[track_caller]
+    pub(crate) fn assert_never_panicked(&self) {
+        self.cli(&["status"]);
         let log = std::fs::read_to_string(self.log_file()).unwrap();
         let panicked = log.lines().find(|line| line.contains("panicked at"));
         assert!(panicked.is_none(), "{panicked:?}");

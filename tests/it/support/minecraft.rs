@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
-use super::process::{self, Lines, Running, node, python};
+use super::process::{self, Lines, Running, clone_of, node, python};
 use super::{client, eventually, loopback};
 
 pub(crate) struct MinecraftServer {
@@ -16,8 +17,14 @@ pub(crate) struct MinecraftServer {
 
 impl MinecraftServer {
     pub(crate) fn start(directory: &Path, motd: &str) -> Self {
+        Self::start_where(directory, motd, clone_of)
+    }
+
+    /// In the network that `place` puts it into.
+    pub(crate) fn start_where(directory: &Path, motd: &str, place: impl Fn(&Command) -> Command) -> Self {
         let mut command = node(&client("node/server.js"));
         command.args(["--motd", motd]);
+        let mut command = place(&command);
         let log = directory.join("minecraft.log");
         let (running, events) = Running::start_and_read("minecraft server", &mut command, &log);
         let port = u16::try_from(events.next_json()["port"].as_u64().unwrap()).unwrap();
@@ -29,7 +36,7 @@ impl MinecraftServer {
     }
 }
 
-fn player(door: SocketAddr, name: &str) -> std::process::Command {
+fn player(door: SocketAddr, name: &str) -> Command {
     let port = door.port().to_string();
     let mut command = node(&client("node/client.js"));
     command.args(["--port", &port, "--name", name, "--say", "konnichiwa"]);
@@ -58,8 +65,20 @@ impl Player {
     /// Joins, and waits until the server has repeated the first word.
     #[track_caller]
     pub(crate) fn join(directory: &Path, door: SocketAddr, name: &str) -> Self {
+        Self::join_where(directory, door, name, clone_of)
+    }
+
+    /// In the network that `place` puts it into.
+    #[track_caller]
+    pub(crate) fn join_where(
+        directory: &Path,
+        door: SocketAddr,
+        name: &str,
+        place: impl Fn(&Command) -> Command,
+    ) -> Self {
         let log = directory.join(format!("player-{name}.log"));
-        let (running, heard) = Running::start_and_read(name, player(door, name).arg("--stay"), &log);
+        let mut command = place(player(door, name).arg("--stay"));
+        let (running, heard) = Running::start_and_read(name, &mut command, &log);
         let player = Self {
             name: name.to_owned(),
             running,

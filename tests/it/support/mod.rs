@@ -7,6 +7,7 @@ pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod mail;
 pub(crate) mod minecraft;
+pub(crate) mod networks;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod readme;

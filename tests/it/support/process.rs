@@ -24,6 +24,27 @@ pub(crate) fn ours(name: &str) -> PathBuf {
     path
 }
 
+/// The same command again: a program that runs where the test does.
+pub(crate) fn clone_of(command: &Command) -> Command {
+    let mut same = Command::new(command.get_program());
+    same.args(command.get_args());
+    copy_surroundings(command, &mut same);
+    same
+}
+
+/// Gives a command the variables and the directory of another.
+pub(crate) fn copy_surroundings(from: &Command, to: &mut Command) {
+    for (name, value) in from.get_envs() {
+        match value {
+            Some(value) => to.env(name, value),
+            None => to.env_remove(name),
+        };
+    }
+    if let Some(directory) = from.get_current_dir() {
+        to.current_dir(directory);
+    }
+}
+
 /// One of our own programs, to be given arguments.
 pub(crate) fn command(name: &str) -> Command {
     Command::new(ours(name))

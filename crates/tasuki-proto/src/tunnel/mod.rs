@@ -11,14 +11,18 @@
 //! other's socket has not taken, and hears on a second stream of the agent, which begins with [`WORDS`], how far that is
 //! ([`Taken`]). In the next session the gateway opens a stream with a [`Resume`] for each flow.
 //!
+//! Where no UDP passes, the same QUIC packets go inside of TLS connections ([`Preface`], [`take_packet`]).
+//!
 //! Both can grow. Control frames and fields that a side does not know are skipped; a stream header carries its own
 //! length, and what stands behind the known fields is skipped. [`VERSION`] rises only when that is not enough.
 //!
 //! Invariant: no frame larger than [`MAX_CONTROL_FRAME`] is ever buffered, and no input can panic.
 
+mod carried;
 mod close;
 mod control;
 mod datagram;
+mod http_proxy;
 mod path;
 mod queue;
 mod resume;
@@ -29,12 +33,14 @@ mod resume_tests;
 #[cfg(test)]
 mod tests;
 
+pub use carried::{CarriedError, MAX_CARRIED, Preface, WayId, put_packet, take_packet, whole_packets};
 pub use close::{CloseCode, RESET_ABORTED, RESET_REFUSED, RESET_STALLED};
 pub use control::{
     Accepted, ControlError, Declared, EndpointKind, EndpointState, EndpointStatus, EnrolCode, FromAgent,
     FromGateway, Hello, MAX_CONTROL_FRAME, RefusedEndpoint, encode_frame, take_frame,
 };
 pub use datagram::{Datagram, FlowId};
+pub use http_proxy::{BadProxy, HttpProxy, MAX_PROXY_ANSWER, ProxyAnswer, read_proxy_answer};
 pub use path::{PathWatch, SUSPECT_AFTER};
 pub use queue::{DatagramQueue, QueueLimits};
 pub use resume::{

@@ -10,6 +10,7 @@ use tasuki_proto::tunnel::EndpointState;
 
 use super::rules::{Rules, Who};
 use super::{Inner, Notice};
+use crate::transport::Transport;
 
 /// A view of the agent that can be cloned freely.
 #[derive(Clone)]
@@ -80,7 +81,7 @@ pub(super) struct Standing(Mutex<Known>);
 
 #[derive(Default)]
 struct Known {
-    session: Option<(Connection, Instant)>,
+    session: Option<(Connection, Transport, Instant)>,
     agent: Option<(String, String)>,
     states: Vec<(String, EndpointState)>,
     problem: Option<String>,
@@ -91,9 +92,9 @@ impl Standing {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn session_began(&self, connection: &Connection) {
+    pub(super) fn session_began(&self, connection: &Connection, transport: Transport) {
         let mut known = self.lock();
-        known.session = Some((connection.clone(), Instant::now()));
+        known.session = Some((connection.clone(), transport, Instant::now()));
         known.problem = None;
     }
 
@@ -146,14 +147,20 @@ impl Control {
             connected: session.is_some(),
             agent: known.agent.as_ref().map(|(agent, _)| agent.clone()),
             software: known.agent.as_ref().map(|(_, software)| software.clone()),
-            address: session.map(|(connection, _)| connection.remote_address()),
-            transport: session.map(|_| "QUIC".to_owned()),
-            rtt_ms: session.map(|(connection, _)| connection.rtt().as_secs_f64() * 1000.0),
-            connected_s: session.map(|(_, since)| since.elapsed().as_secs()),
+            address: session.map(|(connection, ..)| connection.remote_address()),
+            transport: session.map(|(_, transport, _)| transport.to_string()),
+            rtt_ms: session.map(|(connection, ..)| connection.rtt().as_secs_f64() * 1000.0),
+            connected_s: session.map(|(_, _, since)| since.elapsed().as_secs()),
             problem: known.problem.clone(),
             visitors: self.inner.visitors.all().len(),
             endpoints,
         }
+    }
+
+    /// Networks in which something else than UDP worked last, for the next start.
+    #[must_use]
+    pub fn networks(&self) -> Vec<(String, Transport)> {
+        self.inner.networks.all()
     }
 
     /// Who visits now.

@@ -8,13 +8,16 @@
 //! refused on the stream, and nothing on the home network is touched.
 
 mod control;
+mod dial;
 mod flow;
 mod lan;
 mod probe;
+mod returning;
 mod rules;
 mod session;
 #[cfg(test)]
 mod tests;
+mod tls_line;
 mod udp;
 mod visitors;
 mod wake;
@@ -28,7 +31,7 @@ use std::time::Duration;
 use tasuki_core::shutdown::Shutdown;
 use tasuki_proto::backoff::Backoff;
 use tasuki_proto::names::Domain;
-use tasuki_proto::tunnel::{CloseCode, Declared, EndpointId, EndpointKind, EndpointState};
+use tasuki_proto::tunnel::{CloseCode, Declared, EndpointId, EndpointKind, EndpointState, HttpProxy};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,9 +40,11 @@ use crate::pool::Pool;
 use crate::quic;
 use crate::splice::Patience;
 use crate::tls::{BadKey, Fingerprint, Identity};
+use crate::transport::Transport;
 
 pub use control::{Control, ServedLine, Status, VisitorLine};
 pub use probe::{GatewayProbe, LocalProbe, gateway as probe_gateway, local as probe_local};
+use returning::Returning;
 pub use rules::{NotAnybody, Rules, Who};
 
 /// Waits between attempts; the last one repeats.
@@ -62,6 +67,15 @@ const GOOD_SESSION: Duration = Duration::from_secs(30);
 pub struct AgentConfig {
     /// `HOST:PORT` of the gateway's tunnel (UDP).
     pub gateway: String,
+    /// `HOST:PORT` of the gateway's front door (TCP), for networks that let no UDP out. `None`: the gateway's host, port
+    /// 443.
+    pub tls: Option<String>,
+    /// How to travel; `None` takes what works, UDP rather than TLS.
+    pub transport: Option<Transport>,
+    /// The network's HTTP proxy, for TLS.
+    pub proxy: Option<HttpProxy>,
+    /// Networks in which something else than UDP worked last.
+    pub networks: Vec<(String, Transport)>,
     /// The gateway's key.
     pub pin: Fingerprint,
     /// Sends packets in batches (UDP GSO).
@@ -178,6 +192,8 @@ pub enum Notice {
         software: String,
         /// The key is enrolled from now on.
         enrolled: bool,
+        /// How the packets travel.
+        transport: Transport,
     },
     /// How an endpoint stands at the gateway.
     Endpoint {
@@ -296,6 +312,8 @@ struct Inner {
     incarnation: u64,
     /// The gateway waits while a server is started.
     gateway_holds: AtomicBool,
+    networks: dial::Networks,
+    returning: Returning,
     lineage: Mutex<Lineage>,
     standing: control::Standing,
     tasks: TaskTracker,
@@ -391,6 +409,8 @@ impl Agent {
                 quic::SESSION_WINDOW,
             ),
             endpoints_by_id,
+            networks: dial::Networks::new(config.networks.clone()),
+            returning: Returning::default(),
             config,
             pool: Pool::default(),
             flows: AtomicU32::new(0),

@@ -9,7 +9,8 @@ use tasuki_proto::tunnel::CloseCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{AgentConfig, AgentKey, Final, LocalDoor, LocalEndpoint, session};
+use super::{AgentConfig, AgentKey, Final, LocalDoor, LocalEndpoint, dial, session};
+use crate::tls::KeyExchange;
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -53,14 +54,20 @@ pub enum LocalProbe {
 
 /// Makes a connection to the gateway and ends it before saying who we are.
 pub async fn gateway(config: &AgentConfig, key: &AgentKey) -> GatewayProbe {
-    let addresses = match session::resolve(&config.gateway).await {
+    let networks = dial::Networks::default();
+    let gateway = dial::Gateway {
+        config,
+        identity: &key.0,
+        networks: &networks,
+    };
+    let addresses = match dial::resolve(&config.gateway).await {
         Ok(addresses) if !addresses.is_empty() => addresses,
         Ok(_) => return GatewayProbe::NoAddress("the name has no address".into()),
         Err(why) => return GatewayProbe::NoAddress(words(why)),
     };
     let mut last = GatewayProbe::Silent(addresses.clone());
     for address in addresses {
-        match tokio::time::timeout(PATIENCE, session::dial(config, &key.0, address)).await {
+        match tokio::time::timeout(PATIENCE, dial::dial(&gateway, address, KeyExchange::Hybrid)).await {
             Ok(Ok((endpoint, connection))) => {
                 let rtt = connection.rtt();
                 connection.close(quinn::VarInt::from_u32(CloseCode::Done.code()), b"only a look");

@@ -1,36 +1,33 @@
 //! One session with the gateway, from the first packet to its end.
 
 use std::future::Future;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportErrorCode, VarInt};
 use tasuki_core::shutdown::Shutdown;
 use tasuki_proto::tunnel::{
-    CloseCode, Datagram, EnrolCode, FromAgent, FromGateway, Hello, PathWatch, SERVER_NAME, VERSION, WORDS,
-    encode_frame,
+    CloseCode, Datagram, EnrolCode, FromAgent, FromGateway, Hello, PathWatch, VERSION, WORDS, encode_frame,
 };
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{AgentConfig, Final, Inner, Notice, Tell, flow, udp};
+use super::dial::{Gateway, HeldWay, Reached, any_port_towards};
+use super::{Final, Inner, Notice, Tell, flow, udp};
 use crate::gateway::session::{read_frame, software};
 use crate::quic;
-use crate::tls::{self, Identity};
+use crate::tls::Identity;
+use crate::transport::Transport;
 
 /// Name lookup, handshakes and the gateway's first word together.
 const GREETING: Duration = Duration::from_secs(20);
-/// One address of the gateway: one that swallows packets must leave time for the others.
-const DIAL: Duration = Duration::from_secs(4);
-/// Addresses that are tried.
-const MAX_ADDRESSES: usize = 4;
 /// How often the way to the gateway is looked at while visitors are on.
 const LOOK: Duration = Duration::from_secs(1);
+/// Looks in a row that may find a way of TLS connections without any.
+const LOOKS_WITHOUT_LINES: u32 = 3;
 /// Full packets sent from a new port, so that the gateway may answer it with full ones.
 const PADDINGS: usize = 2;
 /// What a datagram has before its payload.
@@ -46,6 +43,7 @@ pub(super) struct Ended {
     pub(super) why: Why,
 }
 
+#[derive(Clone, Debug)]
 pub(super) enum Why {
     Shutdown,
     Final(Final),
@@ -95,6 +93,9 @@ type Race<'a> = Pin<Box<dyn Future<Output = Result<Session, Why>> + Send + 'a>>;
 struct Session {
     endpoint: Endpoint,
     connection: Connection,
+    transport: Transport,
+    /// What carries the packets, if it is not UDP.
+    way: Option<HeldWay>,
     send: SendStream,
     receive: RecvStream,
     input: BytesMut,
@@ -105,72 +106,39 @@ struct Session {
     suspect_at: Option<u64>,
     /// The gateway can go on with flows.
     resumes: bool,
+    began: Instant,
+    /// In a row.
+    looks_without_lines: u32,
     notice: Option<Notice>,
 }
 
-pub(super) async fn resolve(gateway: &str) -> Result<Vec<SocketAddr>, Why> {
-    match tokio::net::lookup_host(gateway).await {
-        Ok(found) => Ok(found.collect()),
-        Err(error) => Err(Why::Lost(format!("{gateway} cannot be looked up: {error}"))),
-    }
-}
-
-/// Dials every address of the gateway until one answers, then says who we are.
+/// Dials the gateway, then says who we are.
 async fn greet(inner: &Arc<Inner>, identity: &Identity, code: Option<&str>) -> Result<Session, Why> {
-    let addresses = resolve(&inner.config.gateway).await?;
-    let mut last = Why::Lost(format!("{} has no address", inner.config.gateway));
-    for address in addresses.into_iter().take(MAX_ADDRESSES) {
-        match tokio::time::timeout(DIAL, dial(&inner.config, identity, address)).await {
-            Ok(Ok((endpoint, connection))) => return introduce(inner, endpoint, connection, code).await,
-            // The one failure that is worth more words than the others.
-            _ if matches!(last, Why::Final(Final::WrongKey)) => {}
-            Ok(Err(why)) => last = why,
-            Err(_) => last = Why::Lost(format!("{address} does not answer")),
-        }
-    }
-    Err(last)
+    let reached = gateway(inner, identity).reach().await?;
+    introduce(inner, reached, code).await
 }
 
-fn any_port_towards(gateway: SocketAddr) -> SocketAddr {
-    if gateway.is_ipv4() {
-        (Ipv4Addr::UNSPECIFIED, 0).into()
-    } else {
-        (Ipv6Addr::UNSPECIFIED, 0).into()
+/// The same over UDP alone, to leave the other way.
+async fn greet_by_udp(inner: &Arc<Inner>, identity: &Identity) -> Result<Session, Why> {
+    let reached = gateway(inner, identity).reach_by_udp().await?;
+    introduce(inner, reached, None).await
+}
+
+fn gateway<'a>(inner: &'a Inner, identity: &'a Identity) -> Gateway<'a> {
+    Gateway {
+        config: &inner.config,
+        identity,
+        networks: &inner.networks,
     }
 }
 
-pub(super) async fn dial(
-    config: &AgentConfig,
-    identity: &Identity,
-    address: SocketAddr,
-) -> Result<(Endpoint, Connection), Why> {
-    let own = any_port_towards(address);
-    let tls_error = |error: String| Why::Final(Final::Tls(error));
-    let (socket, _) = quic::bind_udp(own, config.socket_buffer)
-        .map_err(|error| Why::Lost(format!("no UDP socket: {error}")))?;
-    let endpoint =
-        quic::endpoint(socket, None).map_err(|error| Why::Lost(format!("no UDP socket: {error}")))?;
-    let (client, mismatch) =
-        tls::client_config(identity, config.pin).map_err(|error| tls_error(error.to_string()))?;
-    let crypto = QuicClientConfig::try_from(client).map_err(|error| tls_error(error.to_string()))?;
-    let mut client = quinn::ClientConfig::new(Arc::new(crypto));
-    client.transport_config(Arc::new(quic::agent_transport(config.gso)));
-    let connecting = endpoint
-        .connect_with(client, address, SERVER_NAME)
-        .map_err(|error| Why::Lost(error.to_string()))?;
-    match connecting.await {
-        Ok(connection) => Ok((endpoint, connection)),
-        Err(_) if mismatch.load(Ordering::Relaxed) => Err(Why::Final(Final::WrongKey)),
-        Err(error) => Err(why_ended(&error)),
-    }
-}
-
-async fn introduce(
-    inner: &Inner,
-    endpoint: Endpoint,
-    connection: Connection,
-    code: Option<&str>,
-) -> Result<Session, Why> {
+async fn introduce(inner: &Inner, reached: Reached, code: Option<&str>) -> Result<Session, Why> {
+    let Reached {
+        endpoint,
+        connection,
+        transport,
+        way,
+    } = reached;
     let (mut send, mut receive) = connection.open_bi().await.map_err(|error| why_ended(&error))?;
     // Control frames wait behind no bulk transfer.
     let _ = send.set_priority(10);
@@ -198,6 +166,8 @@ async fn introduce(
     Ok(Session {
         endpoint,
         connection,
+        transport,
+        way,
         send,
         receive,
         input,
@@ -205,7 +175,10 @@ async fn introduce(
         path: PathWatch::default(),
         suspect_at: None,
         resumes: accepted.resume.is_some(),
+        began: Instant::now(),
+        looks_without_lines: 0,
         notice: Some(Notice::Connected {
+            transport,
             agent: accepted.agent,
             software: accepted.software,
             enrolled: accepted.enrolled,
@@ -228,7 +201,7 @@ fn refused(code: u64, text: String) -> Why {
     }
 }
 
-fn why_ended(error: &ConnectionError) -> Why {
+pub(super) fn why_ended(error: &ConnectionError) -> Why {
     match error {
         ConnectionError::ApplicationClosed(close) => {
             let text: String = String::from_utf8_lossy(&close.reason)
@@ -274,7 +247,11 @@ impl Session {
                     if is_dead && self.resumes && race.is_none() {
                         race = Some(Box::pin(greet(inner, identity, None)));
                     }
-                    leave_at.filter(|at| inner.is_alone() || Instant::now() >= *at).map(|_| Why::Shutdown)
+                    if race.is_none() && self.may_return_to_udp(inner) {
+                        race = Some(Box::pin(greet_by_udp(inner, identity)));
+                    }
+                    let leaves = leave_at.filter(|at| inner.is_alone() || Instant::now() >= *at);
+                    leaves.map(|_| Why::Shutdown).or_else(|| self.lost_way())
                 }
                 raced = async { race.as_mut().expect("polled only while there is one").await }, if race.is_some() => {
                     race = None;
@@ -353,6 +330,11 @@ impl Session {
             return true;
         }
         tell(Notice::PathSilent);
+        if let Some(held) = &self.way {
+            // TCP would wait for the old way for many seconds more.
+            held.way.renew();
+            return false;
+        }
         let own = any_port_towards(self.connection.remote_address());
         let moved = quic::bind_udp(own, inner.config.socket_buffer)
             .and_then(|(socket, _)| self.endpoint.rebind(socket));
@@ -374,9 +356,34 @@ impl Session {
         false
     }
 
+    /// UDP is the better way: while the session has to do without it, it is tried now and then.
+    fn may_return_to_udp(&self, inner: &Inner) -> bool {
+        self.transport == Transport::Tls
+            && inner.config.transport.is_none()
+            && (self.resumes || inner.flows.load(Ordering::Relaxed) == 0)
+            && inner
+                .returning
+                .is_due(self.began.into_std(), Instant::now().into_std())
+    }
+
+    /// A way without connections for some time has lost the gateway: the next session may find it.
+    fn lost_way(&mut self) -> Option<Why> {
+        let lines = self.way.as_ref()?.way.lines();
+        self.looks_without_lines = if lines == 0 {
+            self.looks_without_lines + 1
+        } else {
+            0
+        };
+        (self.looks_without_lines > LOOKS_WITHOUT_LINES)
+            .then(|| Why::Lost("the connections to the gateway broke".into()))
+    }
+
     /// Starts what runs beside the control stream; it ends when it is dropped.
     fn begin(&mut self, inner: &Arc<Inner>, tell: &Tell) -> Vec<AbortOnDropHandle<()>> {
-        inner.standing.session_began(&self.connection);
+        inner.standing.session_began(&self.connection, self.transport);
+        inner
+            .returning
+            .session_began(self.transport, self.began.into_std());
         if let Some(notice) = self.notice.take() {
             tell(notice);
         }

@@ -20,6 +20,7 @@ use super::{Agent, AgentConfig, AgentKey, Final, LocalDoor, LocalEndpoint};
 use crate::gateway::session::read_frame;
 use crate::quic;
 use crate::tls::{self, Identity};
+use crate::transport::Transport;
 
 /// A gateway of the test's own, with an agent that declared a TCP endpoint (1) and a UDP endpoint (2).
 struct Asking {
@@ -48,6 +49,10 @@ impl Asking {
         };
         let config = AgentConfig {
             gateway: gateway.local_addr().unwrap().to_string(),
+            tls: None,
+            transport: Some(Transport::Quic),
+            proxy: None,
+            networks: Vec::new(),
             pin: identity.fingerprint(),
             gso: true,
             socket_buffer: 1 << 20,

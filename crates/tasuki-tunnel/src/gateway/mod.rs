@@ -14,6 +14,7 @@ pub(crate) mod registry;
 pub(crate) mod regulars;
 pub(crate) mod session;
 pub(crate) mod tcp;
+pub(crate) mod tls_door;
 pub(crate) mod udp;
 pub(crate) mod visitors;
 pub(crate) mod web;

@@ -27,6 +27,7 @@ use crate::handle::EndpointLine;
 use crate::quic;
 use crate::splice::Patience;
 use crate::tls::Fingerprint;
+use crate::transport::Transport;
 
 /// How often a session's right to exist is looked up again.
 const RECHECK: Duration = Duration::from_secs(10);
@@ -41,6 +42,7 @@ pub(crate) struct Session {
     pub(crate) fingerprint: Fingerprint,
     pub(crate) from: SocketAddr,
     pub(crate) since: Timestamp,
+    pub(crate) transport: Transport,
     pub(crate) connection: Connection,
     pub(crate) visitors: Arc<Visitors>,
     /// Frames for the agent from other tasks.
@@ -121,7 +123,9 @@ pub(crate) async fn accept_agents(inner: Arc<Inner>, endpoint: quinn::Endpoint) 
         }
         match Arc::clone(&greeting).try_acquire_owned() {
             Ok(permit) => {
-                inner.tasks.spawn(serve(Arc::clone(&inner), incoming, permit));
+                inner
+                    .tasks
+                    .spawn(serve(Arc::clone(&inner), incoming, Transport::Quic, permit));
             }
             Err(_) => {
                 inner.metrics.agent_refused("crowded");
@@ -132,9 +136,15 @@ pub(crate) async fn accept_agents(inner: Arc<Inner>, endpoint: quinn::Endpoint) 
 }
 
 /// Sessions that have not yet said who they are.
-const MAX_GREETING: usize = 256;
+pub(crate) const MAX_GREETING: usize = 256;
 
-async fn serve(inner: Arc<Inner>, incoming: Incoming, greeting: tokio::sync::OwnedSemaphorePermit) {
+/// Serves one connection of an agent to its end.
+pub(crate) async fn serve(
+    inner: Arc<Inner>,
+    incoming: Incoming,
+    transport: Transport,
+    greeting: tokio::sync::OwnedSemaphorePermit,
+) {
     let from = incoming.remote_address();
     let from = SocketAddr::new(from.ip().to_canonical(), from.port());
     if let Err(refusal) = admit::may_connect(&inner, from.ip()) {
@@ -152,7 +162,7 @@ async fn serve(inner: Arc<Inner>, incoming: Incoming, greeting: tokio::sync::Own
     let greeted = tokio::time::timeout_at(until, greet(&inner, &connection, from)).await;
     drop(greeting);
     let refusal = match greeted {
-        Ok(Ok(greeted)) => return run(inner, from, connection, greeted).await,
+        Ok(Ok(greeted)) => return run(inner, from, transport, connection, greeted).await,
         Ok(Err(None)) => return inner.metrics.agent_refused("handshake"),
         Ok(Err(Some(refusal))) => {
             inner.metrics.agent_refused(refusal.label());
@@ -229,7 +239,13 @@ pub(crate) async fn read_frame<T: DeserializeOwned>(
     }
 }
 
-async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greeted: Greeted) {
+async fn run(
+    inner: Arc<Inner>,
+    from: SocketAddr,
+    transport: Transport,
+    connection: Connection,
+    greeted: Greeted,
+) {
     let Greeted {
         send,
         receive,
@@ -262,6 +278,7 @@ async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greete
         fingerprint,
         from,
         since: inner.deps.clock.wall(),
+        transport,
         connection,
         visitors,
         outbox,
@@ -294,7 +311,7 @@ async fn run(inner: Arc<Inner>, from: SocketAddr, connection: Connection, greete
         agent: session.agent,
         from: from.ip(),
     });
-    tracing::info!(tunnel.agent = %session.name, software = %session.software, enrolled, "agent connected");
+    tracing::info!(tunnel.agent = %session.name, software = %session.software, enrolled, transport = %session.transport, "agent connected");
 
     let accepted = Accepted {
         agent: session.name.clone(),

@@ -34,7 +34,8 @@ impl Session {
         let loopback = "127.0.0.1:0".parse().unwrap();
         let gateway = quic::endpoint(quic::bind_udp(loopback, 1 << 20).unwrap().0, Some(server)).unwrap();
         let agent = quic::endpoint(quic::bind_udp(loopback, 1 << 20).unwrap().0, None).unwrap();
-        let (client, _) = tls::client_config(&identity, identity.fingerprint()).unwrap();
+        let (client, _) =
+            tls::client_config(&identity, identity.fingerprint(), tls::KeyExchange::Hybrid).unwrap();
         let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(client).unwrap()));
         client.transport_config(Arc::new(quic::agent_transport(true)));
         let to = gateway.local_addr().unwrap();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admission;
+mod fallback;
 mod flows;
 mod hostile;
 mod limits;

@@ -137,6 +137,8 @@ async fn without_a_new_session_in_time_both_ends_are_reset() {
     let mut config = world.config(vec![tcp_to(target)]);
     config.gateway = router.addr.to_string();
     config.gso = false;
+    // The router carries UDP only, and the agent is to find no other way.
+    config.transport = Some(tasuki_tunnel::Transport::Quic);
     let mut agent = Running::start(config, new_key(), Some(code));
     let mut player = TcpStream::connect(agent.open_port().await).await.unwrap();
     player.write_all(b"x").await.unwrap();

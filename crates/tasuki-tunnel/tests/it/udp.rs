@@ -10,9 +10,9 @@ use tokio::net::{TcpStream, UdpSocket};
 
 use crate::world::{ANY_PORT, World, echo, soon, tcp_to};
 
-const ANY_UDP: &str = "tunnel:udp:20000-29999";
+pub(crate) const ANY_UDP: &str = "tunnel:udp:20000-29999";
 
-fn udp_to(target: SocketAddr) -> LocalEndpoint {
+pub(crate) fn udp_to(target: SocketAddr) -> LocalEndpoint {
     LocalEndpoint::new("udp", LocalDoor::Udp(0), target.to_string())
 }
 
@@ -20,14 +20,14 @@ async fn socket() -> UdpSocket {
     UdpSocket::bind("127.0.0.1:0").await.unwrap()
 }
 
-async fn visitor_of(port: SocketAddr) -> UdpSocket {
+pub(crate) async fn visitor_of(port: SocketAddr) -> UdpSocket {
     let visitor = socket().await;
     visitor.connect(port).await.unwrap();
     visitor
 }
 
 /// Sends until something comes back: a datagram may be lost anywhere.
-async fn ask(visitor: &UdpSocket, question: &[u8]) -> Vec<u8> {
+pub(crate) async fn ask(visitor: &UdpSocket, question: &[u8]) -> Vec<u8> {
     soon("an answer", async {
         let mut buffer = [0; 2048];
         loop {
@@ -42,7 +42,7 @@ async fn ask(visitor: &UdpSocket, question: &[u8]) -> Vec<u8> {
 }
 
 /// A local server that answers with the name by which it knows the asker, and the question.
-async fn named_echo() -> SocketAddr {
+pub(crate) async fn named_echo() -> SocketAddr {
     let server = socket().await;
     let addr = server.local_addr().unwrap();
     tokio::spawn(async move {

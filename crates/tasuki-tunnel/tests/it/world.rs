@@ -12,6 +12,7 @@ use tasuki_core::bans::Bans;
 use tasuki_core::budget::Budget;
 use tasuki_core::clock::Clock;
 use tasuki_core::events::EventBus;
+use tasuki_core::front::{FrontConfig, FrontDeps, FrontDoor};
 use tasuki_core::health::Health;
 use tasuki_core::limits::Limits;
 use tasuki_core::metrics::Metrics;
@@ -22,7 +23,7 @@ use tasuki_core::store::TunnelStore;
 use tasuki_core::store::audit::Actor;
 use tasuki_core::tls::{Tls, TlsConfig};
 use tasuki_core::{Deps, EngineKind, Shared};
-use tasuki_proto::tunnel::EndpointState;
+use tasuki_proto::tunnel::{ALPN, EndpointState};
 use tasuki_tunnel::agent::{Agent, AgentConfig, AgentKey, Final, LocalDoor, LocalEndpoint, Notice};
 use tasuki_tunnel::{Engine, Fingerprint, Handle, PortRange, TunnelConfig};
 use tempfile::TempDir;
@@ -61,6 +62,8 @@ fn free_range() -> PortRange {
 
 pub(crate) struct World {
     pub(crate) quic: SocketAddr,
+    /// The front door, in TLS.
+    pub(crate) front: SocketAddr,
     pub(crate) players: SocketAddr,
     pub(crate) pin: Fingerprint,
     pub(crate) handle: Handle,
@@ -163,13 +166,31 @@ impl World {
             tls,
             shared: Arc::new(Shared::default()),
         };
+        let front = FrontDoor::build(
+            FrontConfig {
+                listen: Vec::new(),
+                tls_listen: vec!["127.0.0.1:0".parse().unwrap()],
+                ..FrontConfig::default()
+            },
+            FrontDeps {
+                tls: deps.tls.clone(),
+                bans: deps.bans.clone(),
+                metrics: metrics.core("front"),
+                shared: Arc::clone(&deps.shared),
+            },
+        )
+        .unwrap();
         let engine = Engine::build(settings.clone(), deps).await.unwrap();
+        front.routes().set_raw_alpn(ALPN, engine.tls_door());
         let (addrs, pin, handle) = (engine.addrs(), engine.fingerprint(), engine.handle());
         let shutdown = Shutdown::new(Duration::from_secs(2));
         let task = tokio::spawn(engine.run(shutdown.clone()));
+        let front_addr = front.addrs().tls[0];
+        tokio::spawn(front.run(shutdown.child()));
         let players = addrs.minecraft.unwrap();
         Self {
             quic: addrs.quic,
+            front: front_addr,
             players,
             pin,
             handle,
@@ -208,6 +229,10 @@ impl World {
     pub(crate) fn config(&self, endpoints: Vec<LocalEndpoint>) -> AgentConfig {
         AgentConfig {
             gateway: self.quic.to_string(),
+            tls: Some(self.front.to_string()),
+            transport: None,
+            proxy: None,
+            networks: Vec::new(),
             pin: self.pin,
             gso: true,
             socket_buffer: 1 << 20,

@@ -153,6 +153,7 @@ pub(super) async fn agents(State(admin): State<Arc<Admin>>) -> Answer<Json<Value
                     shown["from"] = json!(line.address);
                     shown["connected_at"] = json!(line.since.to_string());
                     shown["software"] = json!(line.software);
+                    shown["transport"] = json!(line.transport);
                     shown["rtt_us"] = json!(line.rtt_us);
                     shown["connections"] = json!(line.connections);
                     shown["sent_bytes"] = json!(line.sent_bytes);
@@ -217,12 +218,18 @@ pub(super) async fn enrol(
     let pin = tunnel.fingerprint().to_string();
     let gateway = admin.tunnel_address();
     let endpoints: String = made.principal.grants.iter().filter_map(endpoint_option).collect();
-    let command = format!("tasuki-agent run --gateway {gateway} --pin {pin} --code {code}{endpoints}");
+    let tls = admin.tls_address();
+    let tls_option = tls
+        .as_deref()
+        .map_or_else(String::new, |tls| format!(" --tls {tls}"));
+    let command =
+        format!("tasuki-agent run --gateway {gateway}{tls_option} --pin {pin} --code {code}{endpoints}");
     let answer = json!({
         "name": made.principal.name,
         "code": code,
         "pin": pin,
         "gateway": gateway,
+        "tls": tls,
         "command": command,
         "expires_at": expires_at.to_string(),
     });

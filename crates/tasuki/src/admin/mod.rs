@@ -296,6 +296,11 @@ impl Admin {
         crate::first_start::tunnel_address(&self.live.load().config, &self.listeners)
     }
 
+    /// Where agents find the front door, if they have to be told.
+    fn tls_address(&self) -> Option<String> {
+        crate::first_start::tls_address(&self.live.load().config, &self.listeners)
+    }
+
     /// A command that sends a first mail as this service.
     fn mail_example(&self, service: &Principal, password: &str) -> Option<String> {
         crate::first_start::mail_command(

@@ -90,6 +90,10 @@ pub(super) async fn build(core: &Core, shared: &Arc<Shared>, front: Option<&Fron
             on_own_runtime(EngineKind::Tunnel, tasuki_tunnel::Engine::build(config, deps)).await?;
         if let Some(front) = front {
             engine.open_web(front);
+            // Agents whose network lets no UDP out.
+            front
+                .routes()
+                .set_raw_alpn(tasuki_proto::tunnel::ALPN, engine.tls_door());
         }
         built.tunnel = Some((engine, runtime));
     }
