@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use tasuki_core::{
     EngineKind,
+    accounts::Grant,
     acl::{Action, Question},
     bans::Standing,
     store::accounts::Principal,
@@ -76,10 +77,19 @@ pub(crate) async fn admit(
     Ok(admitted)
 }
 
-/// The service that a network acts as. While the store is away nobody is a stranger for that: they come again.
+/// The service that a network or device acts as. While the store is away nobody is a stranger for that: they come again.
 async fn service_named(context: &Context, service: &str) -> Result<Option<Arc<Principal>>, Reply> {
     match context.deps.accounts.by_name(service).await {
-        Ok(Some(principal)) if !principal.disabled => Ok(Some(principal)),
+        Ok(Some(principal)) if !principal.disabled => {
+            if principal.grants.contains(&Grant::SendAsAny) {
+                tracing::warn!(
+                    service,
+                    "mail:send:* counts after a login only: a network of mail.mynetworks or mail.devices sends as the \
+                     domains that its service is granted by name"
+                );
+            }
+            Ok(Some(by_network(principal)))
+        }
         Ok(_) => {
             tracing::warn!(
                 service,
@@ -92,4 +102,15 @@ async fn service_named(context: &Context, service: &str) -> Result<Option<Arc<Pr
             Err(NO_ACCOUNTS)
         }
     }
+}
+
+/// What a principal may do without a login: all but sending as any address. An address can be borrowed, by whoever joins the
+/// network or stands behind its NAT, so it never speaks for the whole world.
+pub(super) fn by_network(principal: Arc<Principal>) -> Arc<Principal> {
+    if !principal.grants.contains(&Grant::SendAsAny) {
+        return principal;
+    }
+    let mut principal = Arc::unwrap_or_clone(principal);
+    principal.grants.retain(|grant| *grant != Grant::SendAsAny);
+    Arc::new(principal)
 }

@@ -11,7 +11,7 @@ use tasuki_proto::{
     },
 };
 
-use super::Shell;
+use super::{Shell, admission};
 use crate::{
     connect::Socket,
     guard::{self, LOGIN_ENDED},
@@ -115,12 +115,11 @@ impl Shell {
         match now {
             Ok(Some(now)) if now.id == known && !now.disabled => {
                 self.context.guard.welcome(known);
-                let place = if self.login.is_some() {
-                    &mut self.login
+                if self.login.is_some() {
+                    self.login = Some(now);
                 } else {
-                    &mut self.network
-                };
-                *place = Some(now);
+                    self.network = Some(admission::by_network(now));
+                }
                 Ok(())
             }
             Ok(_) => Err(LOGIN_ENDED),

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use std::{sync::atomic::Ordering, time::Duration};
 
+use tasuki_core::store::audit::Actor;
 use tasuki_smtp::{NetworkConfig, SmarthostTls};
 
 use crate::{
@@ -181,6 +182,24 @@ async fn networks_act_as_their_service() {
     client.expect("EHLO c", "250").await;
     client.expect("MAIL FROM:<a@elsewhere.org>", "550 5.7.1").await;
     let reply = client.mail("a@x.org", &["b@y.org"], "Subject: hi\r\n\r\nx").await;
+    assert!(reply.starts_with("250"), "{reply}");
+    // Whoever is in a network never sends as any address, whatever its service may do after a login.
+    let any = vec!["mail:send:x.org".parse().unwrap(), "mail:send:*".parse().unwrap()];
+    house
+        .accounts
+        .set_grants("office", any, &Actor::gateway("test"))
+        .await
+        .unwrap();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    client.expect("MAIL FROM:<a@elsewhere.org>", "550 5.7.1").await;
+    let reply = client
+        .mail("a@x.org", &["b@y.org"], "From: b@elsewhere.org\r\n\r\nx")
+        .await;
+    assert!(reply.starts_with("550 5.7.1"), "{reply}");
+    let reply = client
+        .mail("a@x.org", &["b@y.org"], "From: a@x.org\r\n\r\nx")
+        .await;
     assert!(reply.starts_with("250"), "{reply}");
     // A service that does not exist gives nobody any right.
     let house = House::with_sink(&sink, |c| c.mynetworks = net("nobody")).await;
