@@ -62,13 +62,8 @@ pub(crate) async fn obey(context: &Arc<Context>, settings: &Settings, job: Job) 
         DeliveryState::Waiting => context.pauses.why(&job.held.lane),
         DeliveryState::Held => Some("held by an operator".to_owned()),
         DeliveryState::Bounce => {
-            give_up(
-                context,
-                settings,
-                job,
-                "an operator of this server returned it".to_owned(),
-            )
-            .await;
+            let why = "an operator of this server returned it".to_owned();
+            give_up(context, settings, job, Verdict::Permanent, why).await;
             return None;
         }
         DeliveryState::Delete => {
@@ -79,7 +74,8 @@ pub(crate) async fn obey(context: &Arc<Context>, settings: &Settings, job: Job) 
     match rests {
         None => return Some(job),
         Some(why) if expired => {
-            give_up(context, settings, job, format!("it expired while it was {why}")).await
+            let why = format!("it expired while it was {why}");
+            give_up(context, settings, job, Verdict::Retry { not_before: None }, why).await
         }
         Some(why) => {
             let end = job.held.expires_at;
@@ -96,9 +92,9 @@ pub(crate) fn of_lane(lane: LaneKey) -> QueueFilter {
     }
 }
 
-async fn give_up(context: &Arc<Context>, settings: &Settings, job: Job, why: String) {
+async fn give_up(context: &Arc<Context>, settings: &Settings, job: Job, verdict: Verdict, why: String) {
     let failure = || Failure {
-        verdict: Verdict::Permanent,
+        verdict,
         blame: Blame::Us,
         reply: None,
         source: Some(why.clone().into()),

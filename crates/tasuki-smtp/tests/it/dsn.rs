@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use tasuki_core::store::trail::End;
 use tasuki_smtp::MailConfig;
 
 use crate::{
@@ -320,13 +321,17 @@ async fn expires_after(class: &str, state: &str, hours: u64) {
     let text = tokio::time::timeout(Duration::from_secs(20), expired)
         .await
         .unwrap();
-    let why = if state == "held" {
-        "it expired while it was held"
-    } else {
-        "\r\nStatus: 5.4.7\r\n"
-    };
-    assert!(text.contains(why), "{class} {state}: {text}");
+    assert!(text.contains("\r\nStatus: 5.4.7\r\n"), "{class} {state}: {text}");
     house.nothing_is_lost(0).await;
+    let (end, words, _) = house.fate("b@y.org").await;
+    let said = match state {
+        "held" => "it expired while it was held",
+        _ => "450 4.2.2 full",
+    };
+    assert!(
+        end == End::Expired && words.contains(said),
+        "{class} {state}: {end:?} {words}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tasuki_core::store::trail::End;
 use tasuki_smtp::{RouteConfig, SmarthostGroupConfig, SmarthostProtocol};
 
 use crate::{
@@ -191,4 +192,10 @@ async fn a_mail_store_answers_for_each_recipient_and_delivery_is_told_as_such() 
         notice.text
     );
     house.nothing_is_lost(1).await;
+    let (end, words, _) = house.fate("b@y.org").await;
+    assert!(
+        end == End::Delivered && words.starts_with("250"),
+        "{end:?} {words}"
+    );
+    assert_eq!(house.fates("full@y.org").await, [], "it still waits");
 }

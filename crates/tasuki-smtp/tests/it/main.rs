@@ -37,6 +37,7 @@ mod sources;
 mod support;
 mod tls_policy;
 mod tls_report;
+mod trail;
 mod traps;
 mod wire;
 mod world;

@@ -6,6 +6,7 @@ use rustls::NamedGroup;
 use tasuki_core::{
     clock::Clock,
     events::EventBus,
+    store::trail::End,
     tls::{Tls, TlsConfig},
 };
 use tasuki_smtp::{MailConfig, MxAnswer, TlsLevel, TlsPolicyConfig};
@@ -92,6 +93,8 @@ async fn delivers(rule: TlsPolicyConfig, sink: &Sink, trust: TlsConfig) -> bool 
     send(&house, "b@y.org").await;
     let received = sink.wait(1).await;
     house.nothing_is_lost(0).await;
+    let (end, _, tls) = house.fate("b@y.org").await;
+    assert_eq!((end, tls.is_some()), (End::Relayed, received[0].tls), "{tls:?}");
     received[0].tls
 }
 
