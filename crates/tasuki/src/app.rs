@@ -281,7 +281,7 @@ impl Core {
         {
             crate::cli::output::line(line);
         }
-        for warning in admin.warnings() {
+        for warning in admin.warnings().await {
             tracing::warn!("{warning}");
         }
         // Last of all: whoever sees this file finds everything listening, and everything said.

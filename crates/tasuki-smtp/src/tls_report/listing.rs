@@ -10,7 +10,7 @@ use tasuki_proto::{
 };
 
 use super::{DAY_MS, TlsFailing, day_of, flush};
-use crate::{config::Settings, engine::Handle};
+use crate::{config::Settings, dkim::Dkim, engine::Handle};
 
 /// Most kinds of sessions in one answer.
 pub(super) const MAX_LISTED: i64 = 5000;
@@ -87,6 +87,17 @@ impl Handle {
     /// Servers whose TLS is not what their domain's policy asks, in this life of the gateway.
     pub fn tls_failing(&self) -> Vec<TlsFailing> {
         self.context.tls_sessions.failing()
+    }
+
+    /// The domain in whose name reports are mailed while none of its DKIM keys can sign them; whoever receives reports may
+    /// refuse those (RFC 8460 3).
+    pub async fn tls_reports_unsigned(&self) -> Option<Domain> {
+        let context = &self.context;
+        let settings = context.settings.load_full();
+        let domain = settings.tls_reports.from.as_ref()?.domain()?.clone();
+        let ring = context.dkim.ring(context.deps.clock.now()).await;
+        let signatures = ring.and_then(|ring| Dkim::signatures(&ring, &domain));
+        signatures.map_or(true, |keys| keys.is_empty()).then_some(domain)
     }
 
     /// The sessions of a day (since 1970, UTC; today if absent), of one domain or of all: the day, and the domains.

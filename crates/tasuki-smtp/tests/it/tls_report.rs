@@ -291,11 +291,13 @@ async fn the_days_report_goes_to_the_places_that_the_domain_names_and_is_not_rep
     })
     .await;
     let x_org = Domain::parse("x.org").unwrap();
+    assert_eq!(house.handle.tls_reports_unsigned().await, Some(x_org.clone()));
     let keys = house
         .handle
         .dkim_add(x_org, &[Algorithm::RsaSha256], None, &Actor::gateway("test"))
         .await;
     assert_eq!(keys.unwrap().len(), 1);
+    assert_eq!(house.handle.tls_reports_unsigned().await, None);
     for (n, to) in ["b@a.y.org", "b@quiet.y.org"].into_iter().enumerate() {
         send(&house, to).await;
         house

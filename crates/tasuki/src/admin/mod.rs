@@ -269,10 +269,11 @@ impl Admin {
     }
 
     /// What works, but perhaps not as it was meant.
-    pub(crate) fn warnings(&self) -> Vec<String> {
+    pub(crate) async fn warnings(&self) -> Vec<String> {
         let mut warnings = self.live.load().warnings();
         warnings.extend(self.front.iter().flat_map(FrontDoor::warnings));
         warnings.extend(tls_report::warnings(self));
+        warnings.extend(tls_report::unsigned(self).await);
         warnings
     }
 

@@ -46,6 +46,7 @@ pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
 
 pub(super) async fn status(State(admin): State<Arc<Admin>>) -> Json<Value> {
     let reasons = admin.reasons();
+    let warnings = admin.warnings().await;
     let mut engines = serde_json::Map::new();
     for engine in admin.live.load().config.engines.iter().copied() {
         engines.insert(engine.name().to_owned(), admin.figures(engine).await);
@@ -66,7 +67,7 @@ pub(super) async fn status(State(admin): State<Arc<Admin>>) -> Json<Value> {
             "refused": admin.budget.refused()},
         "tls": admin.tls.status(),
         "engines": engines,
-        "warnings": admin.warnings(),
+        "warnings": warnings,
         "healthy": reasons.is_empty(),
         "reasons": reasons,
     }))

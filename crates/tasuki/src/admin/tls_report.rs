@@ -98,6 +98,15 @@ pub(super) fn warnings(admin: &Admin) -> Vec<String> {
     named.chain(more).collect()
 }
 
+/// For `status`: reports that their receivers may refuse.
+pub(super) async fn unsigned(admin: &Admin) -> Option<String> {
+    let domain = admin.engines.mail.as_ref()?.tls_reports_unsigned().await?;
+    Some(format!(
+        "TLS reports (mail.tls_reports.from) leave without a DKIM signature of {domain}, so their receivers may refuse them \
+         (RFC 8460): tasuki mail dkim add {domain}"
+    ))
+}
+
 impl From<TlsDayError> for Problem {
     fn from(error: TlsDayError) -> Self {
         match error {
