@@ -1,6 +1,7 @@
 //! The command line: what a person types, and what it answers to mistakes.
 
-use crate::support::gateway::{self, Gateway};
+use crate::support::gateway::Gateway;
+use crate::support::own_network::OwnNetwork;
 use crate::support::{eventually, open_directory, process, root};
 
 fn tasuki(arguments: &[&str]) -> (i32, String) {
@@ -208,7 +209,7 @@ fn a_second_gateway_on_the_same_data_is_refused_with_75() {
 
 #[test]
 fn a_first_start_without_configuration_binds_loopback_only_and_keeps_the_password_in_a_file() {
-    let own_network = gateway::OwnNetwork::start();
+    let own_network = OwnNetwork::start();
     let directory = own_network.directory();
     let mut serve = own_network.command(&process::ours("tasuki"));
     serve

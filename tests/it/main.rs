@@ -20,6 +20,7 @@ mod mail_servers;
 mod proxies;
 mod readme;
 mod restart;
+mod second_relay;
 mod stay;
 mod storage;
 mod support;

@@ -1,50 +1,17 @@
 //! nginx and Caddy in front of the gateway, configured as the README says.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use crate::support::certificate::Certificate;
 use crate::support::fediverse::Instance;
 use crate::support::gateway::Gateway;
-use crate::support::process::{self, Running, tool};
+use crate::support::nginx::{self, Site};
+use crate::support::process::{Running, tool};
 use crate::support::{free_port, http, loopback, readme, wait_for_listener};
 
 const NAME: &str = "relay.example.org";
-
-/// A certificate for the README's name from a CA of its own: CA file, certificate with key, key.
-struct Certificate {
-    ca: PathBuf,
-    certificate: PathBuf,
-    key: PathBuf,
-}
-
-fn certificate(directory: &Path) -> Certificate {
-    let file = |name: &str| directory.join(name);
-    let openssl = |arguments: &str| {
-        let arguments = arguments.replace("DIR", directory.to_str().unwrap());
-        process::succeed(tool("openssl").args(arguments.split(' ')));
-    };
-    std::fs::write(
-        file("san"),
-        format!("subjectAltName=DNS:{NAME}\nbasicConstraints=CA:FALSE\n"),
-    )
-    .unwrap();
-    openssl(
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=test-ca -days 2 -keyout DIR/ca.key -out DIR/ca.pem",
-    );
-    openssl(&format!(
-        "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={NAME} -keyout DIR/web.key -out DIR/web.csr"
-    ));
-    openssl(
-        "x509 -req -in DIR/web.csr -CA DIR/ca.pem -CAkey DIR/ca.key -CAcreateserial -days 2 -extfile DIR/san -out DIR/web.pem",
-    );
-    Certificate {
-        ca: file("ca.pem"),
-        certificate: file("web.pem"),
-        key: file("web.key"),
-    }
-}
 
 /// A gateway with the README's name behind a proxy on this machine.
 fn gateway_behind_a_proxy() -> Gateway {
@@ -77,34 +44,14 @@ fn check(gateway: &Gateway, door: SocketAddr, certificate: &Certificate) {
 fn nginx_in_front_works_as_the_readme_says() {
     let gateway = gateway_behind_a_proxy();
     let directory = gateway.directory();
-    let certificate = certificate(directory);
+    let certificate = Certificate::issue(directory, &[NAME]);
     let door = loopback(free_port());
-    let block = readme::block("nginx")
-        .replace("listen 443", &format!("listen {door}"))
-        .replace("127.0.0.1:8080", &gateway.address("front.http").to_string());
-    let block: String = block
-        .lines()
-        .filter(|line| !line.contains("[::]"))
-        .map(|line| match line.trim().split(' ').next() {
-            Some("ssl_certificate") => format!("ssl_certificate {};\n", certificate.certificate.display()),
-            Some("ssl_certificate_key") => format!("ssl_certificate_key {};\n", certificate.key.display()),
-            _ => format!("{line}\n"),
-        })
-        .collect();
-    let base = directory.display();
-    let scratch: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .iter()
-        .map(|name| format!("{name}_temp_path {base}/nginx-{name};\n"))
-        .collect();
-    let user = if process::is_root() { "user root;\n" } else { "" };
-    let text = format!(
-        "{user}daemon off;\nmaster_process off;\npid {base}/nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n{scratch}{block}}}\n"
-    );
-    let file = directory.join("nginx.conf");
-    std::fs::write(&file, text).unwrap();
-    let mut command = tool("nginx");
-    command.arg("-e").arg("stderr").arg("-c").arg(&file);
-    let _nginx = Running::start("nginx", &mut command, &directory.join("nginx.log"));
+    let site = Site {
+        name: NAME,
+        listen: door,
+        upstream: gateway.address("front.http"),
+    };
+    let _nginx = nginx::start(tool("nginx"), directory, &certificate, &[site]);
     wait_for_listener("nginx", door);
     check(&gateway, door, &certificate);
 }
@@ -113,7 +60,7 @@ fn nginx_in_front_works_as_the_readme_says() {
 fn caddy_in_front_works_as_the_readme_says() {
     let gateway = gateway_behind_a_proxy();
     let directory = gateway.directory();
-    let certificate = certificate(directory);
+    let certificate = Certificate::issue(directory, &[NAME]);
     let (door, plain) = (loopback(free_port()), free_port());
     let block = readme::block("caddy").replace("127.0.0.1:8080", &gateway.address("front.http").to_string());
     // A certificate of our own in place of ACME, other ports, and no administration port.

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::gateway::OwnNetwork;
+use crate::support::own_network::OwnNetwork;
 use crate::support::process::{self, Running};
 use crate::support::{eventually, open_directory, readme};
 

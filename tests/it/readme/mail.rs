@@ -2,8 +2,9 @@
 //! come from another mail server.
 
 use super::{Place, first_mail};
-use crate::support::gateway::OwnNetwork;
+use crate::support::certificate::Certificate;
 use crate::support::mail::{Message, read_messages};
+use crate::support::own_network::OwnNetwork;
 use crate::support::process::{self, Running};
 use crate::support::{client, eventually, readme, root};
 
@@ -17,7 +18,7 @@ pub(super) const BLOCKS: &[&str] = &[
 ];
 
 /// The names of the chapter's provider, and of Microsoft's logins, are this machine here.
-const NAMES: &[&str] = &[
+const NAMES: [&str; 3] = [
     "smtp.provider.example",
     "smtp.office365.com",
     "login.microsoftonline.com",
@@ -26,7 +27,8 @@ const NAMES: &[&str] = &[
 #[test]
 fn the_mail_chapter_of_the_readme_works_as_written() {
     // The gateway's address in the office, and the copier's.
-    let network = OwnNetwork::start_with(&["192.168.10.1", "192.168.10.20"], NAMES);
+    let names = NAMES.map(|name| (name, "127.0.0.1"));
+    let network = OwnNetwork::start_with(&["192.168.10.1", "192.168.10.20"], &names);
     let place = Place::within(network);
     let mut chapter = Chapter::begin(&place);
     chapter.first_mail_to_the_sink();
@@ -61,10 +63,12 @@ impl<'a> Chapter<'a> {
         let mut command = place.shell(&format!("exec {}", written.trim().replace("smtp-sink", &keeping)));
         command.env("PATH", format!("{}:/usr/sbin", place.path));
         let sink = Running::start("smtp-sink", &mut command, &place.file("sink.log"));
-        let certificates = certificate_of_microsoft(place);
+        let microsoft = place.file("microsoft");
+        std::fs::create_dir(&microsoft).unwrap();
+        let microsoft = Certificate::issue(&microsoft, &["login.microsoftonline.com"]);
         let ours = readme::block("config: sink");
         // Whom the outside world's CAs would vouch for.
-        let configuration = format!("\n[tls]\nextra_ca = [\"{certificates}/ca.pem\", \"provider-ca.pem\"]\n");
+        let configuration = format!("\n[tls]\nextra_ca = [{:?}, \"provider-ca.pem\"]\n", microsoft.ca);
         let provider = place.file("provider");
         std::fs::create_dir(&provider).unwrap();
         std::fs::write(provider.join("tasuki.toml"), provider_configuration(&ours)).unwrap();
@@ -210,59 +214,6 @@ fn provider_configuration(sink: &str) -> String {
     )
 }
 
-/// A CA and its certificate for Microsoft's login server; gives their directory.
-fn certificate_of_microsoft(place: &Place) -> String {
-    let directory = place.file("microsoft");
-    std::fs::create_dir(&directory).unwrap();
-    std::fs::write(
-        directory.join("san"),
-        "subjectAltName=DNS:login.microsoftonline.com\nbasicConstraints=CA:FALSE\n",
-    )
-    .unwrap();
-    for arguments in [
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=test-ca -days 2 -keyout ca.key -out ca.pem",
-        "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=web -keyout web.key -out web.csr",
-        "x509 -req -in web.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile san -out web.pem",
-    ] {
-        let mut command = process::tool("openssl");
-        process::succeed(command.args(arguments.split(' ')).current_dir(&directory));
-    }
-    directory.to_str().unwrap().to_owned()
-}
-
-/// The rows of a README's tables whose header has this column, and which column it is.
-fn rows_of_tables_with(file: &str, column: &str) -> Vec<(usize, Vec<String>)> {
-    let text = std::fs::read_to_string(root().join(file)).unwrap();
-    let cells = |line: &str| -> Vec<String> {
-        let line = line.trim().trim_start_matches('|').trim_end_matches('|');
-        line.split('|').map(|cell| cell.trim().to_owned()).collect()
-    };
-    let mut found = Vec::new();
-    let mut at = None;
-    for line in text.lines() {
-        if !line.starts_with('|') {
-            at = None;
-        } else if let Some(at) = at {
-            if !line.starts_with("|---") {
-                found.push((at, cells(line)));
-            }
-        } else {
-            at = cells(line).iter().position(|cell| cell == column);
-            if at.is_none() {
-                // Not one of them: its other rows are no headers.
-                at = Some(usize::MAX);
-            }
-        }
-    }
-    found.retain(|(at, _)| *at != usize::MAX);
-    found
-}
-
-/// What stands between backticks.
-fn quoted(cell: &str) -> impl Iterator<Item = &str> {
-    cell.split('`').skip(1).step_by(2)
-}
-
 /// What stands beside another mail server's parameter in the tables is a key of `config/tasuki.toml`, in both languages.
 #[test]
 fn every_key_in_the_tables_for_users_of_other_mail_servers_exists() {
@@ -271,8 +222,8 @@ fn every_key_in_the_tables_for_users_of_other_mail_servers_exists() {
     let mut all = Vec::new();
     for file in ["README.md", "README.ja.md"] {
         let mut seen = Vec::new();
-        for (at, row) in rows_of_tables_with(file, "tasuki.toml") {
-            for key in quoted(&row[at]) {
+        for (at, row) in readme::rows_of_tables_with(file, "tasuki.toml") {
+            for key in readme::quoted(&row[at]) {
                 let (sections, last) = key.rsplit_once('.').unwrap();
                 let table = sections
                     .split('.')
@@ -298,7 +249,7 @@ fn every_parameter_in_the_table_for_postfix_users_is_one_of_postfix() {
         .lines()
         .filter_map(|line| Some(line.split_once(" =")?.0))
         .collect();
-    let rows = rows_of_tables_with("README.md", "main.cf");
+    let rows = readme::rows_of_tables_with("README.md", "main.cf");
     assert!(rows.len() > 30, "{rows:?}");
     // Not parameters: services of master.cf, an alias, a restriction, and values.
     let others = [
@@ -319,7 +270,7 @@ fn every_parameter_in_the_table_for_postfix_users_is_one_of_postfix() {
         "slow_destination_rate_delay",
     ];
     for (at, row) in rows {
-        for word in quoted(&row[at]) {
+        for word in readme::quoted(&row[at]) {
             let name = word.split(' ').next().unwrap();
             let is_known = known.contains(&name)
                 || others.contains(&name)
@@ -336,10 +287,10 @@ fn every_command_in_the_table_for_users_of_other_mail_servers_runs() {
     let place = Place::new();
     let mut gateway = place.serve();
     let again = first_mail(&place, &readme::block("run: first-mail"));
-    let rows = rows_of_tables_with("README.md", "Tasuki");
+    let rows = readme::rows_of_tables_with("README.md", "Tasuki");
     assert!(rows.len() > 12, "{rows:?}");
     for (at, row) in rows {
-        for command in quoted(&row[at]) {
+        for command in readme::quoted(&row[at]) {
             let id = place.waiting_mail().unwrap_or_else(|| {
                 place.run(&again);
                 place.waiting_mail().expect("it waits: there is no network")
@@ -349,12 +300,12 @@ fn every_command_in_the_table_for_users_of_other_mail_servers_runs() {
         }
     }
     assert!(gateway.terminate().success());
-    let japanese = rows_of_tables_with("README.ja.md", "Tasuki");
+    let japanese = readme::rows_of_tables_with("README.ja.md", "Tasuki");
     let commands = |rows: Vec<(usize, Vec<String>)>| -> Vec<String> {
         rows.into_iter().map(|(at, row)| row[at].clone()).collect()
     };
     assert_eq!(
-        commands(rows_of_tables_with("README.md", "Tasuki")),
+        commands(readme::rows_of_tables_with("README.md", "Tasuki")),
         commands(japanese)
     );
 }

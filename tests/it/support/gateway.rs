@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::process::{self, Running, is_root, tool, tool_as_root};
+use super::process::{self, Running, tool_as_root};
 use super::{eventually, http, open_directory};
 
 /// The name that tests give the gateway unless they need another.
@@ -401,71 +401,5 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         // Lazily: the gateway may still run when the test fails.
         let _ = tool_as_root("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-/// A network of its own, loopback only, in which a program finds every port free.
-pub(crate) struct OwnNetwork {
-    holder: Running,
-    directory: TempDir,
-    /// Whether it has names of its own, too.
-    named: bool,
-}
-
-impl OwnNetwork {
-    pub(crate) fn start() -> Self {
-        Self::start_with(&[], &[])
-    }
-
-    /// With further addresses, and with names that are all this machine's.
-    pub(crate) fn start_with(addresses: &[&str], names: &[&str]) -> Self {
-        let directory = open_directory();
-        let mut command = tool("unshare");
-        if !is_root() {
-            command.arg("--map-root-user");
-        }
-        let ip = process::find("ip").display().to_string();
-        let mut script = format!("{ip} link set lo up");
-        for address in addresses {
-            script += &format!(" && {ip} address add {address}/32 dev lo");
-        }
-        if !names.is_empty() {
-            let ours: String = names.iter().map(|name| format!("127.0.0.1 {name}\n")).collect();
-            let hosts = directory.path().join("hosts");
-            std::fs::write(&hosts, format!("127.0.0.1 localhost\n{ours}")).unwrap();
-            let mount = process::find("mount");
-            script += &format!(" && {} --bind {} /etc/hosts", mount.display(), hosts.display());
-            command.arg("--mount");
-        }
-        script += " && echo '{}' && exec cat";
-        command.args(["--net", "sh", "-c", &script]);
-        let log = directory.path().join("network.log");
-        let (holder, lines) = Running::start_and_read("a network of its own", &mut command, &log);
-        lines.next_json();
-        Self {
-            holder,
-            directory,
-            named: !names.is_empty(),
-        }
-    }
-
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
-    }
-
-    /// A program that runs in this network; one with names of its own starts it in [`Self::directory`].
-    pub(crate) fn command(&self, program: &Path) -> Command {
-        let mut command = tool("nsenter");
-        if !is_root() {
-            command.args(["--user", "--preserve-credentials"]);
-        }
-        command.args(["--target", &self.holder.id().to_string(), "--net"]);
-        if self.named {
-            command
-                .arg("--mount")
-                .arg(format!("--wd={}", self.directory().display()));
-        }
-        command.arg(program);
-        command
     }
 }

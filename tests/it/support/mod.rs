@@ -1,6 +1,8 @@
 //! What the tests stand on: programs as processes, addresses read back, waiting with a deadline.
 
+pub(crate) mod activityrelay;
 pub(crate) mod agent;
+pub(crate) mod certificate;
 pub(crate) mod fediverse;
 pub(crate) mod figures;
 pub(crate) mod gateway;
@@ -8,6 +10,9 @@ pub(crate) mod http;
 pub(crate) mod mail;
 pub(crate) mod minecraft;
 pub(crate) mod networks;
+pub(crate) mod nginx;
+pub(crate) mod own_network;
+pub(crate) mod pebble;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod readme;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+use super::own_network::OwnNetwork;
 use super::{PATIENCE, root};
 
 /// One of our own programs, as cargo built it beside this test.
@@ -80,14 +81,26 @@ pub(crate) fn is_root() -> bool {
 
 /// Python with the packages of `tests/clients/requirements.txt`.
 pub(crate) fn python(script: &Path) -> Command {
-    let python = root().join(".tools/python/bin/python");
-    assert!(
-        python.exists(),
-        "the Python clients are not installed: run `scripts/test --install`"
-    );
-    let mut command = Command::new(python);
+    let mut command = Command::new(python_program("python"));
     command.arg("-u").arg(script);
     command
+}
+
+/// The same in a network of its own.
+pub(crate) fn python_in(network: &OwnNetwork, script: &Path) -> Command {
+    let mut command = network.command(&python_program("python"));
+    command.arg("-u").arg(script);
+    command
+}
+
+/// A program that those packages brought.
+pub(crate) fn python_program(name: &str) -> PathBuf {
+    let program = root().join(".tools/python/bin").join(name);
+    assert!(
+        program.exists(),
+        "{name} is not installed: run `scripts/test --install`"
+    );
+    program
 }
 
 /// Node with the packages of `tests/clients/node/package-lock.json`.

@@ -51,3 +51,36 @@ pub(crate) fn trusted_proxies() -> String {
         .collect();
     line + "\n"
 }
+
+/// The rows of a README's tables whose header has this column, and which column it is.
+pub(crate) fn rows_of_tables_with(file: &str, column: &str) -> Vec<(usize, Vec<String>)> {
+    let text = std::fs::read_to_string(root().join(file)).unwrap();
+    let cells = |line: &str| -> Vec<String> {
+        let line = line.trim().trim_start_matches('|').trim_end_matches('|');
+        line.split('|').map(|cell| cell.trim().to_owned()).collect()
+    };
+    let mut found = Vec::new();
+    let mut at = None;
+    for line in text.lines() {
+        if !line.starts_with('|') {
+            at = None;
+        } else if let Some(at) = at {
+            if !line.starts_with("|---") {
+                found.push((at, cells(line)));
+            }
+        } else {
+            at = cells(line).iter().position(|cell| cell == column);
+            if at.is_none() {
+                // Not one of them: its other rows are no headers.
+                at = Some(usize::MAX);
+            }
+        }
+    }
+    found.retain(|(at, _)| *at != usize::MAX);
+    found
+}
+
+/// What stands between backticks.
+pub(crate) fn quoted(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use super::certificate::Certificate;
 use super::mail::{Message, read_messages};
 use super::process::{self, Running, tool, tool_as_root};
 use super::{client, free_port, loopback, open_directory, root, wait_for_listener};
@@ -152,7 +153,8 @@ fn postfix(fill: &Fill, role: &str) -> Command {
     fill.write(&format!("postfix/{role}.cf"), "conf/main.cf", &[]);
     fill.write("postfix/master.cf", "conf/master.cf", &[]);
     if role == "next_hop_tls" {
-        certificate(fill.base);
+        let made = Certificate::issue(fill.base, &["localhost"]);
+        std::fs::rename(made.both, fill.base.join("tls.pem")).unwrap();
     }
     // Postfix's master runs as root, and its helpers as two other users.
     fill.give("root", &["."]);
@@ -161,30 +163,6 @@ fn postfix(fill: &Fill, role: &str) -> Command {
     let mut command = tool_as_root("postfix");
     command.arg("-c").arg(fill.base.join("conf")).arg("start-fg");
     command
-}
-
-/// `tls.pem` with a key and a certificate for `localhost`, and `ca.pem` that it is of.
-fn certificate(base: &Path) {
-    let openssl = |arguments: &str| {
-        let arguments = arguments.replace("BASE", base.to_str().unwrap());
-        process::succeed(tool("openssl").args(arguments.split(' ')));
-    };
-    std::fs::write(
-        base.join("san"),
-        "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n",
-    )
-    .unwrap();
-    openssl(
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=test-ca -days 2 -keyout BASE/ca.key -out BASE/ca.pem",
-    );
-    openssl(
-        "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -keyout BASE/own.key -out BASE/own.csr",
-    );
-    openssl(
-        "x509 -req -in BASE/own.csr -CA BASE/ca.pem -CAkey BASE/ca.key -CAcreateserial -days 2 -extfile BASE/san -out BASE/own.pem",
-    );
-    let read = |name: &str| std::fs::read_to_string(base.join(name)).unwrap();
-    std::fs::write(base.join("tls.pem"), read("own.key") + &read("own.pem")).unwrap();
 }
 
 fn exim(fill: &Fill, role: &str) -> Command {
