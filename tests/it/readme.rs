@@ -1,5 +1,6 @@
 //! The README's commands, run as they are written.
 
+mod fediverse;
 mod mail;
 
 use std::os::unix::fs::PermissionsExt;
@@ -141,6 +142,8 @@ fn the_first_steps_of_the_readme_work_as_written() {
             "run: demo" | "run: serve" | "run: init" | "run: none" | "nginx" | "caddy" => {}
             // The mail chapter: in the order of a newcomer, in `mail`.
             mark if mail::BLOCKS.contains(&mark) => {}
+            // The fediverse chapter, in `fediverse`.
+            mark if fediverse::BLOCKS.contains(&mark) => {}
             other if other.starts_with("config: ") => {}
             other => panic!("README.md has a block {other:?} that no test runs"),
         }
