@@ -63,6 +63,8 @@ pub(crate) enum Basis {
     Dane,
     /// The mail's REQUIRETLS.
     Required,
+    /// The rule for the receiver, `mail.providers`.
+    Provider,
 }
 
 /// What is wrong with the TLS of a server or domain, in the terms of a report.
@@ -157,6 +159,7 @@ impl Demand {
             Basis::Dane => format!("DANE for {domain}"),
             Basis::Sts => format!("the MTA-STS policy of {domain}"),
             Basis::Required => format!("REQUIRETLS for {domain}"),
+            Basis::Provider => format!("require_tls of the receiver's rule (mail.providers) for {domain}"),
             Basis::Configured(level) => {
                 format!("the TLS policy for {domain} (mail.tls_policy: {})", level.word())
             }

@@ -46,6 +46,9 @@ pub struct ProviderConfig {
     /// Most mails in a minute, evenly spaced.
     #[serde(default)]
     pub per_minute: Option<u32>,
+    /// Never send to it in the clear: whoever can break TLS on the way could then read the mail.
+    #[serde(default)]
+    pub require_tls: bool,
     /// Parts of replies that mean "too fast", not "not this mail".
     #[serde(default)]
     pub slow_down: Vec<String>,

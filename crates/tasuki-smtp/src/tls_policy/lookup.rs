@@ -138,6 +138,13 @@ pub(crate) async fn demands_on(
             }
         }
     }
+    for (to, demand) in &mut all {
+        let rule = settings.providers.of_host(&to.host);
+        if demand.level == Level::May && rule.is_some_and(|rule| rule.require_tls) {
+            (demand.level, demand.basis, demand.domain) =
+                (Level::Encrypt, Basis::Provider, Some(domain.clone()));
+        }
+    }
     Ok(all)
 }
 

@@ -24,6 +24,7 @@ async fn house(sink: &Sink, change: impl FnOnce(&mut ProviderConfig)) -> House {
         connections: None,
         mails_per_connection: None,
         per_minute: None,
+        require_tls: false,
         slow_down: vec![],
     };
     change(&mut rule);

@@ -217,6 +217,51 @@ async fn mail_that_no_server_was_safe_enough_for_comes_back_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_never_goes_to_google_in_the_clear_unless_the_operator_says_so() {
+    let mx = "aspmx.l.google.com";
+    let google = || {
+        let hosts = MxAnswer::Hosts(vec![(10, mx.to_owned())]);
+        let at = vec![(mx, "127.0.0.1".parse().unwrap())];
+        Names(vec![("y.org", hosts)], at, Arc::default())
+    };
+    // Neither without STARTTLS nor when the handshake breaks.
+    let broken: Script = Arc::new(|line| line.starts_with("STARTTLS").then(|| "454 4.7.0 not now".into()));
+    let (tls, _keys) = server_tls("elsewhere.example");
+    let both = [
+        (Sink::start().await, "the server does not offer it"),
+        (
+            Sink::with(&["PIPELINING"], Some(tls.server(&[])), broken).await,
+            "454 4.7.0 not now",
+        ),
+    ];
+    for (sink, why) in &both {
+        let house = House::start(google(), |c| direct(c, sink)).await;
+        send(&house, "b@y.org").await;
+        house.until("the deferral", |l| l.errors().len() == 1).await;
+        let errors = house.look().await.errors();
+        assert!(
+            errors[0].contains("mail.providers") && errors[0].contains(why),
+            "{errors:?}"
+        );
+        assert!(sink.commands().iter().all(|c| !c.starts_with("MAIL")));
+    }
+    // Any certificate will do, as elsewhere without a policy.
+    let good = Server::start("elsewhere.example").await;
+    let house = House::start(google(), |c| direct(c, &good.sink)).await;
+    send(&house, "b@y.org").await;
+    assert!(good.sink.wait(1).await[0].tls);
+    // The operator's own word for the domain stands.
+    let sink = Sink::start().await;
+    let house = House::start(google(), |c| {
+        direct(c, &sink);
+        c.tls_policy = vec![policy(TlsLevel::May, &[])];
+    })
+    .await;
+    send(&house, "b@y.org").await;
+    assert!(!sink.wait(1).await[0].tls);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_is_not_used_for_mail_that_needs_a_safer_one() {
     let server = Server::start("mx.y.org").await;
     let house = House::with(names(), server.trust.clone(), |c| {

@@ -36,6 +36,7 @@ fn a_block_of_the_same_name_takes_the_place_of_a_shipped_one() {
         connections: Some(1),
         mails_per_connection: None,
         per_minute: Some(30),
+        require_tls: false,
         slow_down: vec!["My Words".into()],
     };
     let rules = Providers::check(std::slice::from_ref(&mine)).unwrap();
