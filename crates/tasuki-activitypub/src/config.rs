@@ -1,5 +1,6 @@
 //! The `[fediverse]` part of the configuration.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -132,6 +133,10 @@ pub struct FediConfig {
     pub topics: TopicsConfig,
     /// Whether NodeInfo and the page list the subscribed hosts.
     pub show_peers: bool,
+    /// Whether instances may set their own filter at `/filter`, after they proved themselves.
+    pub self_service: bool,
+    /// Who is asked for their proofs in DNS; `None`: whom the system asks.
+    pub dns_server: Option<SocketAddr>,
     /// Largest activity taken, in bytes. Mastodon takes 1 MiB.
     #[serde(with = "size")]
     pub max_activity_size: u64,
@@ -195,6 +200,8 @@ impl Default for FediConfig {
             boosts: false,
             topics: TopicsConfig::default(),
             show_peers: true,
+            self_service: true,
+            dns_server: None,
             max_activity_size: 1 << 20,
             retention: Duration::from_secs(3 * 24 * HOUR),
             log_max_bytes: 1 << 30,

@@ -1,6 +1,7 @@
 //! The engine as the composition root sees it: build, hand out its web side, run until the shutdown.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,6 +20,7 @@ use url::Url;
 
 use crate::config::FediConfig;
 use crate::fetch::Fetcher;
+use crate::filters::Sampler;
 use crate::guard::Guard;
 use crate::handle::Handle;
 use crate::keys::Keys;
@@ -30,6 +32,7 @@ use crate::outage::Outage;
 use crate::policy::Rules;
 use crate::routes::Web;
 use crate::scout::{self, Suspects};
+use crate::selfservice::{Prover, Txt};
 use crate::signer::Signer;
 use crate::subscribers::Subscribers;
 use crate::trail::Trail;
@@ -47,7 +50,8 @@ const MAX_RECENT_NEWS: u64 = 50_000;
 const REFRESH: Duration = Duration::from_secs(2);
 
 /// Keys of the configuration that are read once, at the start.
-const NEEDS_RESTART: [&str; 6] = [
+const NEEDS_RESTART: [&str; 7] = [
+    "dns_server",
     "host_concurrency",
     "backlog_per_second",
     "max_deliveries",
@@ -80,6 +84,11 @@ pub(crate) struct Inner {
     /// Topics from which somebody was removed: their actors are served until the Reject has arrived.
     pub(crate) ended: Cache<Topic, ()>,
     pub(crate) lanes: Arc<Lanes>,
+    /// The shares of hosts that take so many posts a minute, by host number.
+    pub(crate) samplers: Mutex<HashMap<u32, Sampler>>,
+    /// How instances prove themselves.
+    pub(crate) prover: Prover,
+    pub(crate) txt: Txt,
     /// Hosts to be looked at.
     pub(crate) suspects: Arc<Suspects>,
     /// When this engine was built: its counters begin there.
@@ -163,7 +172,13 @@ impl Engine {
             lanes: Arc::clone(&lanes),
         };
         let retention = config.load().retention;
+        let prover = Prover::load(&deps.secrets)
+            .await
+            .map_err(other("the key for proofs"))?;
         let inner = Inner {
+            samplers: Mutex::default(),
+            prover,
+            txt: Txt::new(&config.load()),
             keys: Keys::new(
                 Arc::clone(&store),
                 fetcher,

@@ -38,6 +38,9 @@ pub enum HandleError {
     /// There is no such list.
     #[error("there is no list {0}; see `tasuki fedi list show`")]
     NoSuchList(String),
+    /// The host has no filter.
+    #[error("{0} has no filter")]
+    NoFilter(String),
     /// Not a topic.
     #[error("{0}")]
     NotATopic(String),

@@ -115,6 +115,8 @@ pub(crate) struct AuthorFacts {
     /// When the account was made, as its server says.
     pub(crate) born: Option<SystemTime>,
     pub(crate) wishes: Wishes,
+    /// The account says that no person writes.
+    pub(crate) is_bot: bool,
 }
 
 impl AuthorFacts {
@@ -122,6 +124,8 @@ impl AuthorFacts {
         Self {
             born: actor.published,
             wishes: actor.wishes,
+            // Mastodon, Misskey, Pleroma: an account marked as a bot.
+            is_bot: matches!(actor.kind.as_str(), "Service" | "Application"),
         }
     }
 }
@@ -322,6 +326,11 @@ impl Keys {
         }
     }
 
+    /// Whether an author is known to be a bot; nobody is asked.
+    pub(crate) fn is_bot(&self, id: &ActorId) -> bool {
+        self.authors.get(id.as_str()).is_some_and(|known| known.is_bot)
+    }
+
     /// The author changed something: it is asked again.
     pub(crate) fn forget_author(&self, id: &ActorId) {
         self.authors.invalidate(id.as_str());
@@ -372,6 +381,15 @@ impl Keys {
         }
         let document = json::read(&document.body, &limits()).unwrap_or_default();
         Ok((post, Words::of(&document), Traits::of(&document)))
+    }
+
+    /// The post that an address shows: people paste the one in their browser's bar, and the post has an id of its own.
+    pub(crate) async fn post_at(&self, address: &ObjectId) -> Result<(actor::Post, Words), KeyError> {
+        let document = self.fetch_document(address.url()).await?;
+        let id = actor::Post::read(&document.body, &limits())
+            .map_err(not_in_document)?
+            .id;
+        self.post(&id).await.map(|(post, words, _)| (post, words))
     }
 }
 

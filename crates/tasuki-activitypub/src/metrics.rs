@@ -66,6 +66,7 @@ impl Outcome {
             Self::Dropped("from_relay") => {
                 "not relayed: another relay announced it, and relays do not feed relays"
             }
+            Self::Dropped("filtered") => "not relayed: the filters of all who would get it leave it out",
             Self::Dropped("off_topic") => {
                 "not relayed: its host joined topics only, and it belongs to none of them"
             }

@@ -8,6 +8,7 @@ use tasuki_proto::activitypub::ids::Authority;
 use tasuki_proto::activitypub::topic::Topic;
 
 use crate::engine::Inner;
+use crate::filters::FilterStatus;
 use crate::handle::{Handle, HandleError, SubscriberStatus, asker};
 use crate::moderation::subject_of;
 use crate::policy::{Verdict, Wish, decide};
@@ -38,6 +39,8 @@ pub struct BlockListReport {
 pub struct Why {
     /// The host's subscription with its deliveries, for a host.
     pub subscriber: Option<SubscriberStatus>,
+    /// What it leaves out, if it has a filter.
+    pub filter: Option<FilterStatus>,
     /// What else it joined.
     pub further: Vec<SubscriberStatus>,
     /// Why the host may not receive or publish, if so.
@@ -220,6 +223,7 @@ impl Handle {
         let mut why = Why {
             subscriber: None,
             further: Vec::new(),
+            filter: None,
             verdicts: Vec::new(),
             judged: Vec::new(),
         };
@@ -235,6 +239,12 @@ impl Handle {
         let mut own = own.into_iter();
         why.subscriber = own.next();
         why.further = own.collect();
+        why.filter = self
+            .inner
+            .subscribers
+            .filters()
+            .host(&host)
+            .map(FilterStatus::from);
         for topic in why.subscriber.iter().chain(&why.further).map(|one| &one.topic) {
             let topic = Topic::parse(topic).unwrap_or(Topic::All);
             if let Err(reason) = self.inner.opens(&topic) {

@@ -104,6 +104,13 @@ pub(crate) fn page(
             .to_owned(),
     };
     let topics = relay.map_or_else(String::new, |relay| topic_part(relay, config, topics));
+    let filter = match config.self_service && relay.is_some() {
+        false => "",
+        true => {
+            "<p>Admins of joined instances choose what they receive: <a href=\"/filter\">filter</a>. \
+             <span lang=\"ja\">参加サーバーの管理者は、受け取る投稿を<a href=\"/filter\">フィルター</a>で選べます。</span></p>\n"
+        }
+    };
     let contact = match config.contact.is_empty() {
         true => String::new(),
         false => format!(
@@ -140,7 +147,7 @@ pub(crate) fn page(
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>{name}</title>\n\
          <style>body{{max-width:42rem;margin:2rem auto;padding:0 1rem;font-family:sans-serif;line-height:1.6}}\
          code{{background:#eee;color:#111;padding:.2rem .4rem;overflow-wrap:anywhere}}</style>\n</head>\n<body>\n\
-         <h1>{name}</h1>\n<p>{summary}</p>\n{join}{topics}{rules}{contact}\
+         <h1>{name}</h1>\n<p>{summary}</p>\n{join}{topics}{filter}{rules}{contact}\
          <h2>Instances / <span lang=\"ja\">参加サーバー</span>: {instances}</h2>\n{list}\
          <p>Since {since}: {relayed} posts and changes relayed, {delivered} deliveries (<a href=\"/stats.json\">stats.json</a>).</p>\n\
          <p lang=\"ja\">{since} から: 中継した投稿と変更 {relayed} 件、配送 {delivered} 件。</p>\n\
@@ -208,7 +215,7 @@ fn mode_text(mode: Mode) -> (&'static str, &'static str) {
     }
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

@@ -3,6 +3,8 @@
 //! **Invariant:** nothing goes back to the host it came from, a host gets one copy whatever it joined, and `202` is said after
 //! the commit.
 
+use std::sync::PoisonError;
+
 use bytes::Bytes;
 use roaring::RoaringBitmap;
 use sha2::{Digest as _, Sha256};
@@ -18,10 +20,14 @@ use tasuki_proto::activitypub::traits::Traits;
 use tasuki_proto::activitypub::words::Words;
 
 use crate::engine::Inner;
+use crate::filters::LeftOut;
 use crate::metrics::Outcome;
 use crate::receivers::{Reach, Receivers};
 use crate::time::system_time;
 use crate::unique;
+
+/// Hosts named for each reason why something was left out.
+const MAX_NAMED: usize = 3;
 
 /// What is to be told.
 struct News<'a> {
@@ -43,16 +49,22 @@ impl News<'_> {
     fn is_change(&self) -> bool {
         self.kind == EntryKind::Delete || (self.activity.kind == Kind::Update && self.traits.is_post)
     }
+
+    /// Whether it is new to whoever gets it: filters and limits are for that.
+    fn is_new(&self) -> bool {
+        self.is_relay_announce || matches!(self.activity.kind, Kind::Create | Kind::Announce)
+    }
 }
 
 /// Who gets what.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 struct Audience {
     all: RoaringBitmap,
     announce_to: RoaringBitmap,
     if_known: RoaringBitmap,
     via: Vec<(Topic, RoaringBitmap)>,
     forwarded: bool,
+    left_out: LeftOut,
 }
 
 impl Audience {
@@ -165,8 +177,10 @@ impl Inner {
                 .host(bringer)
                 .is_some_and(|one| one.is_active() && !one.feeds_all())
         };
+        let receivers = self.subscribers.receivers(&self.config.load_full());
         let is_asked = self.subscribers.moderation().has_filters()
-            || self.subscribers.receivers(&self.config.load_full()).has_topics()
+            || receivers.has_topics()
+            || !receivers.sieve.is_empty()
             || feeds_topics();
         let is_read = matches!(activity.kind, Kind::Create | Kind::Update);
         (is_asked && is_read).then(|| serde_json::from_slice(body).unwrap_or_default())
@@ -295,16 +309,50 @@ impl Inner {
                 audience.leave_out(origin.host_no.0);
             }
         }
+        if !receivers.sieve.is_empty() {
+            self.sift(news, &receivers, &mut audience);
+        }
         // The store adds the hosts that once got the object.
+        if audience.all.is_empty() && !audience.left_out.by_reason.is_empty() && audience.if_known.is_empty()
+        {
+            self.explain(news.activity, &audience, &Via::new());
+            return Err("filtered");
+        }
         if audience.all.is_empty() && audience.if_known.is_empty() && news.kind != EntryKind::Delete {
             return Err("no_receivers");
         }
         Ok(audience)
     }
 
+    /// Takes out who wants to leave it out. An edit goes to no filtered host that has not got the post.
+    fn sift(&self, news: &News<'_>, receivers: &Receivers, audience: &mut Audience) {
+        let is_edit = news.activity.kind == Kind::Update && news.traits.is_post;
+        if !news.is_new() && !is_edit {
+            return;
+        }
+        let is_bot = self.keys.is_bot(news.author);
+        let mut out = receivers.sieve.leave_out(&mut audience.all, news.traits, is_bot);
+        if is_edit {
+            audience.all -= receivers.sieve.limited();
+        } else {
+            let mut samplers = self.samplers.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = self.deps.clock.wall();
+            let full = receivers
+                .sieve
+                .sample(&mut audience.all, &mut samplers, news.author, at);
+            out.add("rate", full);
+        }
+        audience.announce_to &= &audience.all;
+        audience.left_out = out;
+    }
+
     /// For `fedi why`.
     fn explain(&self, activity: &Activity, audience: &Audience, via: &Via) {
+        let left_out = self.left_out_in_words(audience);
         if via.is_empty() {
+            if !left_out.is_empty() {
+                self.trail.explain(activity.id.as_str(), left_out);
+            }
             return;
         }
         let whole = via
@@ -318,10 +366,35 @@ impl Inner {
             .into_iter()
             .chain(parts)
             .collect();
-        self.trail.explain(
-            activity.id.as_str(),
-            format!("hosts by what they joined: {}", parts.join(", ")),
-        );
+        let mut text = format!("hosts by what they joined: {}", parts.join(", "));
+        if !left_out.is_empty() {
+            text.push_str("; ");
+            text.push_str(&left_out);
+        }
+        self.trail.explain(activity.id.as_str(), text);
+    }
+
+    /// Which filters took whom out; the first few by name.
+    fn left_out_in_words(&self, audience: &Audience) -> String {
+        if audience.left_out.by_reason.is_empty() {
+            return String::new();
+        }
+        let table = self.subscribers.table();
+        let name = |number: u32| {
+            let known = table.by_host.values().find(|one| one.host_no.0 == number);
+            known.map_or_else(|| number.to_string(), |one| one.authority.to_string())
+        };
+        let parts = audience.left_out.by_reason.iter().map(|(reason, hosts)| {
+            let names: Vec<String> = hosts.iter().take(MAX_NAMED).map(name).collect();
+            let more = if hosts.len() > MAX_NAMED as u64 {
+                ", …"
+            } else {
+                ""
+            };
+            format!("{reason} {} ({}{more})", hosts.len(), names.join(", "))
+        });
+        let parts: Vec<String> = parts.collect();
+        format!("left out by filters: {}", parts.join(", "))
     }
 }
 

@@ -11,6 +11,7 @@ use tasuki_proto::activitypub::topic::Topic;
 use tasuki_proto::activitypub::traits::Traits;
 
 use crate::config::{FediConfig, Mode};
+use crate::filters::{Filters, Sieve};
 use crate::moderation::Moderation;
 use crate::policy::{Rules, Verdict, Wish, decide};
 use crate::subscribers::{Joined, Subscriber, Table};
@@ -23,6 +24,7 @@ pub(crate) struct Source {
     pub(crate) rules: Arc<Vec<(Origin, RuleSpec)>>,
     pub(crate) moderation: Arc<Moderation>,
     pub(crate) lists: Arc<Vec<List>>,
+    pub(crate) filters: Arc<Filters>,
     pub(crate) config: Arc<FediConfig>,
 }
 
@@ -37,8 +39,10 @@ pub(crate) struct Receivers {
     /// Of these, the hosts that take forwarded Deletes all the same.
     pub(crate) deletes: RoaringBitmap,
     /// Hosts that may be sent a signature that serves many of them (`lanes/shared.rs` says why): known to ask for no more, the
-    /// relay open, and no rule about them.
+    /// relay open, and no rule about them nor a filter of theirs.
     pub(crate) shared: RoaringBitmap,
+    /// What they leave out.
+    pub(crate) sieve: Sieve,
     /// Hosts that joined the whole relay.
     whole: RoaringBitmap,
     by_topic: HashMap<Topic, RoaringBitmap>,
@@ -61,6 +65,7 @@ impl Receivers {
             announce: RoaringBitmap::new(),
             deletes: RoaringBitmap::new(),
             shared: RoaringBitmap::new(),
+            sieve: source.filters.sieve(&source.table),
             whole: RoaringBitmap::new(),
             by_topic: HashMap::new(),
             several: HashMap::new(),
@@ -78,6 +83,7 @@ impl Receivers {
             moderation,
             config,
             lists,
+            filters,
             ..
         } = &self.source;
         // A rule that came later, or a host taken from the list, ends the supply at once; the operator's removal then
@@ -104,7 +110,8 @@ impl Receivers {
             return;
         }
         let number = subscriber.host_no.0;
-        if config.mode == Mode::Open && subscriber.may_share_signature(moderation, rules) {
+        let is_plain = config.mode == Mode::Open && filters.host(&subscriber.authority).is_none();
+        if is_plain && subscriber.may_share_signature(moderation, rules) {
             self.shared.insert(number);
         }
         match subscriber.delivery() {
@@ -132,6 +139,7 @@ impl Receivers {
             && Arc::ptr_eq(&self.source.rules, &source.rules)
             && Arc::ptr_eq(&self.source.moderation, &source.moderation)
             && Arc::ptr_eq(&self.source.lists, &source.lists)
+            && Arc::ptr_eq(&self.source.filters, &source.filters)
             && Arc::ptr_eq(&self.source.config, &source.config)
     }
 

@@ -27,6 +27,7 @@ use crate::config::Mode;
 use crate::engine::Inner;
 use crate::page::page;
 use crate::problem::Problem;
+use crate::selfservice;
 use crate::statistics::Statistics;
 
 /// Where the source is, for NodeInfo 2.1: the licence wants it told.
@@ -79,6 +80,7 @@ fn router(inner: Arc<Inner>) -> Router {
         .route("/nodeinfo/2.0", get(nodeinfo_2_0))
         .route("/nodeinfo/2.1", get(nodeinfo_2_1))
         .route("/api/v1/instance", get(instance))
+        .merge(selfservice::routes())
         .route("/stats.json", get(statistics))
         .method_not_allowed_fallback(async || Problem::method())
         .fallback(async || Problem::not_found("there is no such page here"))

@@ -21,6 +21,7 @@ use tasuki_proto::activitypub::subscription::{FollowBack, State, Style, Subscrip
 use tasuki_proto::activitypub::topic::Topic;
 
 use crate::config::{FediConfig, Mode};
+use crate::filters::Filters;
 use crate::lanes::SignatureUse;
 use crate::moderation::Moderation;
 use crate::policy::{Rules, Verdict, Wish, decide};
@@ -227,7 +228,7 @@ pub(crate) fn signature_of(
         (None, _) if !config.shared_signatures => "fediverse.shared_signatures is off".to_owned(),
         (None, _) if config.mode != Mode::Open => "the relay is not open to everybody".to_owned(),
         (None, Some(software)) if software::takes_shared_signatures(software) => {
-            "it does not receive, or a rule is about it".to_owned()
+            "it does not receive, or a rule is about it, or it has a filter".to_owned()
         }
         (None, Some(software)) => format!("{software} is not known to take a shared signature"),
         (None, None) => "its software is not known".to_owned(),
@@ -321,6 +322,7 @@ pub(crate) struct Subscribers {
     table: ArcSwap<Table>,
     moderation: ArcSwap<Moderation>,
     lists: ArcSwap<Vec<List>>,
+    filters: ArcSwap<Filters>,
     orders: ArcSwap<Orders>,
     receivers: ArcSwapOption<Receivers>,
 }
@@ -335,6 +337,7 @@ impl Subscribers {
             table: ArcSwap::default(),
             moderation: ArcSwap::default(),
             lists: ArcSwap::default(),
+            filters: ArcSwap::default(),
             orders: ArcSwap::default(),
             receivers: ArcSwapOption::empty(),
         }
@@ -348,6 +351,11 @@ impl Subscribers {
     /// The operator's lists.
     pub(crate) fn lists(&self) -> Arc<Vec<List>> {
         self.lists.load_full()
+    }
+
+    /// What hosts leave out.
+    pub(crate) fn filters(&self) -> Arc<Filters> {
+        self.filters.load_full()
     }
 
     /// What the operator ordered for the whole relay.
@@ -371,6 +379,8 @@ impl Subscribers {
         let rows = self.store.subscriptions().await?;
         let rules = self.store.moderation().await?;
         let orders = self.store.orders().await?;
+        let filters = self.store.filters().await?;
+        self.filters.store(Arc::new(Filters::of(filters)));
         let lists = self.store.topic_lists().await?;
         self.lists
             .store(Arc::new(lists.iter().filter_map(List::of).collect()));
@@ -390,6 +400,7 @@ impl Subscribers {
             rules: self.acl.rules(),
             moderation: self.moderation(),
             lists: self.lists(),
+            filters: self.filters(),
             config: Arc::clone(config),
         };
         if let Some(known) = self.receivers.load_full()

@@ -6,7 +6,7 @@
 //! What is given up is the target: whoever receives the request can send it on to another server of that family, as the
 //! relay's, for about an hour. So it is used only for what such a server may have anyway: other people's public activities,
 //! believed by their authors' own signatures, and the relay's Announces of public posts; only while the relay is open to
-//! everybody; and never to a host that a rule is about. A replay then tells its receiver what the relay tells it too, or what
+//! everybody; and never to a host that a rule is about or that has a filter. A replay then tells its receiver what the relay tells it too, or what
 //! is public; what concerns a subscription (Follow, Accept, Reject, Undo) is always signed for its one receiver.
 //!
 //! **Invariant:** a shared signature is at most [`MAX_AGE`] old when it is sent, also when a delivery is tried again.

@@ -15,8 +15,8 @@ use tasuki_core::ids::{BanId, Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::store::bans::{Ban, NewBan};
 use tasuki_core::store::fedi::{
     ActorKey, Appended, Brake, CutReport, DeliveryForm, Entry, EntryKind, HostFacts, HostLife, HostProgress,
-    LearntSignature, ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Progress, Pruned,
-    Subscription, TopicList,
+    KeptFilter, LearntSignature, ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Progress,
+    Pruned, Subscription, TopicList,
 };
 use tasuki_core::store::{AuditEntry, BanStore, FediStore, SecretStore, Sharing, StoreError, StoreResult};
 use tokio::sync::watch;
@@ -26,6 +26,7 @@ struct State {
     /// By host and topic.
     subscriptions: BTreeMap<(String, String), Subscription>,
     lists: Vec<TopicList>,
+    filters: Vec<KeptFilter>,
     hosts: BTreeMap<u32, (String, String)>,
     version: i64,
     log: BTreeMap<LogSeq, Entry>,
@@ -316,6 +317,27 @@ impl FediStore for Memory {
         state
             .rules
             .retain(|rule| rule.kind != kind || rule.subject != subject);
+        Ok(())
+    }
+
+    async fn filters(&self) -> StoreResult<Vec<KeptFilter>> {
+        Ok(self.open()?.filters.clone())
+    }
+
+    async fn set_filter(
+        &self,
+        host: &str,
+        filter: Option<KeptFilter>,
+        _audit: Option<AuditEntry>,
+    ) -> StoreResult<()> {
+        let mut state = self.change()?;
+        state.version += 1;
+        let before = state.filters.len();
+        state.filters.retain(|known| known.host != host);
+        if filter.is_none() && state.filters.len() == before {
+            return Err(StoreError::NotFound(host.to_owned()));
+        }
+        state.filters.extend(filter);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use tasuki_activitypub::{FediConfig, Mode, SignatureUse};
-use tasuki_core::store::fedi::{LearntSignature, ModerationEffect, ModerationKind};
+use tasuki_core::store::fedi::{HostFilter, LearntSignature, ModerationEffect, ModerationKind};
 use tasuki_proto::activitypub::PUBLIC;
 
 use crate::deliveries::until;
@@ -187,8 +187,22 @@ async fn hosts_with_a_rule_and_relays_that_are_not_open_get_no_shared_signature(
     assert_eq!(scene.got(1, &create["id"]).await.signed, SignatureUse::Shared);
     assert_eq!(
         status(&scene.relay, &scene.readers[0]).await.signature_reason,
-        "it does not receive, or a rule is about it"
+        "it does not receive, or a rule is about it, or it has a filter"
     );
+    // Nor does one with a filter, whoever set it.
+    let filter = HostFilter {
+        no_bots: true,
+        ..HostFilter::default()
+    };
+    let filtered = host(&scene.readers[2]);
+    let handle = &scene.relay.handle;
+    handle.set_filter(&filtered, Some(filter), BY).await.unwrap();
+    let create = scene.author.publish(&scene.relay, 2, true).await;
+    assert_eq!(scene.got(2, &create["id"]).await.signed, SignatureUse::Full);
+    assert_eq!(scene.got(1, &create["id"]).await.signed, SignatureUse::Shared);
+    handle.set_filter(&filtered, None, BY).await.unwrap();
+    let create = scene.author.publish(&scene.relay, 3, true).await;
+    assert_eq!(scene.got(2, &create["id"]).await.signed, SignatureUse::Shared);
     let software = scene
         .relay
         .handle

@@ -257,6 +257,11 @@ impl RelayUnderTest {
     }
 }
 
+/// The public key of everybody here.
+pub(crate) fn pem() -> String {
+    letter::pem(letter::key())
+}
+
 pub(crate) fn client() -> reqwest::Client {
     install_provider();
     reqwest::Client::builder()

@@ -303,6 +303,51 @@ pub struct TopicList {
     pub languages: Vec<String>,
 }
 
+/// What a host leaves out of what it is sent; the default leaves nothing out. Deletes always go out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostFilter {
+    /// Only posts in these languages; `und` are those that do not say theirs. Empty for all.
+    pub languages: Vec<String>,
+    /// Only posts with one of these hashtags. Empty for all.
+    pub tags_in: Vec<String>,
+    /// No posts with one of these hashtags.
+    pub tags_out: Vec<String>,
+    /// No posts of bots.
+    pub no_bots: bool,
+    /// No answers to other posts.
+    pub no_replies: bool,
+    /// Only posts with pictures, sound or film.
+    pub media_only: bool,
+    /// No posts that are marked as sensitive.
+    pub no_sensitive: bool,
+    /// At most so many posts a minute; 0 for no limit.
+    pub per_minute: u32,
+}
+
+/// Who set a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FilterBy {
+    /// The relay's operator: the instance does not change it.
+    Operator,
+    /// The instance, which proved itself.
+    Instance,
+}
+
+/// A host's filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptFilter {
+    /// Authority.
+    pub host: String,
+    /// What it leaves out.
+    pub filter: HostFilter,
+    /// Who set it.
+    pub by: FilterBy,
+    /// When.
+    pub at: Timestamp,
+}
+
 /// An entry to append.
 #[derive(Clone, Debug)]
 pub struct NewEntry {
@@ -483,6 +528,15 @@ pub trait FediStore: Sharing {
         &self,
         kind: ModerationKind,
         subject: &str,
+        audit: Option<AuditEntry>,
+    ) -> StoreResult<()>;
+    /// All filters, by host.
+    async fn filters(&self) -> StoreResult<Vec<KeptFilter>>;
+    /// Sets a host's filter in place of the one before, or takes it away (`NotFound` if there is none).
+    async fn set_filter(
+        &self,
+        host: &str,
+        filter: Option<KeptFilter>,
         audit: Option<AuditEntry>,
     ) -> StoreResult<()>;
     /// The operator's lists, by name.

@@ -38,6 +38,12 @@ mod fedi;
     clippy::duplicate_mod,
     reason = "one text for both databases, compiled against each"
 )]
+#[path = "../shared/filters.rs"]
+mod filters;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
 #[path = "../shared/joins.rs"]
 mod joins;
 #[expect(

@@ -7,14 +7,14 @@ use sqlx::Row as _;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::store::fedi::{
-    ActorKey, Appended, Brake, CutReport, DeliveryForm, Entry, HostFacts, HostLife, HostProgress,
+    ActorKey, Appended, Brake, CutReport, DeliveryForm, Entry, HostFacts, HostLife, HostProgress, KeptFilter,
     LearntSignature, ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Progress, Pruned,
     Subscription, TopicList,
 };
 use tasuki_core::store::{AuditEntry, FediStore, StoreError, StoreResult};
 use tokio::sync::watch;
 
-use super::{Conn, Db, DbRow, audit, joins, log, moderation, progress, topics};
+use super::{Conn, Db, DbRow, audit, filters, joins, log, moderation, progress, topics};
 use crate::error::store_error;
 use crate::words::{from_word, word};
 
@@ -345,6 +345,29 @@ impl FediStore for Db {
         self.change_fedi(move |conn| {
             Box::pin(async move {
                 moderation::unmoderate(conn, kind, &subject).await?;
+                match &entry {
+                    Some(entry) => audit::append(conn, entry).await,
+                    None => Ok(()),
+                }
+            })
+        })
+        .await
+    }
+
+    async fn filters(&self) -> StoreResult<Vec<KeptFilter>> {
+        self.read(async |conn| filters::all(conn).await).await
+    }
+
+    async fn set_filter(
+        &self,
+        host: &str,
+        filter: Option<KeptFilter>,
+        entry: Option<AuditEntry>,
+    ) -> StoreResult<()> {
+        let host = host.to_owned();
+        self.change_fedi(move |conn| {
+            Box::pin(async move {
+                filters::set(conn, &host, filter.as_ref()).await?;
                 match &entry {
                     Some(entry) => audit::append(conn, entry).await,
                     None => Ok(()),

@@ -5,8 +5,8 @@ use roaring::RoaringBitmap;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::LogSeq;
 use tasuki_core::store::fedi::{
-    Appended, EntryKind, HostFacts, NewEntry, NewSubscription, SubscriptionState, SubscriptionStyle,
-    TopicList, Via,
+    Appended, EntryKind, FilterBy, HostFacts, HostFilter, KeptFilter, NewEntry, NewSubscription,
+    SubscriptionState, SubscriptionStyle, TopicList, Via,
 };
 use tasuki_core::store::{Store, StoreError};
 
@@ -202,5 +202,42 @@ async fn lists_are_kept_changed_and_removed() {
             store.remove_topic_list("nihon", None).await,
             Err(StoreError::NotFound(_))
         ));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_are_kept_changed_and_taken_away() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let kept = |by, per_minute| KeptFilter {
+            host: "a.example".into(),
+            filter: HostFilter {
+                tags_out: vec!["広告".into()],
+                no_bots: true,
+                per_minute,
+                ..HostFilter::default()
+            },
+            by,
+            at: Timestamp(5),
+        };
+        let version = store.subscriptions_version().await.unwrap();
+        let first = kept(FilterBy::Instance, 5);
+        store
+            .set_filter("a.example", Some(first), Some(entry("fedi.filter")))
+            .await
+            .unwrap();
+        let second = kept(FilterBy::Operator, 0);
+        store
+            .set_filter("a.example", Some(second.clone()), None)
+            .await
+            .unwrap();
+        assert!(store.subscriptions_version().await.unwrap() > version);
+        store.close().await;
+        let store = bench.open().await;
+        assert_eq!(store.filters().await.unwrap(), [second]);
+        store.set_filter("a.example", None, None).await.unwrap();
+        assert_eq!(store.filters().await.unwrap(), []);
+        let again = store.set_filter("a.example", None, None).await;
+        assert!(matches!(again, Err(StoreError::NotFound(_))), "{again:?}");
     }
 }

@@ -118,9 +118,10 @@ impl From<HandleError> for Problem {
             HandleError::NotAHost(_) | HandleError::NotARule(_) | HandleError::NotATopic(_) => {
                 Self::bad(error.to_string())
             }
-            HandleError::NotSubscribed(_) | HandleError::NoSuchRule(_) | HandleError::NoSuchList(_) => {
-                Self::missing(error.to_string())
-            }
+            HandleError::NotSubscribed(_)
+            | HandleError::NoSuchRule(_)
+            | HandleError::NoSuchList(_)
+            | HandleError::NoFilter(_) => Self::missing(error.to_string()),
             HandleError::AlreadyActive(_)
             | HandleError::NoHost
             | HandleError::OurFault(_)

@@ -175,6 +175,11 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
             "/v1/fediverse/rules",
             get(moderation::rules).post(moderation::add_rule),
         )
+        .route("/v1/fediverse/filters", get(topics::filters))
+        .route(
+            "/v1/fediverse/filters/{host}",
+            put(topics::set_filter).delete(topics::clear_filter),
+        )
         .route("/v1/fediverse/lists", get(topics::lists).put(topics::put_list))
         .route("/v1/fediverse/lists/{name}", delete(topics::remove_list))
         .route("/v1/fediverse/rules/lift", post(moderation::lift_rule))

@@ -127,6 +127,7 @@ pub(super) async fn why(
     let judged: Vec<Value> = why.judged.iter().map(shown_judged).collect();
     Ok(Json(json!({
         "subscriber": why.subscriber.map(shown_subscriber),
+        "filter": why.filter.as_ref().map(super::topics::shown_filter),
         "further": why.further.into_iter().map(shown_subscriber).collect::<Vec<Value>>(),
         "verdicts": why.verdicts,
         "judged": judged,

@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::client::Gateway;
-use super::{Context, JsonFlag, brake, confirmed, import, moderate, output, segment, topics};
+use super::{Context, JsonFlag, brake, confirmed, filter, import, moderate, output, segment, topics};
 use crate::exit::{self, Fail, Outcome};
 
 #[derive(clap::Subcommand, Debug)]
@@ -12,6 +12,8 @@ pub(super) enum Command {
     Moderate(moderate::Command),
     #[command(flatten)]
     Brake(brake::Command),
+    /// Show or set what an instance leaves out of what it is sent: languages, hashtags, bots, replies, and how much
+    Filter(filter::Filter),
     /// Topic relays of several hashtags, instances and languages
     #[command(subcommand)]
     List(topics::Command),
@@ -131,6 +133,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
         }
         Command::Moderate(command) => moderate::run(command, &gateway),
         Command::Brake(command) => brake::run(command, &gateway),
+        Command::Filter(order) => filter::run(order, &gateway),
         Command::List(command) => topics::run(command, &gateway),
         Command::Import(order) => import::run(order, &gateway),
         Command::Approve { host } => {

@@ -11,6 +11,7 @@ mod client;
 mod dkim;
 mod explain;
 mod fedi;
+mod filter;
 mod import;
 mod init;
 mod key;

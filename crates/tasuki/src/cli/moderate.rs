@@ -302,6 +302,10 @@ fn why(gateway: &Gateway, about: &str, flag: JsonFlag) -> Outcome {
             let text = |key: &str| one[key].as_str().unwrap_or("-").to_owned();
             output::line(format!("joined: {} ({})", text("joined"), text("state")));
         }
+        if let Some(filter) = answer["filter"]["in_words"].as_str() {
+            let by = answer["filter"]["by"].as_str().unwrap_or_default();
+            output::line(format!("filter: {filter} (set by the {by})"));
+        }
         output::line(format!("is sent: {} ({})", text("form"), text("form_reason")));
         output::line(format!(
             "signed for it: {} ({})",

@@ -114,3 +114,62 @@ fn moderation_is_ordered_listed_exported_and_taken_back() {
     }
     assert!(gateway.ok(&["fedi", "pending"]).out.contains("no instance waits"));
 }
+
+#[test]
+fn filters_are_set_shown_and_taken_away() {
+    let gateway = Gateway::start("");
+    let directory = TempDir::new().unwrap();
+    let list = directory.path().join("list.csv");
+    std::fs::write(&list, "actor,inbox\nhttps://c.test/actor,https://c.test/inbox\n").unwrap();
+    gateway.ok(&["fedi", "import", "--from", "csv", list.to_str().unwrap()]);
+    assert!(gateway.ok(&["fedi", "filter"]).out.contains("there is no filter"));
+    let set = gateway.ok(&[
+        "fedi",
+        "filter",
+        "c.test",
+        "--language",
+        "ja",
+        "--no-tag",
+        "#Ads",
+        "--no-bots",
+        "--per-minute",
+        "30",
+        "--json",
+    ]);
+    let set = set.json();
+    let one = &set["filters"][0];
+    assert_eq!(
+        one["in_words"],
+        "languages ja, no hashtags ads, no bots, at most 30 a minute"
+    );
+    assert_eq!((&one["host"], &one["by"]), (&"c.test".into(), &"operator".into()));
+    assert_eq!(one["filter"]["tags_out"][0], "ads");
+    let listed = gateway.ok(&["fedi", "filter", "--json"]).json();
+    assert_eq!(listed, set);
+    let why = gateway.ok(&["fedi", "why", "c.test"]).out;
+    assert!(
+        why.contains("filter: languages ja, no hashtags ads") && why.contains("set by the operator"),
+        "{why}"
+    );
+    for (words, code) in [
+        (&["fedi", "filter", "--no-bots"][..], 64),
+        (&["fedi", "filter", "c.test", "--no-bots", "--clear"], 64),
+        (&["fedi", "filter", "c.test", "--language", "japanese"], 64),
+        (&["fedi", "filter", "stranger.test", "--no-bots"], 65),
+    ] {
+        let said = gateway.run(words);
+        assert_eq!(said.code, code, "{words:?}: {}", said.err);
+    }
+    let cleared = gateway.ok(&["fedi", "filter", "c.test", "--clear"]).out;
+    assert!(cleared.contains("everything again"), "{cleared}");
+    assert_eq!(gateway.run(&["fedi", "filter", "c.test", "--clear"]).code, 65);
+    let audit = gateway.ok(&["audit"]).out;
+    let lines: Vec<&str> = audit
+        .lines()
+        .filter(|line| line.contains("fedi.filter"))
+        .collect();
+    assert!(
+        lines.len() == 2 && audit.contains("at most 30 a minute"),
+        "{audit}"
+    );
+}

@@ -1,0 +1,116 @@
+//! Whom an instance names as its own people: the contact account of `/api/v1/instance` (Mastodon, Misskey and forks answer
+//! it), and the staff accounts of NodeInfo (Pleroma, Akkoma).
+
+use serde_json::Value;
+use tasuki_proto::activitypub::actor::Actor;
+use tasuki_proto::activitypub::ids::ActorId;
+use tasuki_proto::activitypub::json::{self, Limits};
+use tasuki_proto::activitypub::software;
+use url::Url;
+
+use crate::engine::Inner;
+
+/// Largest document read, and accounts looked at.
+const MAX_BYTES: usize = 256 * 1024;
+const MAX_STAFF: usize = 100;
+
+/// The accounts, by id or by name.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Staff {
+    ids: Vec<String>,
+    names: Vec<String>,
+}
+
+impl Staff {
+    /// Whether an account of the instance itself is one of them.
+    pub(super) fn names(&self, actor: &Actor) -> bool {
+        let name = actor.preferred_username.as_deref().unwrap_or_default();
+        self.ids.iter().any(|id| id == actor.id.as_str())
+            || self.names.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
+    fn read_instance(&mut self, document: &Value) {
+        let account = &document["contact_account"];
+        let text = |key: &str| account[key].as_str().map(str::to_owned);
+        self.ids.extend(text("uri"));
+        self.ids.extend(text("url"));
+        // `acct` of a local account has no host.
+        self.names
+            .extend(text("acct").filter(|name| !name.is_empty() && !name.contains('@')));
+    }
+
+    fn read_nodeinfo(&mut self, document: &Value) {
+        let accounts = document["metadata"]["staffAccounts"].as_array();
+        let ids = accounts
+            .into_iter()
+            .flatten()
+            .take(MAX_STAFF)
+            .filter_map(Value::as_str);
+        self.ids.extend(ids.map(str::to_owned));
+    }
+}
+
+impl Inner {
+    /// What the host of `account` says; nothing where it does not answer.
+    pub(super) async fn staff_of(&self, account: &ActorId) -> Staff {
+        let mut staff = Staff::default();
+        let base = account.url();
+        if let Some(document) = self.plain(base.join("/api/v1/instance")).await {
+            staff.read_instance(&document);
+        }
+        let links = match base.join("/.well-known/nodeinfo") {
+            Ok(url) => self.keys.plain_document(url).await.ok(),
+            Err(_) => None,
+        };
+        let href = links.and_then(|links| software::read_links(&links, &limits()).ok());
+        let href = href.and_then(|href| base.join(&href).ok());
+        if let Some(href) = href.filter(|href| href.origin() == base.origin())
+            && let Some(document) = self.plain(Ok(href)).await
+        {
+            staff.read_nodeinfo(&document);
+        }
+        staff
+    }
+
+    async fn plain(&self, url: Result<Url, url::ParseError>) -> Option<Value> {
+        let document = self.keys.plain_document(url.ok()?).await.ok()?;
+        json::read(&document, &limits()).ok()
+    }
+}
+
+fn limits() -> Limits {
+    Limits {
+        bytes: MAX_BYTES,
+        ..Limits::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+    use tasuki_proto::activitypub::actor::Actor;
+    use tasuki_proto::activitypub::json::Limits;
+
+    use super::Staff;
+
+    #[test]
+    fn only_whom_the_instance_names_is_staff() {
+        let actor = |name: &str| {
+            let document = json!({"id": format!("https://a.example/users/{name}"), "type": "Person", "preferredUsername": name});
+            Actor::read(document.to_string().as_bytes(), &Limits::default()).unwrap()
+        };
+        let mut staff = Staff::default();
+        assert!(!staff.names(&actor("admin")));
+        staff
+            .read_instance(&json!({"contact_account": {"acct": "Admin", "url": "https://a.example/@Admin"}}));
+        staff.read_nodeinfo(&json!({"metadata": {"staffAccounts": ["https://a.example/users/mod"]}}));
+        assert!(staff.names(&actor("admin")) && staff.names(&actor("mod")));
+        assert!(!staff.names(&actor("mallory")));
+        let mut remote = Staff::default();
+        remote.read_instance(&json!({"contact_account": {"acct": "admin@b.example"}}));
+        remote.read_instance(&json!({"contact_account": null}));
+        assert!(!remote.names(&actor("admin")));
+    }
+}
