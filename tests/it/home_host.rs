@@ -165,6 +165,13 @@ fn the_doctor_finds_what_keeps_visitors_away() {
         said.contains(&format!("no packet comes back from {nobody}")),
         "{said}"
     );
+    for line in [
+        "packets were lost",
+        "bytes pass",
+        "the clock agrees with the gateway's",
+    ] {
+        assert!(well.contains(line), "{line} in\n{well}");
+    }
     let wrong = "0".repeat(64);
     let (_, said) = agent.fails(&[
         "doctor",

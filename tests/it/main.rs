@@ -11,6 +11,7 @@ mod bad_input;
 mod command_line;
 mod crash;
 mod demo;
+mod doctors;
 mod durable;
 mod far_ends;
 mod fediverse;

@@ -130,6 +130,41 @@ fn a_player_stays_when_udp_is_blocked_under_them_and_when_it_passes_again() {
 }
 
 #[test]
+fn both_doctors_find_that_no_udp_passes_and_who_can_help() {
+    let game = Game::start_where("", |networks, gateway| {
+        networks.block_udp(gateway.address("tunnel.quic"));
+    });
+    let local = game.server.address.to_string();
+    let said = game
+        .agent
+        .cli_where(&["doctor", "--minecraft", &local], |command| {
+            game.networks.home(command)
+        });
+    let front = game.gateway.address("front.https");
+    for line in [
+        format!(
+            "note no packet comes back from {}",
+            game.gateway.address("tunnel.quic")
+        ),
+        format!("ok   {front} answers over TLS"),
+    ] {
+        assert!(said.contains(&line), "{line} in\n{said}");
+    }
+    let (_, said) = game.gateway.fails(&["tunnel", "doctor"]);
+    let port = game.gateway.address("tunnel.quic").port();
+    assert!(
+        said.contains(&format!(
+            "BAD  every agent comes over TLS and none over UDP: open UDP port {port}"
+        )),
+        "{said}"
+    );
+    assert!(
+        said.contains("home comes over TLS, since no UDP passes from 10.77.0.2"),
+        "{said}"
+    );
+}
+
+#[test]
 fn a_player_stays_when_the_home_gets_another_address_over_udp_and_over_tls() {
     for agent_toml in ["transport = \"quic\"\n", "transport = \"tls\"\n"] {
         let mut game = Game::start(agent_toml);

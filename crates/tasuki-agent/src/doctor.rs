@@ -1,24 +1,34 @@
 //! `tasuki-agent doctor`: looks for what keeps visitors away, and says in one line what helps.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use clap::Args;
 use tasuki_tunnel::agent::{
-    AgentConfig, GatewayProbe, LocalDoor, LocalProbe, Status, probe_gateway, probe_local,
+    AgentConfig, AgentKey, GatewayProbe, LocalDoor, LocalProbe, Status, probe_front_door, probe_gateway,
+    probe_local,
 };
+use tasuki_tunnel::{JAVA, Leads, Published, Transport};
 
 use crate::commands::Place;
 use crate::config::Settings;
+use crate::findings::{self, Finding, bad, note, well};
 use crate::home::Home;
 use crate::words::Words;
 use crate::{Fail, IO, NOTHING, Run};
 
-/// One finding: whether it is well, and what to read.
-type Finding = (bool, String);
+#[derive(Args, Debug)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    run: Run,
+    /// Ask this name server for visitors' names [default: the system's]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    nameserver: Option<SocketAddr>,
+}
 
-pub(crate) fn doctor(arguments: Run, words: Words) -> Result<(), Fail> {
+pub(crate) fn doctor(doctor: Doctor, words: Words) -> Result<(), Fail> {
     tasuki_core::tls::install_provider();
-    let dir = arguments.dir.clone();
-    let settings = Settings::gather(arguments)?;
+    let dir = doctor.run.dir.clone();
+    let settings = Settings::gather(doctor.run)?;
     let home = Home::at(dir.clone(), settings.dir.clone())?;
     let key = home.key()?;
     let config = settings.agent_config(home.remembered()?)?;
@@ -26,22 +36,27 @@ pub(crate) fn doctor(arguments: Run, words: Words) -> Result<(), Fail> {
         .enable_all()
         .build()
         .map_err(|error| Fail::new(IO, format!("the runtime cannot start: {error}")))?;
-    let mut findings = match Place::status_of(dir) {
-        Ok(status) => running(&status, words),
-        Err(fail) => vec![(false, fail.text)],
+    let status = Place::status_of(dir);
+    let mut found = match &status {
+        Ok(status) => running(status, words),
+        Err(fail) => vec![bad(fail.text.clone())],
     };
     runtime.block_on(async {
-        findings.push(gateway(&config, probe_gateway(&config, &key).await, words));
-        findings.extend(names(&config, words).await);
+        let (gateway, names) = tokio::join!(
+            gateway(&config, &key, words),
+            names(&config, status.as_ref().ok(), doctor.nameserver, words),
+        );
+        found.extend(gateway);
+        found.extend(names);
         for endpoint in &config.endpoints {
-            let (target, found) = (&endpoint.target, probe_local(endpoint).await);
-            findings.push(local(&endpoint.label, target, found, words));
+            let (target, probe) = (&endpoint.target, probe_local(endpoint).await);
+            found.push(local(&endpoint.label, target, probe, words));
         }
     });
-    for (is_well, text) in &findings {
-        println!("{} {text}", if *is_well { "ok  " } else { "BAD " });
+    for finding in &found {
+        println!("{finding}");
     }
-    match findings.iter().filter(|(is_well, _)| !is_well).count() {
+    match found.iter().filter(|finding| finding.is_bad()).count() {
         0 => Ok(()),
         bad => Err(Fail::new(
             NOTHING,
@@ -54,127 +69,202 @@ pub(crate) fn doctor(arguments: Run, words: Words) -> Result<(), Fail> {
 }
 
 fn running(status: &Status, words: Words) -> Vec<Finding> {
-    let mut findings = vec![match (&status.problem, status.connected) {
-        (_, true) => (
-            true,
-            words.pick(
-                "the agent runs and is connected".into(),
-                "エージェントは動作し、接続しています".into(),
-            ),
-        ),
-        (Some(problem), false) => (
-            false,
-            words.pick(
-                format!("the agent runs, but is not connected: {problem}"),
-                format!("エージェントは動作していますが、接続していません: {problem}"),
-            ),
-        ),
-        (None, false) => (
-            false,
-            words.pick(
-                "the agent runs and is still connecting".into(),
-                "エージェントは接続の途中です".into(),
-            ),
-        ),
+    let mut found = vec![match (&status.problem, status.connected) {
+        (_, true) => well(words.pick(
+            "the agent runs and is connected".into(),
+            "エージェントは動作し、接続しています".into(),
+        )),
+        (Some(problem), false) => bad(words.pick(
+            format!("the agent runs, but is not connected: {problem}"),
+            format!("エージェントは動作していますが、接続していません: {problem}"),
+        )),
+        (None, false) => bad(words.pick(
+            "the agent runs and is still connecting".into(),
+            "エージェントは接続の途中です".into(),
+        )),
     }];
     for endpoint in &status.endpoints {
         if let Some(problem) = &endpoint.problem {
-            findings.push((false, format!("{}: {problem}", endpoint.label)));
+            found.push(bad(format!("{}: {problem}", endpoint.label)));
         }
     }
-    findings
+    found
 }
 
-fn gateway(config: &AgentConfig, found: GatewayProbe, words: Words) -> Finding {
-    let gateway = &config.gateway;
-    match found {
-        GatewayProbe::Answers { address, rtt } => {
-            let ms = rtt.as_secs_f64() * 1000.0;
-            let english =
-                format!("{gateway} ({address}) answers over UDP with the pinned key, {ms:.1} ms away");
-            let japanese =
-                format!("{gateway} ({address}) は UDP で、登録時の鍵で応答します (往復 {ms:.1} ms)");
-            (true, words.pick(english, japanese))
+/// The way to the gateway: over UDP, and if that does not pass, over TLS.
+async fn gateway(config: &AgentConfig, key: &AgentKey, words: Words) -> Vec<Finding> {
+    let name = &config.gateway;
+    if config.transport == Some(Transport::Tls) {
+        return vec![over_tls(config, key, words).await];
+    }
+    match probe_gateway(config, key).await {
+        GatewayProbe::Answers { address, path } => {
+            let ms = path.rtt.as_secs_f64() * 1000.0;
+            let english = format!("{name} ({address}) answers over UDP with the pinned key, {ms:.1} ms away");
+            let japanese = format!("{name} ({address}) は UDP で、登録時の鍵で応答します (往復 {ms:.1} ms)");
+            let mut found = vec![well(words.pick(english, japanese))];
+            found.extend(findings::path(&path, words));
+            found
         }
-        GatewayProbe::NoAddress(problem) => (
-            false,
-            words.pick(
-                format!("{gateway}: {problem}; is the name right, and does this machine reach a DNS server?"),
-                format!("{gateway}: {problem}。名前と DNS の設定を確認してください"),
-            ),
-        ),
-        GatewayProbe::WrongKey => (
-            false,
-            words.pick(
-                format!(
-                    "{gateway} shows another key than the pinned one; ask its operator for a new command"
-                ),
-                format!(
-                    "{gateway} の鍵が登録時の指紋と一致しません。新しいコマンドを管理者に依頼してください"
-                ),
-            ),
-        ),
+        GatewayProbe::NoAddress(problem) => vec![bad(words.pick(
+            format!("{name}: {problem}; is the name right, and does this machine reach a DNS server?"),
+            format!("{name}: {problem}。名前と DNS の設定を確認してください"),
+        ))],
+        GatewayProbe::WrongKey => vec![bad(words.pick(
+            format!("{name} shows another key than the pinned one; ask its operator for a new command"),
+            format!("{name} の鍵が登録時の指紋と一致しません。新しいコマンドを管理者に依頼してください"),
+        ))],
         GatewayProbe::Silent(addresses) => {
-            let at = list(&addresses);
-            (
-                false,
-                words.pick(
-                    format!(
-                        "no packet comes back from {gateway} ({at}): is the gateway on, is its UDP port open in its firewall, \
-                         and does this network let UDP out?"
-                    ),
-                    format!(
-                        "{gateway} ({at}) から応答がありません。ゲートウェイの動作、そのファイアウォールの UDP ポート、この\
-                         ネットワークから外への UDP を確認してください"
-                    ),
-                ),
-            )
+            let at = list(addresses.iter().map(SocketAddr::ip));
+            let english = format!(
+                "no packet comes back from {name} ({at}): is the gateway on, is its UDP port open in its firewall, and does \
+                 this network let UDP out?"
+            );
+            let japanese = format!(
+                "{name} ({at}) から応答がありません。ゲートウェイの動作、そのファイアウォールの UDP ポート、このネットワー\
+                 クから外への UDP を確認してください"
+            );
+            let silent = words.pick(english, japanese);
+            if config.transport.is_some() {
+                return vec![bad(silent)];
+            }
+            let tls = over_tls(config, key, words).await;
+            vec![if tls.is_bad() { bad(silent) } else { note(silent) }, tls]
         }
-        GatewayProbe::Refuses(problem) => (false, format!("{gateway}: {problem}")),
+        GatewayProbe::Refuses(problem) => vec![bad(format!("{name}: {problem}"))],
     }
 }
 
-/// A name that players type must lead to the gateway.
-async fn names(config: &AgentConfig, words: Words) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let of_gateway = look_up(&config.gateway).await;
-    for endpoint in &config.endpoints {
-        let LocalDoor::Minecraft(Some(name)) = &endpoint.door else {
-            continue;
-        };
-        let of_name = look_up(&format!("{name}:25565")).await;
-        let leads_there = of_name
-            .iter()
-            .any(|a| of_gateway.iter().any(|b| a.ip() == b.ip()));
-        findings.push(if leads_there {
-            (true, words.pick(format!("{name} leads to the gateway"), format!("{name} はゲートウェイを指しています")))
-        } else {
-            let (here, there) = (list(&of_name), list(&of_gateway));
-            (
-                false,
-                words.pick(
-                    format!("{name} leads to {here}, the gateway is at {there}: make a DNS record for it there"),
-                    format!("{name} は {here} を指していますが、ゲートウェイは {there} です。DNS を設定してください"),
+async fn over_tls(config: &AgentConfig, key: &AgentKey, words: Words) -> Finding {
+    match probe_front_door(config, key).await {
+        Ok((target, rtt)) => {
+            let ms = rtt.as_secs_f64() * 1000.0;
+            well(words.pick(
+                format!(
+                    "{target} answers over TLS, {ms:.1} ms away: visitors come, with more delay than over UDP"
                 ),
-            )
-        });
+                format!(
+                    "{target} は TLS で応答します (往復 {ms:.1} ms)。利用できますが、UDP より遅延が増えます"
+                ),
+            ))
+        }
+        Err((target, problem)) => bad(words.pick(
+            format!("no way over TLS to {target} either ({problem}): is that port of the gateway open?"),
+            format!("TLS でも {target} につながりません ({problem})。ゲートウェイのポートを確認してください"),
+        )),
     }
-    findings
 }
 
-async fn look_up(host: &str) -> Vec<SocketAddr> {
-    tokio::net::lookup_host(host)
-        .await
-        .map(Iterator::collect)
-        .unwrap_or_default()
+/// A name that visitors type must lead to the gateway, and a game's to the right port.
+async fn names(
+    config: &AgentConfig,
+    status: Option<&Status>,
+    server: Option<SocketAddr>,
+    words: Words,
+) -> Vec<Finding> {
+    let games = config
+        .endpoints
+        .iter()
+        .filter_map(|endpoint| match &endpoint.door {
+            LocalDoor::Minecraft(Some(name)) => Some((name.as_str(), Some(door_of(status, &endpoint.label)))),
+            LocalDoor::Https(name) | LocalDoor::Http(name) => Some((name.as_str(), None)),
+            _ => None,
+        });
+    let names: Vec<(&str, Option<u16>)> = games.collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let unusable = |problem: String| {
+        words.pick(
+            format!("no DNS server can be asked: {problem}"),
+            format!("DNS に問い合わせできません: {problem}"),
+        )
+    };
+    let published = match Published::new(server) {
+        Ok(published) => published,
+        Err(problem) => return vec![bad(unusable(problem))],
+    };
+    let host = config.gateway.rsplit_once(':').map_or("", |(host, _)| host);
+    let gateway = match published.addresses(host).await {
+        Ok(gateway) => gateway,
+        Err(problem) => return vec![bad(unusable(problem))],
+    };
+    let mut found = Vec::new();
+    for (name, port) in names {
+        let leads = match port {
+            Some(port) => published.game(name, &gateway, port).await,
+            None => published.web(name, &gateway).await,
+        };
+        found.push(name_finding(name, port, host, &gateway, leads, words));
+    }
+    found
 }
 
-fn list(addresses: &[SocketAddr]) -> String {
-    let ips: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).collect();
-    if ips.is_empty() {
+/// The port on which the gateway takes players of this endpoint.
+fn door_of(status: Option<&Status>, label: &str) -> u16 {
+    let line = status.and_then(|status| status.endpoints.iter().find(|line| line.label == label));
+    let address = line.and_then(|line| line.address.as_deref());
+    address
+        .and_then(|address| address.rsplit_once(':'))
+        .and_then(|(_, port)| port.parse().ok())
+        .unwrap_or(JAVA)
+}
+
+fn name_finding(
+    name: &str,
+    port: Option<u16>,
+    host: &str,
+    gateway: &[IpAddr],
+    leads: Leads,
+    words: Words,
+) -> Finding {
+    let there = list(gateway.iter().copied());
+    let record = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(IpAddr::V4(ip)) => format!("{name}. IN A {ip}"),
+        Ok(IpAddr::V6(ip)) => format!("{name}. IN AAAA {ip}"),
+        Err(_) => format!("{name}. IN CNAME {host}."),
+    };
+    let srv = format!(
+        "_minecraft._tcp.{name}. IN SRV 0 5 {} {name}.",
+        port.unwrap_or(JAVA)
+    );
+    match leads {
+        Leads::There => well(words.pick(
+            format!("{name} leads to the gateway"),
+            format!("{name} はゲートウェイを指しています"),
+        )),
+        Leads::WithPort => note(words.pick(
+            format!("{name} leads to the gateway, but players have to type the port: publish `{srv}`"),
+            format!("{name} はゲートウェイを指していますが、ポート番号の入力が必要です。`{srv}` を公開してください"),
+        )),
+        Leads::Nowhere => bad(words.pick(
+            format!("{name} leads nowhere: publish `{record}`"),
+            format!("{name} は DNS にありません。`{record}` を公開してください"),
+        )),
+        Leads::Elsewhere(found) => {
+            let here = list(found.into_iter());
+            bad(words.pick(
+                format!("{name} leads to {here}, the gateway is at {there}: publish `{record}`"),
+                format!("{name} は {here} を指していますが、ゲートウェイは {there} です。`{record}` を公開してください"),
+            ))
+        }
+        Leads::BySrv { target, port } => bad(words.pick(
+            format!("the SRV record of {name} sends players to {target}:{port}: publish `{srv}` in its place"),
+            format!("{name} の SRV レコードは {target}:{port} を指しています。代わりに `{srv}` を公開してください"),
+        )),
+        Leads::Unknown(problem) => bad(words.pick(
+            format!("{name} cannot be looked up: {problem}; does this machine reach a DNS server?"),
+            format!("{name} を検索できません: {problem}。DNS の設定を確認してください"),
+        )),
+    }
+}
+
+fn list(addresses: impl Iterator<Item = IpAddr>) -> String {
+    let all: Vec<String> = addresses.map(|address| address.to_string()).collect();
+    if all.is_empty() {
         "-".to_owned()
     } else {
-        ips.join(", ")
+        all.join(", ")
     }
 }
 
@@ -207,11 +297,9 @@ fn local(label: &str, target: &str, found: LocalProbe, words: Words) -> Finding 
             "は PROXY ヘッダーを要求します。こちらで proxy_protocol = true にするか、サーバー側で無効にしてください",
         ),
     };
-    (
-        is_well,
-        words.pick(
-            format!("{label}: {target} {english}"),
-            format!("{label}: {target} {japanese}"),
-        ),
-    )
+    let text = words.pick(
+        format!("{label}: {target} {english}"),
+        format!("{label}: {target} {japanese}"),
+    );
+    if is_well { well(text) } else { bad(text) }
 }

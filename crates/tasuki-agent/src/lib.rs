@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod control;
 mod doctor;
+mod findings;
 mod home;
 mod install;
 mod os;
@@ -77,7 +78,7 @@ enum Command {
     /// Let only those on a list in; without a name, show the list
     Allow(commands::Allow),
     /// Look for what keeps visitors away, and say what helps
-    Doctor(Run),
+    Doctor(doctor::Doctor),
     /// Write a systemd unit that runs the agent
     Install(install::Install),
 }

@@ -38,6 +38,14 @@ pub struct AgentLine {
     pub rtt_us: u64,
     /// Fingerprint of its key, in hexadecimal.
     pub key: String,
+    /// Where it was when the session began.
+    pub came_from: SocketAddr,
+    /// The largest UDP payload that passes to it, in bytes, as far as it was tried.
+    pub payload_bytes: u16,
+    /// Packets sent to it in this session.
+    pub sent_packets: u64,
+    /// Those of them that did not arrive.
+    pub lost_packets: u64,
     /// Visitors' connections now.
     pub connections: u32,
     /// Bytes sent to it on the wire in this session.
@@ -53,7 +61,7 @@ pub struct AgentLine {
 pub struct EndpointLine {
     /// The agent's own name for it.
     pub label: String,
-    /// `tcp` or `minecraft`.
+    /// `tcp`, `minecraft` and so on.
     pub kind: EndpointKind,
     /// Whether visitors can come.
     pub open: bool,
@@ -169,6 +177,10 @@ fn line(session: &Session) -> AgentLine {
         transport: session.transport,
         rtt_us: u64::try_from(session.connection.rtt().as_micros()).unwrap_or(u64::MAX),
         key: session.fingerprint.to_string(),
+        came_from: session.from,
+        payload_bytes: stats.path.current_mtu,
+        sent_packets: stats.path.sent_packets,
+        lost_packets: stats.path.lost_packets,
         connections: session.visitors.count(),
         sent_bytes: stats.udp_tx.bytes,
         received_bytes: stats.udp_rx.bytes,

@@ -22,6 +22,7 @@ mod gateway;
 mod handle;
 mod metrics;
 mod pool;
+mod published;
 mod quic;
 mod shaper;
 mod splice;
@@ -35,5 +36,6 @@ pub use config::{
 };
 pub use engine::{Addrs, Engine};
 pub use handle::{AgentLine, EndpointLine, Handle};
+pub use published::{JAVA, Leads, Published};
 pub use tls::{BadFingerprint, BadKey, Fingerprint};
 pub use transport::Transport;

@@ -109,6 +109,12 @@ impl Agent {
         process::succeed(&mut self.command(arguments))
     }
 
+    /// The same, in the network that `place` puts it into.
+    #[track_caller]
+    pub(crate) fn cli_where(&self, arguments: &[&str], place: impl Fn(&Command) -> Command) -> String {
+        process::succeed(&mut place(&self.command(arguments)))
+    }
+
     #[track_caller]
     pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.cli(arguments)).unwrap()

@@ -33,6 +33,8 @@ pub enum FromAgent {
     },
     /// The agent stops: nothing more should be sent to it.
     Goodbye,
+    /// Before a Hello, or without one: how does the gateway see this connection? The answer is [`FromGateway::Seen`].
+    Look,
     /// A frame of a newer version.
     #[serde(other)]
     Unknown,
@@ -112,6 +114,13 @@ pub enum FromGateway {
     GoAway {
         /// How long running streams may last, in seconds.
         grace_s: u32,
+    },
+    /// Answer to a Look.
+    Seen {
+        /// Where the packets come from.
+        address: std::net::SocketAddr,
+        /// The gateway's clock, in milliseconds since 1970.
+        time_ms: i64,
     },
     /// A frame of a newer version.
     #[serde(other)]

@@ -232,7 +232,7 @@ pub(super) async fn dial(
     Ok((endpoint, connection))
 }
 
-async fn connect(
+pub(super) async fn connect(
     gateway: &Gateway<'_>,
     endpoint: &Endpoint,
     address: SocketAddr,

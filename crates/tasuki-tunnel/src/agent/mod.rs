@@ -11,6 +11,7 @@ mod control;
 mod dial;
 mod flow;
 mod lan;
+mod look;
 mod probe;
 mod returning;
 mod rules;
@@ -43,7 +44,10 @@ use crate::tls::{BadKey, Fingerprint, Identity};
 use crate::transport::Transport;
 
 pub use control::{Control, ServedLine, Status, VisitorLine};
-pub use probe::{GatewayProbe, LocalProbe, gateway as probe_gateway, local as probe_local};
+pub use look::{PathReport, Seen};
+pub use probe::{
+    GatewayProbe, LocalProbe, front_door as probe_front_door, gateway as probe_gateway, local as probe_local,
+};
 use returning::Returning;
 pub use rules::{NotAnybody, Rules, Who};
 

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tasuki_proto::minecraft::{Handshake, NextState};
 use tasuki_proto::proxy_protocol;
-use tasuki_proto::tunnel::CloseCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{AgentConfig, AgentKey, Final, LocalDoor, LocalEndpoint, dial, session};
+use super::dial::Carrier as _;
+use super::look::PathReport;
+use super::tls_line::Dialler;
+use super::{AgentConfig, AgentKey, Final, LocalDoor, LocalEndpoint, dial, look, session};
 use crate::tls::KeyExchange;
 
 /// How long one question may take.
@@ -22,8 +24,8 @@ pub enum GatewayProbe {
     Answers {
         /// From here.
         address: SocketAddr,
-        /// Round trip.
-        rtt: Duration,
+        /// What packets meet on the way there.
+        path: PathReport,
     },
     /// Its name leads nowhere.
     NoAddress(String),
@@ -69,10 +71,8 @@ pub async fn gateway(config: &AgentConfig, key: &AgentKey) -> GatewayProbe {
     for address in addresses {
         match tokio::time::timeout(PATIENCE, dial::dial(&gateway, address, KeyExchange::Hybrid)).await {
             Ok(Ok((endpoint, connection))) => {
-                let rtt = connection.rtt();
-                connection.close(quinn::VarInt::from_u32(CloseCode::Done.code()), b"only a look");
-                let _ = tokio::time::timeout(PATIENCE, endpoint.wait_idle()).await;
-                return GatewayProbe::Answers { address, rtt };
+                let path = look::along(&gateway, &endpoint, connection).await;
+                return GatewayProbe::Answers { address, path };
             }
             Ok(Err(session::Why::Final(Final::WrongKey))) => last = GatewayProbe::WrongKey,
             Ok(Err(why)) => last = GatewayProbe::Refuses(words(why)),
@@ -80,6 +80,33 @@ pub async fn gateway(config: &AgentConfig, key: &AgentKey) -> GatewayProbe {
         }
     }
     last
+}
+
+/// Makes a connection over TLS to the gateway's front door, as on a network that lets no UDP out: where that is, and the
+/// round trip.
+///
+/// # Errors
+/// The same place, and why there is none.
+pub async fn front_door(
+    config: &AgentConfig,
+    key: &AgentKey,
+) -> Result<(String, Duration), (String, String)> {
+    let networks = dial::Networks::default();
+    let gateway = dial::Gateway {
+        config,
+        identity: &key.0,
+        networks: &networks,
+    };
+    let dialler = Dialler::new(&gateway).map_err(|why| (config.gateway.clone(), words(why)))?;
+    let target = dialler.target().to_owned();
+    match dialler.dial().await {
+        Ok(reached) => {
+            let rtt = reached.connection.rtt();
+            look::leave(&reached.endpoint, &reached.connection).await;
+            Ok((target, rtt))
+        }
+        Err(why) => Err((target, words(why))),
+    }
 }
 
 fn words(why: session::Why) -> String {

@@ -451,6 +451,6 @@ fn heed(inner: &Inner, frame: FromGateway, tell: &Tell) -> Option<Why> {
             None
         }
         FromGateway::Refused { code, text } => Some(refused(u64::from(code), text)),
-        FromGateway::Accepted(_) | FromGateway::Unknown => None,
+        FromGateway::Accepted(_) | FromGateway::Seen { .. } | FromGateway::Unknown => None,
     }
 }

@@ -194,13 +194,26 @@ struct Greeted {
 async fn greet(inner: &Inner, connection: &Connection, from: SocketAddr) -> Result<Greeted, Option<Refusal>> {
     let protocol = |text: &str| Some(Refusal::new(CloseCode::Protocol, text));
     let fingerprint = peer_fingerprint(connection).ok_or_else(|| protocol("a client key is required"))?;
-    let (send, mut receive) = connection.accept_bi().await.map_err(|_| None)?;
+    let (mut send, mut receive) = connection.accept_bi().await.map_err(|_| None)?;
     let mut input = BytesMut::new();
-    let hello = match read_frame::<FromAgent>(&mut receive, &mut input).await {
-        Ok(Some(FromAgent::Hello(hello))) => hello,
-        Ok(Some(_)) => return Err(protocol("the first frame must be a hello")),
-        Ok(None) => return Err(protocol("the control stream ended before a hello")),
-        Err(error) => return Err(protocol(&error.to_string())),
+    let mut has_looked = false;
+    let hello = loop {
+        match read_frame::<FromAgent>(&mut receive, &mut input).await {
+            Ok(Some(FromAgent::Hello(hello))) => break hello,
+            Ok(Some(FromAgent::Look)) if !has_looked => {
+                has_looked = true;
+                let seen = encode_frame(&FromGateway::Seen {
+                    address: from,
+                    time_ms: inner.deps.clock.wall().0,
+                });
+                let seen = seen.map_err(|error| protocol(&error.to_string()))?;
+                send.write_all(&seen).await.map_err(|_| None)?;
+            }
+            Ok(Some(_)) => return Err(protocol("the first frame must be a hello")),
+            Ok(None) if has_looked => return Err(None),
+            Ok(None) => return Err(protocol("the control stream ended before a hello")),
+            Err(error) => return Err(protocol(&error.to_string())),
+        }
     };
     let (principal, enrolled) = admit::admit(inner, fingerprint, &hello, from.ip()).await?;
     Ok(Greeted {
@@ -469,7 +482,8 @@ async fn handle(
             session.close_doors(inner).await;
             Ok(None)
         }
-        FromAgent::Unknown => Ok(None),
+        // Only who has not said hello looks.
+        FromAgent::Look | FromAgent::Unknown => Ok(None),
         FromAgent::Declare { endpoints } => {
             let endpoints = declare::declare(inner, session, endpoints)
                 .await

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admission;
+mod doctor;
 mod fallback;
 mod flows;
 mod hostile;

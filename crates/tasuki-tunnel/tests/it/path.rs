@@ -8,6 +8,7 @@ use std::time::Duration;
 use tasuki_tunnel::agent::Notice;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::world::{ANY_PORT, Running, World, echo, new_key, soon, tcp_to};
@@ -29,6 +30,18 @@ struct Table {
     cut: bool,
     /// Only what begins with a handshake gets a way.
     is_strict: bool,
+    faults: Faults,
+}
+
+/// What is wrong with a router for good.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Faults {
+    /// Of the packets from home, but for handshakes, each so manieth is lost.
+    pub(crate) loses_every: Option<u32>,
+    /// Larger packets are lost.
+    pub(crate) largest: Option<usize>,
+    /// A way that the home does not use for so long is forgotten.
+    pub(crate) forgets_after: Option<Duration>,
 }
 
 impl Router {
@@ -64,6 +77,10 @@ impl Router {
         self.table.lock().unwrap().is_strict = true;
     }
 
+    pub(crate) fn has(&self, faults: Faults) {
+        self.table.lock().unwrap().faults = faults;
+    }
+
     pub(crate) fn cut(&self, cut: bool) {
         self.table.lock().unwrap().cut = cut;
     }
@@ -71,12 +88,28 @@ impl Router {
 
 async fn forward(inside: Arc<UdpSocket>, table: Arc<Mutex<Table>>, gateway: SocketAddr) {
     let mut buffer = vec![0; 65_536];
+    let mut count = 0_u32;
+    let mut used: HashMap<SocketAddr, Instant> = HashMap::new();
     loop {
         let Ok((length, from)) = inside.recv_from(&mut buffer).await else {
             continue;
         };
         let known = {
-            let table = table.lock().unwrap();
+            let mut table = table.lock().unwrap();
+            let faults = table.faults;
+            let last = used.insert(from, Instant::now());
+            if let (Some(after), Some(last)) = (faults.forgets_after, last)
+                && last.elapsed() >= after
+            {
+                table.ways.remove(&from);
+            }
+            // RFC 9000 17.2: packets of a handshake have a long header.
+            count += u32::from(buffer[0] & 0x80 == 0);
+            let is_lost =
+                buffer[0] & 0x80 == 0 && faults.loses_every.is_some_and(|n| count.is_multiple_of(n));
+            if is_lost || faults.largest.is_some_and(|largest| length > largest) {
+                continue;
+            }
             if table.cut || table.dead.contains(&from) {
                 continue;
             }

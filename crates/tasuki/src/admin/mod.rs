@@ -9,6 +9,7 @@ mod auth;
 mod brake;
 mod certificates;
 mod dkim;
+mod doctor;
 mod engines;
 mod explain;
 mod listen;
@@ -201,6 +202,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         )
         .route("/v1/fediverse/prune", get(brake::dead_hosts).post(brake::prune))
         .route("/v1/tunnel/agents", get(engines::agents).post(engines::enrol))
+        .route("/v1/tunnel/doctor", get(doctor::look))
         .route(
             "/v1/tunnel/agents/{name}",
             get(show::agent).delete(engines::revoke_agent),

@@ -57,6 +57,17 @@ For a name that exists the code replaces the agent's key at its next start.")]
         #[arg(long)]
         json: bool,
     },
+    /// Look for what keeps agents and their visitors away, and say what helps
+    #[command(after_help = "Exit code 69 if something needs a hand, but 0 with --json.
+What only the home side can see: tasuki-agent doctor, there.")]
+    Doctor {
+        /// Ask this name server for visitors' names [default: the system's]
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        nameserver: Option<std::net::SocketAddr>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove an agent: its key and its names are given up
     Revoke {
         /// Which
@@ -87,6 +98,15 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
                 flag.json,
                 "no agents yet: tasuki tunnel enroll NAME --default",
             )
+        }
+        Command::Doctor { nameserver, json } => {
+            let query = nameserver.map_or_else(String::new, |server| format!("?nameserver={server}"));
+            let answer = gateway.read(&format!("/v1/tunnel/doctor{query}"))?;
+            if json {
+                output::json(&answer)
+            } else {
+                findings(&answer)
+            }
         }
         Command::Show { name, json } => {
             let shown = gateway.read(&format!("/v1/tunnel/agents/{}", segment(&name)))?;
@@ -144,6 +164,27 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             output::line(format!("agent {name} removed"));
             Ok(())
         }
+    }
+}
+
+/// One line for each finding; an error if one is bad.
+fn findings(answer: &Value) -> Outcome {
+    let found = answer["findings"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut bad = 0;
+    for finding in found {
+        let mark = match finding["level"].as_str() {
+            Some("ok") => "ok  ",
+            Some("note") => "note",
+            _ => {
+                bad += 1;
+                "BAD "
+            }
+        };
+        output::line(format!("{mark} {}", output::cell(finding, "text")));
+    }
+    match bad {
+        0 => Ok(()),
+        n => Err(Fail::new(exit::UNAVAILABLE, format!("{n} things need a hand"))),
     }
 }
 

@@ -1,0 +1,98 @@
+//! What both doctors make of the names that are published in the DNS.
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+
+use crate::support::agent::Agent;
+use crate::support::eventually;
+use crate::support::gateway::Gateway;
+use crate::support::{free_port, loopback};
+
+/// A name server that knows the IPv4 addresses of these names and nothing else.
+fn name_server(known: Vec<(&'static str, Ipv4Addr)>) -> SocketAddr {
+    let socket = UdpSocket::bind(loopback(0)).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1500];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&answer(&buffer[..length], &known), from);
+        }
+    });
+    address
+}
+
+/// RFC 1035 4.1: header, the question as it came, and one record that points back to its name.
+fn answer(query: &[u8], known: &[(&str, Ipv4Addr)]) -> Vec<u8> {
+    let mut labels = Vec::new();
+    let mut at = 12;
+    while query[at] != 0 {
+        let next = at + 1 + usize::from(query[at]);
+        labels.push(String::from_utf8_lossy(&query[at + 1..next]).to_lowercase());
+        at = next;
+    }
+    let question = &query[12..at + 5];
+    let is_a = query[at + 1..at + 3] == [0, 1];
+    let name = labels.join(".");
+    let known = known.iter().find(|(known, _)| *known == name);
+    let mut reply = query[..2].to_vec();
+    // No error, or no such name.
+    reply.extend([0x81, if known.is_some() { 0x80 } else { 0x83 }, 0, 1]);
+    let found = known.filter(|_| is_a);
+    reply.extend([0, u8::from(found.is_some()), 0, 0, 0, 0]);
+    reply.extend(question);
+    if let Some((_, ip)) = found {
+        reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4]);
+        reply.extend(ip.octets());
+    }
+    reply
+}
+
+#[test]
+fn both_doctors_say_what_to_publish() {
+    let gateway = Gateway::start("");
+    let local = loopback(free_port());
+    let mut endpoints = Agent::minecraft_at("mc.test", local);
+    endpoints.extend(["--http".to_owned(), format!("map.test={local}")]);
+    let grants = ["--name", "mc.test", "--name", "map.test"];
+    let mut agent = Agent::enrol(&gateway, "home", &grants, &endpoints);
+    eventually("both names are open", || {
+        let said = agent.said();
+        (agent.connected(&gateway).is_some() && said.matches("open at").count() == 2).then_some(())
+    });
+    let ns = name_server(vec![
+        ("relay.test", Ipv4Addr::LOCALHOST),
+        ("mc.test", Ipv4Addr::LOCALHOST),
+        ("map.test", Ipv4Addr::new(192, 0, 2, 9)),
+    ]);
+    let ns = ns.to_string();
+    let door = gateway.address("tunnel.minecraft").port();
+    let (code, said) = gateway.fails(&["tunnel", "doctor", "--nameserver", &ns]);
+    assert_eq!(code, 69, "{said}");
+    for line in [
+        "ok   relay.test leads to 127.0.0.1".to_owned(),
+        format!(
+            "note mc.test leads here, but players have to type the port {door}: publish \
+             `_minecraft._tcp.mc.test. IN SRV 0 5 {door} relay.test.`"
+        ),
+        "BAD  map.test leads to 192.0.2.9, the gateway is at 127.0.0.1: publish `map.test. IN CNAME relay.test.`"
+            .to_owned(),
+        "ok   home comes over UDP from 127.0.0.1".to_owned(),
+    ] {
+        assert!(said.contains(&line), "{line} in\n{said}");
+    }
+    let found = gateway.json(&["tunnel", "doctor", "--json", "--nameserver", &ns]);
+    assert_eq!(
+        found["findings"].as_array().unwrap().len(),
+        said.trim_end().lines().count() - 1,
+        "{found}\n{said}"
+    );
+    let mut arguments = vec!["doctor", "--nameserver", &ns];
+    arguments.extend(endpoints.iter().map(String::as_str));
+    let (_, said) = agent.fails(&arguments);
+    for line in [
+        format!("publish `_minecraft._tcp.mc.test. IN SRV 0 5 {door} mc.test.`"),
+        "BAD  map.test leads to 192.0.2.9".to_owned(),
+        format!("{local} takes no connections"),
+    ] {
+        assert!(said.contains(&line), "{line} in\n{said}");
+    }
+}
