@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::moderation::Moderation;
 use crate::outage::Outage;
 use crate::policy::Rules;
+use crate::rotate;
 use crate::routes::Web;
 use crate::scout::{self, Suspects};
 use crate::selfservice::{Prover, Txt};
@@ -244,6 +245,7 @@ impl Engine {
         let inner = Arc::clone(&self.inner);
         shutdown.spawn(follow_store(Arc::clone(&inner), shutdown.clone()));
         shutdown.spawn(scout::run(Arc::clone(&inner), shutdown.clone()));
+        shutdown.spawn(rotate::run(Arc::clone(&inner), shutdown.clone()));
         shutdown.spawn(life::run(inner, shutdown.clone()));
         shutdown.spawn(self.fanout.run(shutdown.clone()));
         shutdown.begun().await;
@@ -296,6 +298,8 @@ async fn follow_store(inner: Arc<Inner>, shutdown: Shutdown) {
     let mut news = inner.store.subscription_news();
     news.mark_changed();
     let mut ask_again = false;
+    // Lanes and commands read anew too, so that it is not always seen here that something changed.
+    let mut keys_of = None;
     loop {
         tokio::select! {
             () = shutdown.begun() => return,
@@ -303,8 +307,9 @@ async fn follow_store(inner: Arc<Inner>, shutdown: Shutdown) {
             () = tokio::time::sleep(REFRESH), if ask_again => {}
         }
         let refreshed = inner.subscribers.refresh().await;
-        if matches!(refreshed, Ok(true)) && inner.store.is_shared() {
-            inner.follow_keys().await;
+        let version = inner.subscribers.known_version().await;
+        if version != keys_of && inner.store.is_shared() && inner.follow_keys().await {
+            keys_of = version;
         }
         ask_again = refreshed.is_err() || inner.store.is_shared();
         if let Err(error) = refreshed {

@@ -6,22 +6,28 @@
 //! new key, signed with the old one, goes to all subscribers. Until a host took it, it is sent what the old key signs; what it
 //! refuses is sent at once under the other key. After [`KEEP`] the old key is gone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use roaring::RoaringBitmap;
 use serde::Serialize;
 use tasuki_core::clock::Timestamp;
+use tasuki_core::failure::BoxError;
+use tasuki_core::shutdown::Shutdown;
+use tasuki_core::store::AuditEntry;
 use tasuki_core::store::fedi::{EntryKind, NewEntry, Via};
 use tasuki_proto::activitypub::topic::Topic;
 
 use crate::engine::Inner;
 use crate::handle::{Handle, HandleError};
-use crate::signer::{PREVIOUS_KEY, RELAY_KEY, Signer, kept_until, make_key};
+use crate::signer::{PREVIOUS_KEY, RELAY_KEY, Signer, is_over, kept_until, make_key};
 use crate::unique;
 
 /// How long the old key still signs for hosts that have not heard: longer than anything waits for a host.
 const KEEP: Duration = Duration::from_secs(7 * 86_400);
+/// How often the store is looked at for an old key whose time is over.
+const LOOK: Duration = Duration::from_secs(3600);
 
 /// What a rotation did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -88,7 +94,48 @@ impl Handle {
     }
 }
 
+/// Removes the old key when its time is over: at its end, at the start, and now and then for one that another gateway kept.
+pub(crate) async fn run(inner: Arc<Inner>, shutdown: Shutdown) {
+    loop {
+        inner.drop_old_key().await;
+        let now = inner.deps.clock.wall();
+        let end = inner.signer.previous_until().map(|until| until.since(now));
+        // A moment later, so that it is over.
+        let pause = end.map_or(LOOK, |rest| rest.min(LOOK) + Duration::from_millis(10));
+        tokio::select! {
+            () = shutdown.begun() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
 impl Inner {
+    async fn drop_old_key(&self) {
+        let now = self.deps.clock.wall();
+        let line = AuditEntry {
+            at: now,
+            who: "gateway".to_owned(),
+            from: "tasuki".to_owned(),
+            action: "fedi.rotate-key".to_owned(),
+            object: PREVIOUS_KEY.to_owned(),
+            detail: "the old key's time is over: it is removed".to_owned(),
+        };
+        let secrets = &self.deps.secrets;
+        let dropped = async {
+            let is_gone = secrets
+                .remove_if(PREVIOUS_KEY, |kept| is_over(kept, now), line)
+                .await?;
+            if is_gone {
+                tracing::info!("the relay's old key is removed");
+                self.signer.reload(secrets).await?;
+            }
+            Ok::<_, BoxError>(())
+        };
+        if let Err(error) = dropped.await {
+            tracing::warn!(error = %error, "the relay's old key was not looked at");
+        }
+    }
+
     /// An Update of each of the relay's actors to all who joined it.
     async fn tell_of_key(&self) -> Result<u64, HandleError> {
         let relay = self.relay.as_ref().ok_or(HandleError::NoHost)?;
@@ -122,12 +169,16 @@ impl Inner {
         Ok((&receivers.forward | &receivers.announce).len())
     }
 
-    /// Takes up keys that another gateway of the store changed.
-    pub(crate) async fn follow_keys(&self) {
+    /// Takes up keys that another gateway of the store changed; whether they could be read.
+    pub(crate) async fn follow_keys(&self) -> bool {
         match self.signer.reload(&self.deps.secrets).await {
             Ok(true) => tracing::info!("the relay's key was changed"),
             Ok(false) => {}
-            Err(error) => tracing::warn!(error = %error, "the relay's key was not read again"),
+            Err(error) => {
+                tracing::warn!(error = %error, "the relay's key was not read again");
+                return false;
+            }
         }
+        true
     }
 }

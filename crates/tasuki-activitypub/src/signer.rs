@@ -302,6 +302,12 @@ fn previous_of(kept: &[u8], now: Timestamp) -> Result<Option<(Arc<Loaded>, Times
     Ok(Some((Arc::new(Loaded::of(der)?), until)))
 }
 
+/// Whether a key is kept here whose time is over.
+pub(crate) fn is_over(kept: &[u8], now: Timestamp) -> bool {
+    let end = kept.split_first_chunk::<8>();
+    end.is_some_and(|(until, der)| !der.is_empty() && now >= Timestamp(i64::from_be_bytes(*until)))
+}
+
 /// How the key before the present one is kept.
 pub(crate) fn kept_until(pkcs8: &[u8], until: Timestamp) -> Zeroizing<Vec<u8>> {
     Zeroizing::new([until.0.to_be_bytes().as_slice(), pkcs8].concat())

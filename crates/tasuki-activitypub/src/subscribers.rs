@@ -393,6 +393,11 @@ impl Subscribers {
         Ok(true)
     }
 
+    /// Which state of the store is known here.
+    pub(crate) async fn known_version(&self) -> Option<i64> {
+        *self.version.lock().await
+    }
+
     /// Who receives now: active, and not refused by a rule. Computed anew only when something of that changed.
     pub(crate) fn receivers(&self, config: &Arc<FediConfig>) -> Arc<Receivers> {
         let source = Source {

@@ -138,6 +138,10 @@ impl Handle {
             let line = audit("fedi.blocklist", format!("{} rules", rules.len()));
             inner.store.moderate(rules, Some(line)).await?;
         }
+        if report.key == KeyOutcome::Taken {
+            // Other gateways of the store look at the key when anything changes.
+            inner.store.announce_change().await?;
+        }
         inner.subscribers.refresh().await?;
         inner.suspects.wake();
         Ok(report)

@@ -121,6 +121,26 @@ impl Secrets {
         let sealed = seal(&self.key, name, secret);
         Ok(self.store.replace_secret(name, sealed, audit).await?)
     }
+
+    /// Removes what is under `name` if `is_over` says so of it; whether it is gone by this. What another gateway puts there
+    /// meanwhile stays.
+    ///
+    /// # Errors
+    /// See [`SealError`].
+    pub async fn remove_if(
+        &self,
+        name: &str,
+        is_over: impl FnOnce(&[u8]) -> bool + Send,
+        audit: AuditEntry,
+    ) -> Result<bool, SealError> {
+        let Some(sealed) = self.store.secret(name).await? else {
+            return Ok(false);
+        };
+        if !is_over(&open(&self.key, name, &sealed)?) {
+            return Ok(false);
+        }
+        Ok(self.store.remove_secret(name, &sealed, audit).await?)
+    }
 }
 
 /// The first byte of sealed bytes: AES-256-GCM, the name bound as associated data.

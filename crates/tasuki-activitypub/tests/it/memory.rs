@@ -536,6 +536,12 @@ impl SecretStore for Memory {
         Ok(())
     }
 
+    async fn remove_secret(&self, name: &str, sealed: &[u8], _audit: AuditEntry) -> StoreResult<bool> {
+        let secrets = &mut self.open()?.secrets;
+        let is_it = secrets.get(name).is_some_and(|there| there == sealed);
+        Ok(is_it && secrets.remove(name).is_some())
+    }
+
     async fn fact(&self, _name: &str) -> StoreResult<Option<String>> {
         Ok(None)
     }

@@ -1,9 +1,13 @@
 //! A new key for the relay: nobody misses anything, whether they ask for keys again, believe the Update, or neither.
 
+use std::time::Duration;
+
 use serde_json::Value;
+use tasuki_core::clock::{Clock, Timestamp};
+use tasuki_core::store::AuditEntry;
 
 use crate::deliveries::until;
-use crate::world::{Ground, Instance, Mood, RelayUnderTest, Setup, client};
+use crate::world::{Ground, Instance, Mood, PATIENCE, RelayUnderTest, Setup, client};
 
 const BY: (&str, &str) = ("admin", "socket");
 
@@ -101,6 +105,60 @@ async fn after_a_restart_a_host_that_knows_only_the_old_key_still_gets_everythin
     late.wait_for("the Update", |got| got["type"] == "Update").await;
     assert_eq!(relay.counter("deliveries_refused_total"), 0);
     relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_key_is_removed_when_its_time_is_over() {
+    // As the engine names them.
+    let (kept, current) = ("fediverse.relay-key-before", "fediverse.relay-key");
+    let ground = Ground::sqlite().await;
+    let secrets = ground.secrets();
+    let line = || AuditEntry {
+        who: "test".into(),
+        action: "test".into(),
+        object: kept.into(),
+        detail: String::new(),
+        from: String::new(),
+        at: Timestamp(0),
+    };
+    let relay = RelayUnderTest::start(&ground, Setup::default()).await;
+    relay.handle.rotate_key(false, BY).await.unwrap();
+    relay.stop().await;
+    // It ends in a moment, and not after a week.
+    let mut old = secrets.load(kept).await.unwrap().unwrap().to_vec();
+    let soon = Clock::system().wall().plus(Duration::from_secs(2));
+    old[..8].copy_from_slice(&soon.0.to_be_bytes());
+    secrets.replace(kept, &old, line()).await.unwrap();
+
+    let relay = RelayUnderTest::start(&ground, Setup::default()).await;
+    let again = relay.handle.rotate_key(false, BY).await.unwrap_err();
+    assert!(again.to_string().contains("still signs until"), "{again}");
+    until_async("it is gone", async || {
+        ground.secrets.secret(kept).await.unwrap().is_none()
+    })
+    .await;
+    assert!(ground.secrets.secret(current).await.unwrap().is_some());
+    relay.handle.rotate_key(false, BY).await.unwrap();
+    relay.stop().await;
+
+    // One that ended while nothing ran goes at the start.
+    secrets.replace(kept, &old, line()).await.unwrap();
+    let relay = RelayUnderTest::start(&ground, Setup::default()).await;
+    until_async("it is gone", async || {
+        ground.secrets.secret(kept).await.unwrap().is_none()
+    })
+    .await;
+    relay.stop().await;
+}
+
+/// Asks the store until it says yes.
+async fn until_async(what: &str, condition: impl AsyncFn() -> bool) {
+    let look = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, look).await.expect(what);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,6 +58,11 @@ impl Ground {
         (ground, memory)
     }
 
+    /// The sealed secrets, under the key that relays here have.
+    pub(crate) fn secrets(&self) -> Secrets {
+        Secrets::new(Arc::clone(&self.secrets), [7; 32])
+    }
+
     /// The real store on SQLite.
     pub(crate) async fn sqlite() -> Self {
         let keys = Arc::new(tempfile::tempdir().unwrap());
@@ -172,7 +177,7 @@ impl RelayUnderTest {
             clock,
             events,
             metrics: metrics.engine(EngineKind::Fediverse),
-            secrets: Secrets::new(Arc::clone(&ground.secrets), [7; 32]),
+            secrets: ground.secrets(),
             tls,
             health: health.clone(),
             shared: Arc::new(Shared {

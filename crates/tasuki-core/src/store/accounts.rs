@@ -191,6 +191,8 @@ pub trait SecretStore: Send + Sync {
     async fn put_secret_if_absent(&self, name: &str, sealed: Vec<u8>) -> StoreResult<Vec<u8>>;
     /// Stores `sealed` under `name`, replacing what was there.
     async fn replace_secret(&self, name: &str, sealed: Vec<u8>, audit: AuditEntry) -> StoreResult<()>;
+    /// Removes `name` if exactly `sealed` is there still; whether it was. What another gateway put there meanwhile stays.
+    async fn remove_secret(&self, name: &str, sealed: &[u8], audit: AuditEntry) -> StoreResult<bool>;
     /// A plain fact, for example `server.host` as first used with a subscriber.
     async fn fact(&self, name: &str) -> StoreResult<Option<String>>;
     /// Stores a plain fact.

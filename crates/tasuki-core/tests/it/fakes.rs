@@ -262,6 +262,11 @@ impl SecretStore for FakeStore {
         self.change(audit)?.secrets.insert(name.to_owned(), sealed);
         Ok(())
     }
+    async fn remove_secret(&self, name: &str, sealed: &[u8], audit: AuditEntry) -> StoreResult<bool> {
+        let mut data = self.change(audit)?;
+        let is_it = data.secrets.get(name).is_some_and(|there| there == sealed);
+        Ok(is_it && data.secrets.remove(name).is_some())
+    }
     async fn fact(&self, name: &str) -> StoreResult<Option<String>> {
         Ok(self.data()?.facts.get(name).cloned())
     }

@@ -60,6 +60,26 @@ impl SecretStore for Db {
         .await
     }
 
+    async fn remove_secret(&self, name: &str, sealed: &[u8], entry: AuditEntry) -> StoreResult<bool> {
+        let (name, sealed) = (name.to_owned(), sealed.to_vec());
+        self.change(move |conn| {
+            Box::pin(async move {
+                let removed = sqlx::query("DELETE FROM secrets WHERE name = $1 AND sealed = $2")
+                    .bind(&name)
+                    .bind(sealed)
+                    .execute(&mut *conn)
+                    .await
+                    .map_err(store_error)?;
+                if removed.rows_affected() == 0 {
+                    return Ok(false);
+                }
+                audit::append(conn, &entry).await?;
+                Ok(true)
+            })
+        })
+        .await
+    }
+
     async fn fact(&self, name: &str) -> StoreResult<Option<String>> {
         self.read(async |conn| {
             sqlx::query_scalar("SELECT value FROM facts WHERE name = $1")

@@ -409,6 +409,30 @@ async fn the_first_secret_wins_and_stays_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_removed_only_while_it_is_the_one_that_was_seen() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        store.replace_secret("k", vec![1], entry("made")).await.unwrap();
+        let seen = store.secret("k").await.unwrap().unwrap();
+        store
+            .replace_secret("k", vec![2], entry("changed"))
+            .await
+            .unwrap();
+        assert!(!store.remove_secret("k", &seen, entry("removed")).await.unwrap());
+        assert_eq!(store.secret("k").await.unwrap(), Some(vec![2]));
+        assert!(store.remove_secret("k", &[2], entry("removed")).await.unwrap());
+        assert_eq!(store.secret("k").await.unwrap(), None);
+        let lines = store.audit(None, 10).await.unwrap();
+        let removals = lines.iter().filter(|line| line.action == "removed");
+        assert_eq!(
+            removals.count(),
+            1,
+            "a line for what was done, none for what was not"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_of_the_same_name_ends_the_life_of_the_first() {
     for bench in benches().await {
         let store = bench.open().await;
