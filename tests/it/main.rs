@@ -18,6 +18,7 @@ mod fediverse;
 mod home_host;
 mod mail;
 mod mail_servers;
+mod moderation;
 mod proxies;
 mod readme;
 mod restart;

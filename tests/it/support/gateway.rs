@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::process::{self, Running, tool_as_root};
+use super::process::{self, Running, tool, tool_as_root};
 use super::{eventually, http, open_directory};
 
 /// The name that tests give the gateway unless they need another.
@@ -56,6 +56,26 @@ impl Gateway {
     #[track_caller]
     pub(crate) fn start_on(store: &str, config: &str) -> Self {
         Self::build(NAME, &[config, &format!("[store]\nurl = \"{store}\"\n")])
+    }
+
+    /// Beside another on the same store, with the same keys.
+    #[track_caller]
+    pub(crate) fn start_beside(first: &Self, store: &str, config: &str) -> Self {
+        let directory = open_directory();
+        let copied = process::succeed(
+            tool("cp")
+                .arg("-a")
+                .arg("--parents")
+                .arg("data/keys")
+                .arg(directory.path())
+                .current_dir(first.directory()),
+        );
+        assert_eq!(copied, "");
+        Self::build_in(
+            directory,
+            NAME,
+            &[config, &format!("[store]\nurl = \"{store}\"\n")],
+        )
     }
 
     /// In the network that `place` puts it into.
