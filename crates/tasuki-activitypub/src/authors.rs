@@ -8,7 +8,7 @@ use std::time::Duration;
 use tasuki_core::EngineKind;
 use tasuki_core::limits::{Rate, Who};
 use tasuki_proto::activitypub::activity::{Activity, Kind, Object};
-use tasuki_proto::activitypub::ids::{ActorId, Authority};
+use tasuki_proto::activitypub::ids::{ActorId, Authority, ObjectId};
 
 use crate::engine::Inner;
 use crate::metrics::Outcome;
@@ -31,6 +31,17 @@ impl Inner {
         let own = activity.object.as_ref().and_then(Object::id);
         if activity.kind == Kind::Update && own.is_some_and(|id| id.as_str() == author.as_str()) {
             self.keys.forget_author(author);
+        }
+        if !matches!(activity.kind, Kind::Delete | Kind::Undo) {
+            let moderation = self.subscribers.moderation();
+            let hosts = [Some(author.authority()), own.map(ObjectId::authority)];
+            if hosts
+                .into_iter()
+                .flatten()
+                .any(|host| moderation.opt_out(host).is_some())
+            {
+                return Ok(Some(Outcome::Dropped("domain_opted_out")));
+            }
         }
         if !matches!(activity.kind, Kind::Create | Kind::Update | Kind::Announce) {
             return Ok(None);

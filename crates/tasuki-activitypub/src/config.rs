@@ -133,7 +133,7 @@ pub struct FediConfig {
     pub topics: TopicsConfig,
     /// Whether NodeInfo and the page list the subscribed hosts.
     pub show_peers: bool,
-    /// Whether instances may set their own filter at `/filter`, after they proved themselves.
+    /// Whether instances may set their own filter, and opt out of being relayed, at `/filter`, after they proved themselves.
     pub self_service: bool,
     /// Who is asked for their proofs in DNS; `None`: whom the system asks.
     pub dns_server: Option<SocketAddr>,

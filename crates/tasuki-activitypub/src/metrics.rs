@@ -63,6 +63,9 @@ impl Outcome {
             Self::Dropped("opted_out") => {
                 "not relayed: the author does not want to be (bio or search setting)"
             }
+            Self::Dropped("domain_opted_out") => {
+                "not relayed: the domain it comes from, or of the post that it boosts, does not want to be"
+            }
             Self::Dropped("from_relay") => {
                 "not relayed: another relay announced it, and relays do not feed relays"
             }

@@ -79,20 +79,21 @@ impl Handle {
             at: self.inner.deps.clock.wall(),
         };
         let detail = format!("{kind:?}: {}", rule.reason).to_lowercase();
-        let audit = self.audit(
-            &format!("fedi.{effect:?}").to_lowercase(),
-            subject,
-            detail,
-            (who, from),
-        );
+        let action = match effect {
+            ModerationEffect::OptOut => "fedi.opt_out".to_owned(),
+            effect => format!("fedi.{effect:?}").to_lowercase(),
+        };
+        let audit = self.audit(&action, subject, detail, (who, from));
         let what = match (effect, kind) {
-            (ModerationEffect::Block, ModerationKind::Host) => Some(Purge::host(&rule.subject)?),
+            (ModerationEffect::Block, ModerationKind::Host) | (ModerationEffect::OptOut, _) => {
+                Some(Purge::host(&rule.subject)?)
+            }
             (ModerationEffect::Block, ModerationKind::Actor) => Some(Purge::actor(&rule.subject)?),
             _ => None,
         };
         self.inner.store.moderate(vec![rule], Some(audit)).await?;
         let removed = self.inner.enforce(asker(who, from)).await?;
-        // What the blocked one published goes no further, from now on and also after the rule is taken back.
+        // What the blocked one, or who opted out, published goes no further, from now on and also after the rule is taken back.
         if let Some(what) = what {
             self.purge(&what, false, (who, from)).await?;
         }
@@ -113,10 +114,10 @@ impl Handle {
             kind,
             ModerationKind::Tag | ModerationKind::Keyword | ModerationKind::Regex
         );
-        let effect = if is_filter {
-            ModerationEffect::Silence
-        } else {
-            ModerationEffect::Block
+        let effect = match kind {
+            ModerationKind::OptOut => ModerationEffect::OptOut,
+            _ if is_filter => ModerationEffect::Silence,
+            _ => ModerationEffect::Block,
         };
         let subject = subject_of(effect, kind, subject)?;
         let detail = format!("{kind:?}").to_lowercase();
@@ -206,7 +207,7 @@ impl Handle {
                 host: rule.subject,
                 severity: match rule.effect {
                     ModerationEffect::Limit => Severity::Silence,
-                    ModerationEffect::Block | ModerationEffect::Silence => Severity::Suspend,
+                    _ => Severity::Suspend,
                 },
                 comment: rule.reason,
             })
@@ -251,6 +252,12 @@ impl Handle {
                 why.verdicts
                     .push(format!("gets nothing of what it joined: {reason}"));
             }
+        }
+        if let Some(rule) = self.inner.subscribers.moderation().opt_out(&host) {
+            why.verdicts.push(format!(
+                "is not relayed: it opted out ({}: {})",
+                rule.subject, rule.reason
+            ));
         }
         let software = why.subscriber.as_ref().and_then(|one| one.software.clone());
         let subscribed = self.inner.subscribers.table().is_active(&host);

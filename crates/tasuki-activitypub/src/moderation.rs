@@ -20,6 +20,7 @@ const MAX_REGEX_BYTES: usize = 1 << 20;
 pub(crate) struct Moderation {
     rules: Vec<ModerationRule>,
     hosts: HashMap<String, usize>,
+    opted_out: HashMap<String, usize>,
     actors: HashMap<String, usize>,
     software: HashMap<String, usize>,
     tags: HashMap<String, usize>,
@@ -34,6 +35,7 @@ impl Moderation {
             let subject = rule.subject.clone();
             match rule.kind {
                 ModerationKind::Host => drop(all.hosts.insert(subject, index)),
+                ModerationKind::OptOut => drop(all.opted_out.insert(subject, index)),
                 ModerationKind::Actor => drop(all.actors.insert(subject, index)),
                 ModerationKind::Software => drop(all.software.insert(subject, index)),
                 ModerationKind::Tag => drop(all.tags.insert(subject, index)),
@@ -52,17 +54,17 @@ impl Moderation {
 
     /// The rule about a host: its own, with the port if the rule has one, or that of a domain above it.
     pub(crate) fn host(&self, host: &Authority) -> Option<&ModerationRule> {
-        if self.hosts.is_empty() {
-            return None;
-        }
-        let mut candidates = vec![host.as_str()];
-        let mut rest = Some(host.host());
-        while let Some(name) = rest {
-            candidates.push(name);
-            rest = name.split_once('.').map(|(_, above)| above);
-        }
-        let found = candidates.into_iter().find_map(|name| self.hosts.get(name));
-        found.map(|index| &self.rules[*index])
+        within(&self.hosts, host).map(|index| &self.rules[index])
+    }
+
+    /// The wish of a host, or of a domain above it, not to be relayed.
+    pub(crate) fn opt_out(&self, host: &Authority) -> Option<&ModerationRule> {
+        within(&self.opted_out, host).map(|index| &self.rules[index])
+    }
+
+    /// Domains that do not want to be relayed.
+    pub(crate) fn opted_out(&self) -> usize {
+        self.opted_out.len()
     }
 
     /// The rule about one account.
@@ -109,6 +111,20 @@ impl Moderation {
     }
 }
 
+/// The rule about a host: its own, with the port if the rule has one, or that of a domain above it.
+fn within(rules: &HashMap<String, usize>, host: &Authority) -> Option<usize> {
+    if rules.is_empty() {
+        return None;
+    }
+    let mut candidates = vec![host.as_str()];
+    let mut rest = Some(host.host());
+    while let Some(name) = rest {
+        candidates.push(name);
+        rest = name.split_once('.').map(|(_, above)| above);
+    }
+    candidates.into_iter().find_map(|name| rules.get(name).copied())
+}
+
 pub(crate) fn pattern(text: &str) -> Result<Regex, regex::Error> {
     RegexBuilder::new(text)
         .case_insensitive(true)
@@ -133,17 +149,20 @@ pub(crate) fn subject_of(
         kind,
         ModerationKind::Tag | ModerationKind::Keyword | ModerationKind::Regex
     );
-    if is_filter != (effect == ModerationEffect::Silence) {
+    let is_wish = kind == ModerationKind::OptOut;
+    if is_filter != (effect == ModerationEffect::Silence) || is_wish != (effect == ModerationEffect::OptOut) {
         return refuse(
-            "hosts, accounts and software are blocked or limited; tags, words and patterns are silenced"
+            "hosts, accounts and software are blocked or limited; tags, words and patterns are silenced; domains opt out"
                 .into(),
         );
     }
     match kind {
-        ModerationKind::Host => match Authority::parse(text.strip_prefix("*.").unwrap_or(text)) {
-            Ok(host) => Ok(host.to_string()),
-            Err(_) => Err(HandleError::NotAHost(text.chars().take(100).collect())),
-        },
+        ModerationKind::Host | ModerationKind::OptOut => {
+            match Authority::parse(text.strip_prefix("*.").unwrap_or(text)) {
+                Ok(host) => Ok(host.to_string()),
+                Err(_) => Err(HandleError::NotAHost(text.chars().take(100).collect())),
+            }
+        }
         ModerationKind::Actor => match ActorId::parse(text) {
             Ok(actor) => Ok(actor.as_str().to_owned()),
             Err(error) => refuse(format!(
@@ -207,6 +226,21 @@ mod tests {
     }
 
     #[test]
+    fn a_wish_not_to_be_relayed_stands_beside_the_operators_rule() {
+        let all = compiled(&[
+            (Effect::OptOut, Kind::OptOut, "*.Shy.example"),
+            (Effect::Block, Kind::Host, "a.shy.example"),
+        ]);
+        let host = |text: &str| Authority::parse(text).unwrap();
+        for shy in ["shy.example", "a.shy.example", "shy.example:8443"] {
+            assert!(all.opt_out(&host(shy)).is_some(), "{shy}");
+        }
+        assert!(all.opt_out(&host("notshy.example")).is_none());
+        assert!(all.host(&host("shy.example")).is_none() && all.host(&host("a.shy.example")).is_some());
+        assert!(!all.has_filters());
+    }
+
+    #[test]
     fn accounts_software_and_words_are_matched() {
         let all = compiled(&[
             (Effect::Block, Kind::Actor, "https://a.example/users/troll"),
@@ -243,6 +277,8 @@ mod tests {
         for (effect, kind, text, reason) in [
             (Effect::Block, Kind::Host, "no host/", "not a host name"),
             (Effect::Silence, Kind::Host, "a.example", "blocked or limited"),
+            (Effect::OptOut, Kind::Host, "a.example", "domains opt out"),
+            (Effect::Block, Kind::OptOut, "a.example", "domains opt out"),
             (Effect::Block, Kind::Keyword, "word", "silenced"),
             (Effect::Block, Kind::Actor, "@troll@a.example", "by its id"),
             (Effect::Silence, Kind::Regex, "(", "not a regular expression"),

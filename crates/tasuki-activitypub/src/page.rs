@@ -107,8 +107,9 @@ pub(crate) fn page(
     let filter = match config.self_service && relay.is_some() {
         false => "",
         true => {
-            "<p>Admins of joined instances choose what they receive: <a href=\"/filter\">filter</a>. \
-             <span lang=\"ja\">参加サーバーの管理者は、受け取る投稿を<a href=\"/filter\">フィルター</a>で選べます。</span></p>\n"
+            "<p>Admins of joined instances choose what they receive, and any instance may opt out of being relayed: \
+             <a href=\"/filter\">filter</a>. <span lang=\"ja\">参加サーバーの管理者は受け取る投稿を選べます。どのサーバーも中継の対象から外れることができます: \
+             <a href=\"/filter\">フィルター</a>。</span></p>\n"
         }
     };
     let contact = match config.contact.is_empty() {

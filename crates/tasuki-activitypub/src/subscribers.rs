@@ -158,6 +158,7 @@ impl Subscriber {
         software.is_some_and(software::takes_shared_signatures)
             && self.learnt_signature.is_none()
             && moderation.host(&self.authority).is_none()
+            && moderation.opt_out(&self.authority).is_none()
             && moderation.software(software).is_none()
             && decide(rules, &self.authority, software, None, publish) == Verdict::Yes
     }

@@ -105,6 +105,9 @@ pub(crate) fn is_open(
         {
             return Err(format!("{host} is blocked by this relay"));
         }
+        Topic::Instance(host) if moderation.opt_out(host).is_some() => {
+            return Err(format!("{host} does not want to be relayed"));
+        }
         Topic::Tag(_) | Topic::Instance(_) | Topic::Language(_) => {}
     }
     match config.topics.opens(topic) {

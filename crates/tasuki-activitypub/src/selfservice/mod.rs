@@ -1,4 +1,5 @@
-//! The page on which an instance sets its own filter: `/filter`. Forms alone, no script, nothing stored for them.
+//! The page on which an instance sets its own filter, and any domain says that it does not want to be relayed: `/filter`. Forms
+//! alone, no script, nothing stored for them.
 
 mod dns;
 mod form;
@@ -27,7 +28,7 @@ use tasuki_core::EngineKind;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::limits::{Rate, Who};
 use tasuki_core::store::StoreError;
-use tasuki_core::store::fedi::FilterBy;
+use tasuki_core::store::fedi::{FilterBy, ModerationEffect, ModerationKind};
 use tasuki_proto::activitypub::ids::Authority;
 
 pub(crate) use self::dns::Txt;
@@ -39,7 +40,7 @@ use self::token::Grant;
 pub(crate) use self::token::Prover;
 use self::words::Words;
 use crate::engine::Inner;
-use crate::handle::HandleError;
+use crate::handle::{Handle, HandleError};
 
 /// Largest form.
 const MAX_FORM_BYTES: usize = 16 * 1024;
@@ -50,12 +51,18 @@ const PROOFS: Rate = Rate {
     period: Duration::from_secs(3600),
 };
 
+/// Proofs looked for at all hosts together that are not subscribed: their names are anybody's idea.
+const STRANGERS: Rate = Rate::per_minute(60, 20);
+/// Domains that are out of being relayed before the page takes no more; the operator may add to them.
+const MAX_OPT_OUTS: usize = 10_000;
+
 /// The routes; they answer only while `fediverse.self_service` is on.
 pub(crate) fn routes() -> Router<Arc<Inner>> {
     Router::new()
         .route("/filter", get(begin).post(challenge))
         .route("/filter/prove", post(prove))
         .route("/filter/set", post(set))
+        .route("/filter/opt-out", post(opt_out))
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
 }
 
@@ -77,13 +84,9 @@ async fn challenge(
     headers: HeaderMap,
     Sent(asked, _): Sent<Asked>,
 ) -> Response {
-    let Some(host) = inner.asked(&asked.host) else {
-        return shown(
-            &inner,
-            StatusCode::NOT_FOUND,
-            Some(&Words::NOT_SUBSCRIBED),
-            Step::Begin,
-        );
+    let Ok(host) = Authority::parse(asked.host.trim()) else {
+        let words = Some(&Words::NOT_A_HOST);
+        return shown(&inner, StatusCode::BAD_REQUEST, words, Step::Begin);
     };
     let session = Session::of(&headers).unwrap_or_else(Session::new);
     let challenge = inner.prover.challenge(&host, &session, inner.deps.clock.wall());
@@ -118,17 +121,17 @@ async fn prove(
         let made = (Timestamp(proof.expires), proof.nonce.as_str());
         inner.prover.again(&host, session, made, now)
     };
-    let asked = inner.asked(&proof.host).zip(session.as_ref());
+    let asked = Authority::parse(proof.host.trim()).ok().zip(session.as_ref());
     let Some((challenge, session)) = asked.and_then(again).zip(session.as_ref()) else {
         return shown(&inner, StatusCode::FORBIDDEN, Some(&Words::TOO_LATE), Step::Begin);
     };
+    let take = |what, who, rate| inner.deps.limits.take(EngineKind::Fediverse, what, who, rate);
     let who = Who::Domain(challenge.host.to_string());
-    if inner
-        .deps
-        .limits
-        .take(EngineKind::Fediverse, "proof", who, PROOFS)
-        .is_err()
-    {
+    let may = take("proof", who, PROOFS).and_then(|()| match inner.subscribed(&challenge.host) {
+        true => Ok(()),
+        false => take("proof_of_stranger", Who::Domain(String::new()), STRANGERS),
+    });
+    if may.is_err() {
         let step = Step::Prove(&challenge);
         return shown(
             &inner,
@@ -137,19 +140,15 @@ async fn prove(
             step,
         );
     }
-    let is_subscribed = inner.subscribed(&proof.host).is_some();
     let proven = match proof.post.trim() {
-        // Nobody is asked for a stranger, and nobody learns that it is one.
-        "" if !is_subscribed => Err(Words::NO_RECORD),
-        _ if !is_subscribed => Err(Words::NO_TOKEN),
         "" => inner.proven_in_dns(&challenge).await,
         post => inner.proven_by_post(&challenge, post).await,
     };
     match proven {
         Ok(()) => {
-            tracing::info!(actor.host = %challenge.host, peer.addr = %from, "an instance proved itself for its filter");
+            tracing::info!(actor.host = %challenge.host, peer.addr = %from, "an instance proved itself for its filter or opt-out");
             let grant = inner.prover.grant(&challenge, session, now);
-            let step = Step::Set(&grant, inner.filter_of(&grant.host));
+            let step = Step::Set(&grant, inner.own(&grant.host));
             shown(&inner, StatusCode::OK, None, step)
         }
         Err(why) => shown(&inner, StatusCode::FORBIDDEN, Some(&why), Step::Prove(&challenge)),
@@ -161,22 +160,84 @@ async fn set(
     headers: HeaderMap,
     Sent(new, from): Sent<NewFilter>,
 ) -> Response {
-    let granted = inner.subscribed(&new.host).zip(Session::of(&headers));
-    let granted = granted.and_then(|(host, session)| {
-        let sent = (Timestamp(new.expires), new.grant.as_str());
-        inner
-            .prover
-            .granted(&host, &session, sent, inner.deps.clock.wall())
-    });
-    let Some(grant) = granted else {
+    let sent = (Timestamp(new.expires), new.grant.as_str());
+    let Some(grant) = inner.granted(&headers, &new.host, sent) else {
         return shown(&inner, StatusCode::FORBIDDEN, Some(&Words::TOO_LATE), Step::Begin);
     };
-    let (status, words) = inner.set_own_filter(&grant, &new, from).await;
-    let step = Step::Set(&grant, inner.filter_of(&grant.host));
+    let (status, words) = match inner.subscribed(&grant.host) {
+        true => inner.set_own_filter(&grant, &new, from).await,
+        false => (StatusCode::NOT_FOUND, Words::NOT_SUBSCRIBED),
+    };
+    let step = Step::Set(&grant, inner.own(&grant.host));
     shown(&inner, status, Some(&words), step)
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OptOut {
+    host: String,
+    expires: i64,
+    grant: String,
+    wish: OptOutWish,
+}
+
+#[derive(Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum OptOutWish {
+    Out,
+    In,
+}
+
+async fn opt_out(
+    State(inner): State<Arc<Inner>>,
+    headers: HeaderMap,
+    Sent(new, from): Sent<OptOut>,
+) -> Response {
+    let sent = (Timestamp(new.expires), new.grant.as_str());
+    let Some(grant) = inner.granted(&headers, &new.host, sent) else {
+        return shown(&inner, StatusCode::FORBIDDEN, Some(&Words::TOO_LATE), Step::Begin);
+    };
+    let (status, words) = set_opt_out(&inner, &grant, new.wish == OptOutWish::Out, from).await;
+    let step = Step::Set(&grant, inner.own(&grant.host));
+    shown(&inner, status, Some(&words), step)
+}
+
+async fn set_opt_out(inner: &Arc<Inner>, grant: &Grant, is_out: bool, from: IpAddr) -> (StatusCode, Words) {
+    let moderation = inner.subscribers.moderation();
+    let is_known = moderation
+        .opt_out(&grant.host)
+        .is_some_and(|rule| rule.subject == grant.host.as_str());
+    if is_out && !is_known && moderation.opted_out() >= MAX_OPT_OUTS {
+        return (StatusCode::SERVICE_UNAVAILABLE, Words::TOO_MANY_OPT_OUTS);
+    }
+    let (handle, host) = (Handle::new(Arc::clone(inner)), grant.host.as_str());
+    let (who, from) = (format!("instance {host}"), from.to_string());
+    let by = (who.as_str(), from.as_str());
+    let reason = "said on the page, after it proved itself";
+    let done = match is_out {
+        true => handle
+            .moderate(ModerationEffect::OptOut, ModerationKind::OptOut, host, reason, by)
+            .await
+            .map(|_| ()),
+        false => handle.lift(ModerationKind::OptOut, host, by).await,
+    };
+    match done {
+        Ok(()) => (StatusCode::OK, Words::KEPT),
+        // There was none to take back.
+        Err(HandleError::NoSuchRule(_)) => (StatusCode::OK, Words::KEPT),
+        Err(error) => {
+            tracing::warn!(error = %error, "a wish not to be relayed was not kept");
+            (StatusCode::SERVICE_UNAVAILABLE, Words::NOT_NOW)
+        }
+    }
+}
+
 impl Inner {
+    fn granted(&self, headers: &HeaderMap, host: &str, sent: (Timestamp, &str)) -> Option<Grant> {
+        let (host, session) = Authority::parse(host.trim()).ok().zip(Session::of(headers))?;
+        self.prover.granted(&host, &session, sent, self.deps.clock.wall())
+    }
+
     async fn set_own_filter(&self, grant: &Grant, new: &NewFilter, from: IpAddr) -> (StatusCode, Words) {
         let kept = self.subscribers.filters();
         let kept = kept.host(&grant.host);

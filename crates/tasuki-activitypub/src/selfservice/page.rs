@@ -13,8 +13,16 @@ pub(super) enum Step<'a> {
     Begin,
     /// Prove it.
     Prove(&'a Challenge),
-    /// Proven: the filter.
-    Set(&'a Grant, HostFilter),
+    /// Proven: the filter, and whether it is relayed.
+    Set(&'a Grant, Own),
+}
+
+/// What a host that has proven itself sees and sets.
+pub(super) struct Own {
+    /// `None` where it is no subscriber.
+    pub(super) filter: Option<HostFilter>,
+    /// The domain that does not want to be relayed: its own, or one above it.
+    pub(super) opted_out: Option<String>,
 }
 
 /// The name of the TXT record of a host.
@@ -34,7 +42,10 @@ pub(super) fn page(relay: &str, note: Option<&Words>, step: Step<'_>) -> String 
     let body = match step {
         Step::Begin => begin(),
         Step::Prove(challenge) => prove(challenge),
-        Step::Set(grant, filter) => set(grant, &filter),
+        Step::Set(grant, own) => {
+            let filter = own.filter.as_ref().map(|filter| set(grant, filter));
+            filter.unwrap_or_default() + &opt_out(grant, own.opted_out.as_deref())
+        }
     };
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -42,7 +53,7 @@ pub(super) fn page(relay: &str, note: Option<&Words>, step: Step<'_>) -> String 
          <style>body{{max-width:42rem;margin:2rem auto;padding:0 1rem;font-family:sans-serif;line-height:1.6}}\
          code{{background:#eee;color:#111;padding:.2rem .4rem;overflow-wrap:anywhere}}\
          label{{display:block;margin:.6rem 0}}input[type=text]{{width:100%;box-sizing:border-box}}</style>\n</head>\n<body>\n\
-         <h1>{name}</h1>\n<h2>What your instance receives / <span lang=\"ja\">受け取る投稿のフィルター</span></h2>\n{note}{body}\
+         <h1>{name}</h1>\n<h2>What your instance receives, and whether it is relayed / <span lang=\"ja\">受け取る投稿と、中継の可否</span></h2>\n{note}{body}\
          </body>\n</html>\n",
         name = escape(relay)
     )
@@ -158,17 +169,71 @@ fn set(grant: &Grant, filter: &HostFilter) -> String {
         ),
     ];
     format!(
-        "<p><strong>{}</strong></p>\n<form method=\"post\" action=\"/filter/set\">\n\
-         <input type=\"hidden\" name=\"host\" value=\"{}\">\n<input type=\"hidden\" name=\"expires\" value=\"{}\">\n\
-         <input type=\"hidden\" name=\"grant\" value=\"{}\">\n{}\
+        "<p><strong>{}</strong></p>\n<form method=\"post\" action=\"/filter/set\">\n{}{}\
          <button>{}</button>\n<button name=\"clear\" value=\"1\">{}</button>\n</form>\n<p>{}</p>\n",
         escape(grant.host.as_str()),
-        escape(grant.host.as_str()),
-        grant.expires.0,
-        escape(&grant.seal),
+        granted(grant),
         fields.concat(),
         both("Keep", "保存"),
         both("Receive everything", "すべて受け取る"),
         both("Deletes always arrive.", "削除は常に届きます。")
+    )
+}
+
+fn granted(grant: &Grant) -> String {
+    format!(
+        "<input type=\"hidden\" name=\"host\" value=\"{}\">\n<input type=\"hidden\" name=\"expires\" value=\"{}\">\n\
+         <input type=\"hidden\" name=\"grant\" value=\"{}\">\n",
+        escape(grant.host.as_str()),
+        grant.expires.0,
+        escape(&grant.seal)
+    )
+}
+
+fn opt_out(grant: &Grant, opted_out: Option<&str>) -> String {
+    let host = escape(grant.host.as_str());
+    let (state, wish, button) = match opted_out {
+        None => (
+            both(
+                &format!(
+                    "Posts of {host} are relayed if somebody brings them. Opting out stops that, for all names below it too; \
+                          what waits is taken out. Deletes always go on."
+                ),
+                &format!(
+                    "{host} の投稿は、届けられれば中継されます。除外すると、下位のドメインも含めて中継されなくなり、待っている投稿も取り除かれます。削除は常に届きます。"
+                ),
+            ),
+            "out",
+            both("Do not relay us", "中継しない"),
+        ),
+        Some(domain) if domain == grant.host.as_str() => (
+            both(
+                &format!("Nothing of {host} is relayed, by its own wish."),
+                &format!("{host} の投稿は、希望により中継されません。"),
+            ),
+            "in",
+            both("Relay us again", "再び中継する"),
+        ),
+        Some(domain) => {
+            let domain = escape(domain);
+            return format!(
+                "<h3>{}</h3>\n<p>{}</p>\n",
+                both("Relaying", "中継"),
+                both(
+                    &format!(
+                        "Nothing of {host} is relayed, by the wish of {domain}: prove that one to change it."
+                    ),
+                    &format!(
+                        "{domain} の希望により、{host} の投稿は中継されません。変更するには {domain} を証明してください。"
+                    ),
+                )
+            );
+        }
+    };
+    format!(
+        "<h3>{}</h3>\n<p>{state}</p>\n<form method=\"post\" action=\"/filter/opt-out\">\n{}\
+         <button name=\"wish\" value=\"{wish}\">{button}</button>\n</form>\n",
+        both("Relaying", "中継"),
+        granted(grant)
     )
 }

@@ -3,30 +3,27 @@
 use tasuki_core::store::fedi::HostFilter;
 use tasuki_proto::activitypub::ids::{Authority, ObjectId};
 
-use super::page::dns_name;
+use super::page::{Own, dns_name};
 use super::token::Challenge;
 use super::words::Words;
 use crate::engine::Inner;
 use crate::keys::KeyError;
 
 impl Inner {
-    /// A host that may begin: a subscriber, or any where the operator does not show who is one.
-    pub(super) fn asked(&self, host: &str) -> Option<Authority> {
-        match self.config.load().show_peers {
-            true => self.subscribed(host),
-            false => Authority::parse(host.trim()).ok(),
+    pub(super) fn subscribed(&self, host: &Authority) -> bool {
+        self.subscribers.table().host(host).is_some()
+    }
+
+    /// What a host sees of itself when it has proven itself.
+    pub(super) fn own(&self, host: &Authority) -> Own {
+        let moderation = self.subscribers.moderation();
+        Own {
+            filter: self.subscribed(host).then(|| self.filter_of(host)),
+            opted_out: moderation.opt_out(host).map(|rule| rule.subject.clone()),
         }
     }
 
-    pub(super) fn subscribed(&self, host: &str) -> Option<Authority> {
-        let host = Authority::parse(host.trim()).ok()?;
-        self.subscribers
-            .table()
-            .host(&host)
-            .map(|known| known.authority.clone())
-    }
-
-    pub(super) fn filter_of(&self, host: &Authority) -> HostFilter {
+    fn filter_of(&self, host: &Authority) -> HostFilter {
         let filters = self.subscribers.filters();
         filters
             .host(host)

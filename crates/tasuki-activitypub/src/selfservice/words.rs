@@ -21,6 +21,12 @@ impl Words {
         "This instance is not a subscriber of this relay.",
         "このサーバーはこのリレーに参加していません。",
     );
+    pub(super) const NOT_A_HOST: Self =
+        Self::new("That is not a host name.", "ホスト名として読み取れませんでした。");
+    pub(super) const TOO_MANY_OPT_OUTS: Self = Self::new(
+        "Too many domains opted out here: ask the operator of this relay.",
+        "除外されているドメインが多すぎます。リレーの運営者に連絡してください。",
+    );
     pub(super) const TOO_LATE: Self = Self::new(
         "This page is too old, or was not made here: begin again.",
         "このページは期限切れか、ここで作られたものではありません。最初からやり直してください。",

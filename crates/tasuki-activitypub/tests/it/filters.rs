@@ -40,11 +40,11 @@ pub(crate) async fn post(relay: &RelayUnderTest, author: &Instance, document: &V
     assert_eq!(status, StatusCode::ACCEPTED);
 }
 
-async fn gets(reader: &Instance, document: &Value) {
+pub(crate) async fn gets(reader: &Instance, document: &Value) {
     reader.wait_for("it", |got| got["id"] == document["id"]).await;
 }
 
-fn about(create: &Value, kind: &str) -> Value {
+pub(crate) fn about(create: &Value, kind: &str) -> Value {
     let mut changed = create.clone();
     changed["type"] = json!(kind);
     changed["id"] = json!(format!("{}#{kind}", create["object"]["id"].as_str().unwrap()));

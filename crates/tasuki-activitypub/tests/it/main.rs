@@ -14,6 +14,7 @@ mod idle;
 mod lives;
 mod memory;
 mod moderating;
+mod opt_outs;
 mod pitfalls;
 mod rotation;
 mod selfservice;

@@ -12,9 +12,9 @@ use crate::filters::{OPERATOR, host_of, relay_with};
 use crate::world::{Ground, Instance, PATIENCE, RelayUnderTest, client};
 
 /// A page with its hidden fields.
-struct Page {
-    status: u16,
-    text: String,
+pub(crate) struct Page {
+    pub(crate) status: u16,
+    pub(crate) text: String,
 }
 
 impl Page {
@@ -35,7 +35,7 @@ impl Page {
 
 /// A browser with its cookie.
 #[derive(Default)]
-struct Browser {
+pub(crate) struct Browser {
     cookie: std::sync::Mutex<Option<String>>,
 }
 
@@ -47,7 +47,7 @@ fn fresh_address() -> IpAddr {
 }
 
 impl Browser {
-    async fn submit(&self, relay: &RelayUnderTest, path: &str, fields: &[(&str, &str)]) -> Page {
+    pub(crate) async fn submit(&self, relay: &RelayUnderTest, path: &str, fields: &[(&str, &str)]) -> Page {
         self.submit_from(fresh_address(), relay, path, fields).await
     }
 
@@ -125,13 +125,8 @@ async fn an_instance_proves_itself_by_a_post_of_its_contact_and_sets_its_filter(
         page.contains("lang=\"ja\"") && page.contains("<form") && !page.contains("<script"),
         "{page}"
     );
-    assert_eq!(
-        browser
-            .submit(&relay, "/filter", &[("host", "nobody.example")])
-            .await
-            .status,
-        404
-    );
+    let nonsense = browser.submit(&relay, "/filter", &[("host", "no host/")]).await;
+    assert!(nonsense.status == 400 && nonsense.text.contains("not a host name"));
     let asked = browser.submit(&relay, "/filter", &[("host", host)]).await;
     assert!(asked.text.contains("lang=\"ja\"") && !asked.text.contains("<script"));
     let (expires, nonce, token) = (asked.field("expires"), asked.field("nonce"), asked.token());
@@ -277,6 +272,29 @@ async fn an_instance_proves_itself_by_a_post_of_its_contact_and_sets_its_filter(
     }
     assert_eq!(last, 429);
     relay.stop().await;
+}
+
+/// Proves a host by a post of its contact; the page's hidden fields.
+pub(crate) async fn proven(
+    browser: &Browser,
+    relay: &RelayUnderTest,
+    instance: &Instance,
+) -> (Page, String, String) {
+    let host = host_of(instance);
+    let asked = browser.submit(relay, "/filter", &[("host", host)]).await;
+    instance.put("api/v1/instance", json!({"contact_account": {"acct": "admin"}}));
+    let post = put_post(instance, "notes/proof", "admin", &asked.token());
+    let (expires, nonce) = (asked.field("expires"), asked.field("nonce"));
+    let fields = [
+        ("host", host),
+        ("expires", &expires),
+        ("nonce", &nonce),
+        ("post", &post),
+    ];
+    let page = browser.submit(relay, "/filter/prove", &fields).await;
+    assert_eq!(page.status, 200, "{}", page.text);
+    let (expires, grant) = (page.field("expires"), page.field("grant"));
+    (page, expires, grant)
 }
 
 /// Answers every question for TXT records with this text.

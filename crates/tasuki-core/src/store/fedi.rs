@@ -75,6 +75,8 @@ pub enum ModerationEffect {
     Limit,
     /// What matches is not relayed.
     Silence,
+    /// Is not relayed, by its own wish.
+    OptOut,
 }
 
 /// What a rule of moderation looks at.
@@ -93,6 +95,8 @@ pub enum ModerationKind {
     Keyword,
     /// A regular expression over the words of a post.
     Regex,
+    /// A domain and all below it that does not want to be relayed, subscribed or not.
+    OptOut,
 }
 
 /// A rule of moderation.

@@ -372,7 +372,20 @@ async fn rules_of_moderation_are_replaced_and_taken_back_with_a_line_in_the_audi
         };
         lift().await.unwrap();
         assert!(matches!(lift().await, Err(StoreError::NotFound(_))));
-        assert_eq!(store.moderation().await.unwrap(), [changed]);
+        assert_eq!(store.moderation().await.unwrap(), std::slice::from_ref(&changed));
+        // A domain's wish not to be relayed stands beside the operator's rule about the host.
+        let wish = ModerationRule {
+            effect: ModerationEffect::OptOut,
+            kind: ModerationKind::OptOut,
+            ..changed.clone()
+        };
+        store.moderate(vec![wish.clone()], None).await.unwrap();
+        assert_eq!(store.moderation().await.unwrap(), [changed.clone(), wish.clone()]);
+        store
+            .unmoderate(ModerationKind::Host, &changed.subject, None)
+            .await
+            .unwrap();
+        assert_eq!(store.moderation().await.unwrap(), [wish]);
         assert_eq!(
             store.audit(None, 9).await.unwrap(),
             [entry("fedi.lift"), entry("fedi.block")]

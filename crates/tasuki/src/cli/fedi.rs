@@ -3,7 +3,9 @@
 use http::Method;
 
 use super::client::Gateway;
-use super::{Context, JsonFlag, brake, confirmed, filter, import, moderate, output, segment, topics};
+use super::{
+    Context, JsonFlag, brake, confirmed, filter, import, moderate, opt_out, output, segment, topics,
+};
 use crate::exit::{self, Fail, Outcome};
 
 #[derive(clap::Subcommand, Debug)]
@@ -14,6 +16,8 @@ pub(super) enum Command {
     Brake(brake::Command),
     /// Show or set what an instance leaves out of what it is sent: languages, hashtags, bots, replies, and how much
     Filter(filter::Filter),
+    /// Show or set the domains that do not want to be relayed
+    OptOut(opt_out::OptOut),
     /// Topic relays of several hashtags, instances and languages
     #[command(subcommand)]
     List(topics::Command),
@@ -134,6 +138,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
         Command::Moderate(command) => moderate::run(command, &gateway),
         Command::Brake(command) => brake::run(command, &gateway),
         Command::Filter(order) => filter::run(order, &gateway),
+        Command::OptOut(order) => opt_out::run(order, &gateway),
         Command::List(command) => topics::run(command, &gateway),
         Command::Import(order) => import::run(order, &gateway),
         Command::Approve { host } => {

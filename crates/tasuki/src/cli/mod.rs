@@ -17,6 +17,7 @@ mod init;
 mod key;
 mod mail;
 mod moderate;
+mod opt_out;
 pub(crate) mod output;
 mod people;
 mod recipients;

@@ -173,3 +173,46 @@ fn filters_are_set_shown_and_taken_away() {
         "{audit}"
     );
 }
+
+#[test]
+fn a_domain_opts_out_is_listed_and_comes_back() {
+    let gateway = Gateway::start("");
+    assert!(
+        gateway
+            .ok(&["fedi", "opt-out"])
+            .out
+            .contains("no domain opted out")
+    );
+    let out = gateway.ok(&[
+        "fedi",
+        "opt-out",
+        "*.Shy.test",
+        "--reason",
+        "asked by mail",
+        "--json",
+    ]);
+    let out = out.json();
+    assert_eq!(out["opted_out"][0]["subject"], "shy.test");
+    assert_eq!(gateway.ok(&["fedi", "opt-out", "--json"]).json(), out);
+    let why = gateway.ok(&["fedi", "why", "a.shy.test"]).out;
+    assert!(
+        why.contains("is not relayed: it opted out (shy.test: asked by mail)"),
+        "{why}"
+    );
+    // It stands beside the operator's own rule, and is in no list of blocks.
+    gateway.ok(&["fedi", "block", "shy.test"]);
+    gateway.ok(&["fedi", "lift", "shy.test"]);
+    assert!(!gateway.ok(&["fedi", "blocklist", "export"]).out.contains("shy"));
+    gateway.ok(&["fedi", "opt-out", "shy.test", "--clear"]);
+    for (words, code) in [
+        (&["fedi", "opt-out", "shy.test", "--clear"][..], 65),
+        (&["fedi", "opt-out", "no host/"], 64),
+        (&["fedi", "opt-out", "--clear"], 64),
+    ] {
+        assert_eq!(gateway.run(words).code, code, "{words:?}");
+    }
+    let audit = gateway.ok(&["audit"]).out;
+    for line in ["fedi.opt_out", "optout: asked by mail", "fedi.lift"] {
+        assert!(audit.contains(line), "{line}: {audit}");
+    }
+}
