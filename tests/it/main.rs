@@ -22,6 +22,7 @@ mod moderation;
 mod proxies;
 mod readme;
 mod restart;
+mod screen;
 mod second_relay;
 mod stay;
 mod storage;

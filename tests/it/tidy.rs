@@ -454,7 +454,13 @@ fn what_differs_between_systems_is_in_one_module_of_the_agent() {
     {
         let text = std::fs::read_to_string(&file).unwrap();
         let program = text.split("#[cfg(test)]").next().unwrap();
-        for word in ["std::os::unix", "tokio::net::Unix", "signal::unix", "cfg(unix)"] {
+        for word in [
+            "std::os::unix",
+            "tokio::net::Unix",
+            "signal::unix",
+            "cfg(unix)",
+            "rustix",
+        ] {
             assert!(
                 file.ends_with("os.rs") || !program.contains(word),
                 "{}: {word} belongs into os.rs",

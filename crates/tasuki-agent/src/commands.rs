@@ -173,7 +173,8 @@ pub(crate) fn players(listing: Listing, words: Words) -> Result<(), Fail> {
     Ok(())
 }
 
-fn span(seconds: u64) -> String {
+/// A time in words, to the minute.
+pub(crate) fn span(seconds: u64) -> String {
     let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
     match (hours, minutes) {
         (0, 0) => format!("{:?}", Duration::from_secs(seconds)),

@@ -10,9 +10,11 @@ mod findings;
 mod home;
 mod install;
 mod os;
+mod screen;
 mod words;
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,6 +26,7 @@ use tasuki_tunnel::agent::{Agent, Final, Notice};
 use crate::config::Settings;
 use crate::control::Server;
 use crate::home::{Home, Remembered};
+use crate::screen::{Messages, Screen};
 use crate::words::Words;
 
 /// The arguments or the file are wrong (EX_USAGE).
@@ -63,7 +66,7 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Connect to the gateway and serve until stopped
+    /// Connect to the gateway and serve until stopped; in a terminal with a live screen, else with a line for each event
     Run(Run),
     /// Show how the running agent stands
     Status(commands::Listing),
@@ -173,6 +176,16 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// On the screen, if there is one, and on standard error unless that is the same terminal.
+fn say(text: String, messages: Option<&Messages>) {
+    if messages.is_none() || !std::io::stderr().is_terminal() {
+        eprintln!("{text}");
+    }
+    if let Some(messages) = messages {
+        messages.push(text);
+    }
+}
+
 fn serve(arguments: Run, words: Words) -> Result<(), Fail> {
     tasuki_core::tls::install_provider();
     let dir = arguments.dir.clone();
@@ -186,7 +199,7 @@ fn serve(arguments: Run, words: Words) -> Result<(), Fail> {
     let mut config = settings.agent_config(remembered)?;
     config.networks = home.networks();
     let met = known_pin == Some(config.pin);
-    words.start(&config, &key.fingerprint().to_string());
+    let started = words.start(&config, &key.fingerprint().to_string());
     // One thread: a home line is slower than one core, and an idle agent stays small.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -220,23 +233,37 @@ fn serve(arguments: Run, words: Words) -> Result<(), Fail> {
         let agent = Agent::new(config, key, code).met_before(met);
         let control = agent.control();
         let known = control.clone();
+        // From here on nothing is said but through this, or the screen would be torn.
+        let screen = Screen::take();
+        let messages = screen.as_ref().map(Screen::messages);
+        started.into_iter().for_each(|text| say(text, messages.as_ref()));
         let tell = move |notice: Notice| {
-            words.say(&notice);
+            if let Some(text) = words.notice(&notice) {
+                say(text, messages.as_ref());
+            }
             // Only a gateway that let us in is worth remembering.
             if matches!(notice, Notice::Connected { .. })
                 && let Err(fail) = home
                     .remember(&gateway)
                     .and_then(|()| home.keep_networks(&known.networks()))
             {
-                words.fail(&fail.text);
+                say(fail.text, messages.as_ref());
             }
         };
         control.set_rules(rules);
-        let server = Server::new(control, home_of_commands);
+        let server = Server::new(control.clone(), home_of_commands);
+        let drawing = async {
+            match &screen {
+                Some(screen) => screen.draw(&control, words).await,
+                None => std::future::pending().await,
+            }
+        };
         let ended = tokio::select! {
             ended = agent.run(shutdown, tell) => ended,
             () = server.serve(listener) => Ok(()),
+            () = drawing => Ok(()),
         };
+        drop(screen);
         let _ = std::fs::remove_file(&socket);
         match ended {
             Ok(()) => {

@@ -1,4 +1,4 @@
-//! Everything that differs between operating systems: private files, signals, the control socket.
+//! Everything that differs between operating systems: private files, signals, the terminal, the control socket.
 
 use std::fs;
 use std::io;
@@ -47,6 +47,17 @@ pub(crate) fn bind_control(path: &Path) -> io::Result<ControlListener> {
     fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))?;
     fs::rename(&hidden, path)?;
     Ok(listener)
+}
+
+/// Columns and rows of the terminal that standard output is; `None` if it is none, or if that is not known here.
+pub(crate) fn terminal_size() -> Option<(u16, u16)> {
+    #[cfg(unix)]
+    {
+        let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+        (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col, size.ws_row))
+    }
+    #[cfg(not(unix))]
+    None
 }
 
 /// Ctrl-C, or SIGTERM from a service manager.

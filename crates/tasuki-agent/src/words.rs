@@ -1,4 +1,4 @@
-//! What the agent says on standard error, in English or Japanese.
+//! What the agent says, in English or Japanese.
 
 use std::time::Duration;
 
@@ -37,27 +37,24 @@ impl Words {
         }
     }
 
-    pub(crate) fn start(self, config: &AgentConfig, fingerprint: &str) {
-        for endpoint in &config.endpoints {
+    /// What is said first, line by line.
+    pub(crate) fn start(self, config: &AgentConfig, fingerprint: &str) -> Vec<String> {
+        let served = config.endpoints.iter().map(|endpoint| {
             let (door, target) = (endpoint.door_in_words(), &endpoint.target);
-            match self {
-                Self::English => eprintln!("serves {target} as {door}"),
-                Self::Japanese => eprintln!("{target} を公開します: {door}"),
-            }
-        }
-        match self {
-            Self::English => eprintln!("this agent's key: {fingerprint}"),
-            Self::Japanese => eprintln!("このエージェントの鍵: {fingerprint}"),
-        }
+            self.pick(
+                format!("serves {target} as {door}"),
+                format!("{target} を公開します: {door}"),
+            )
+        });
+        let key = self.pick(
+            format!("this agent's key: {fingerprint}"),
+            format!("このエージェントの鍵: {fingerprint}"),
+        );
+        served.chain([key]).collect()
     }
 
-    pub(crate) fn say(self, notice: &Notice) {
-        if let Some(text) = self.notice(notice) {
-            eprintln!("{text}");
-        }
-    }
-
-    fn notice(self, notice: &Notice) -> Option<String> {
+    /// A notice, if it is worth words.
+    pub(crate) fn notice(self, notice: &Notice) -> Option<String> {
         Some(match (self, notice) {
             (_, Notice::Connecting) => return None,
             (

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
 use serde_json::Value;
 
@@ -134,6 +134,18 @@ impl Agent {
     #[track_caller]
     pub(crate) fn stop(&mut self) {
         assert!(self.running.terminate().success(), "{}", self.running.log());
+    }
+
+    /// What somebody types at it, if it runs in a terminal.
+    #[track_caller]
+    pub(crate) fn types(&mut self, text: &str) {
+        self.running.tell(text);
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn ends(&mut self) -> ExitStatus {
+        self.running.wait()
     }
 
     /// What it said so far.

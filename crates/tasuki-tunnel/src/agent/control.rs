@@ -37,6 +37,10 @@ pub struct Status {
     pub rtt_ms: Option<f64>,
     /// Seconds since the session began.
     pub connected_s: Option<u64>,
+    /// Bytes sent to the gateway on the wire in this session.
+    pub sent_bytes: u64,
+    /// Bytes received from it on the wire in this session.
+    pub received_bytes: u64,
     /// Why there is no session.
     pub problem: Option<String>,
     /// Visitors' connections now.
@@ -125,6 +129,7 @@ impl Control {
     pub fn status(&self) -> Status {
         let known = self.inner.standing.lock();
         let session = known.session.as_ref();
+        let stats = session.map(|(connection, ..)| connection.stats());
         let endpoints = self.inner.endpoints_by_id.values().map(|served| {
             let endpoint = &served.endpoint;
             let state = known.states.iter().find(|(label, _)| *label == endpoint.label);
@@ -151,6 +156,8 @@ impl Control {
             transport: session.map(|(_, transport, _)| transport.to_string()),
             rtt_ms: session.map(|(connection, ..)| connection.rtt().as_secs_f64() * 1000.0),
             connected_s: session.map(|(_, _, since)| since.elapsed().as_secs()),
+            sent_bytes: stats.map_or(0, |stats| stats.udp_tx.bytes),
+            received_bytes: stats.map_or(0, |stats| stats.udp_rx.bytes),
             problem: known.problem.clone(),
             visitors: self.inner.visitors.all().len(),
             endpoints,
