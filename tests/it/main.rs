@@ -32,6 +32,7 @@ mod topics;
 mod trace;
 mod tunnel;
 mod two_gateways;
+mod upgrade;
 mod wake;
 mod ways;
 mod web;

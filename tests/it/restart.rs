@@ -151,6 +151,34 @@ fn mail_in_flight_at_an_orderly_stop_arrives_once_after_the_restart() {
     gateway.assert_healthy();
 }
 
+#[test]
+fn mail_in_flight_at_an_upgrade_arrives_once() {
+    let sink = Sink::start(&["-w", "1"]);
+    upgrade_in_the_middle_of_mail(Gateway::start(&Gateway::smarthost(sink.address)), &sink);
+}
+
+#[test]
+fn mail_in_flight_at_an_upgrade_arrives_once_on_postgresql() {
+    let database = Postgres::start();
+    let sink = Sink::start(&["-w", "1"]);
+    let gateway = Gateway::start_on(&database.url(), &Gateway::smarthost(sink.address));
+    upgrade_in_the_middle_of_mail(gateway, &sink);
+}
+
+fn upgrade_in_the_middle_of_mail(mut gateway: Gateway, sink: &Sink) {
+    let mut traffic = MailTraffic::start(&gateway);
+    let before = traffic.until_much_is_in_flight(sink);
+    gateway.upgrade(&[]);
+    let report = traffic.end();
+    assert_in_flight(&report, &before);
+    let figures = all_mail_is_settled(&gateway);
+    let arrived = sink.arrivals();
+    let distinct = assert_all_arrived(&report, &arrived);
+    assert_eq!(arrived.len(), distinct, "two processes repeat nothing");
+    assert_eq!((figures.bounced, figures.dropped), (0, 0));
+    gateway.assert_healthy();
+}
+
 /// Some but not all of what was accepted had arrived. Gives how many were waiting.
 #[track_caller]
 fn assert_in_flight(report: &Report, arrived: &[String]) -> usize {

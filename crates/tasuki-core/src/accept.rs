@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::net::unmapped;
+use crate::sockets::{Noted, Purpose, Sockets, Wire};
 
 /// Connections the kernel keeps for us while all permits are taken.
 const BACKLOG: i32 = 1024;
@@ -39,6 +40,7 @@ pub struct Acceptor {
     spare: Mutex<Option<OwnedFd>>,
     /// Whether the lack of descriptors has been logged and is not over yet.
     starved: AtomicBool,
+    _noted: Option<Noted>,
 }
 
 /// One admitted connection.
@@ -59,56 +61,80 @@ impl Acceptor {
     /// # Errors
     /// The operating system's.
     pub fn bind(addr: SocketAddr, max_connections: usize) -> io::Result<Self> {
+        Self::bind_as(&Sockets::default(), "", addr, max_connections)
+    }
+
+    /// The same by `name` in `sockets`: takes the listener that an earlier process gave for it, and can be handed over
+    /// itself.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn bind_as(
+        sockets: &Sockets,
+        name: &str,
+        addr: SocketAddr,
+        max_connections: usize,
+    ) -> io::Result<Self> {
         let max_connections = max_connections.clamp(1, Semaphore::MAX_PERMITS);
         let permits = Arc::new(Semaphore::new(max_connections));
-        Self::bind_sharing(addr, false, permits, max_connections)
+        Self::bind_sharing(sockets, (name, addr), false, permits, max_connections)
     }
 
     /// Binds all of `addrs`, which share `max_connections`. Where both families are given, IPv6 listeners take IPv6
-    /// only, so that `0.0.0.0:25` and `[::]:25` stand side by side.
+    /// only, so that `0.0.0.0:25` and `[::]:25` stand side by side. Each has a name in `sockets`; see
+    /// [`Acceptor::bind_as`].
     ///
     /// # Errors
     /// The operating system's, with the address at fault.
     pub fn bind_all(
-        addrs: &[SocketAddr],
+        sockets: &Sockets,
+        addrs: &[(&str, SocketAddr)],
         max_connections: usize,
     ) -> Result<Vec<Self>, (SocketAddr, io::Error)> {
         let max_connections = max_connections.clamp(1, Semaphore::MAX_PERMITS);
         let permits = Arc::new(Semaphore::new(max_connections));
-        let v6_only = addrs.iter().any(SocketAddr::is_ipv4);
+        let v6_only = addrs.iter().any(|(_, addr)| addr.is_ipv4());
         addrs
             .iter()
-            .map(|addr| {
-                Self::bind_sharing(*addr, v6_only, Arc::clone(&permits), max_connections)
-                    .map_err(|error| (*addr, error))
+            .map(|named| {
+                Self::bind_sharing(sockets, *named, v6_only, Arc::clone(&permits), max_connections)
+                    .map_err(|error| (named.1, error))
             })
             .collect()
     }
 
     fn bind_sharing(
-        addr: SocketAddr,
+        sockets: &Sockets,
+        (name, addr): (&str, SocketAddr),
         v6_only: bool,
         permits: Arc<Semaphore>,
         max_connections: usize,
     ) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        // A restart must not wait for connections of the earlier life that are in TIME_WAIT.
-        socket.set_reuse_address(true)?;
-        if addr.is_ipv6() {
-            socket.set_only_v6(v6_only)?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(BACKLOG)?;
-        let listener = TcpListener::from_std(socket.into())?;
+        let purpose = Purpose::new(name, Wire::Tcp, addr);
+        let listener = match sockets.claim(&purpose) {
+            Some(fd) => {
+                let listener = std::net::TcpListener::from(fd);
+                listener.set_nonblocking(true)?;
+                listener
+            }
+            None => listen(addr, v6_only)?,
+        };
+        let listener = TcpListener::from_std(listener)?;
         Ok(Self {
             local: listener.local_addr()?,
+            _noted: sockets.note(purpose, &listener),
             listener,
             permits,
             max_connections,
             spare: Mutex::new(open_spare()),
             starved: AtomicBool::new(false),
         })
+    }
+
+    /// A permit for a connection that another process admitted; `None` if all are taken.
+    #[must_use]
+    pub fn admit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok()
     }
 
     /// The bound address.
@@ -178,6 +204,19 @@ impl Acceptor {
         }
         *spare = open_spare();
     }
+}
+
+fn listen(addr: SocketAddr, v6_only: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for connections of the earlier life that are in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(v6_only)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Raises the soft limit of open files to the hard one; returns the limit in force. Called once at start.

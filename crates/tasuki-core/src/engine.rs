@@ -27,6 +27,7 @@ use crate::limits::Limits;
 use crate::metrics::Branch;
 use crate::pool::CpuPool;
 use crate::seal::Secrets;
+use crate::sockets::Sockets;
 use crate::tls::Tls;
 
 /// The three engines.
@@ -104,6 +105,8 @@ pub struct Deps<S: ?Sized> {
     pub health: Health,
     /// What all engines read from the configuration's shared part.
     pub shared: Arc<Shared>,
+    /// Sockets that an earlier process handed over, and those that the next one may have.
+    pub sockets: Sockets,
 }
 
 impl<S: ?Sized> Clone for Deps<S> {
@@ -124,6 +127,7 @@ impl<S: ?Sized> Clone for Deps<S> {
             tls: self.tls.clone(),
             health: self.health.clone(),
             shared: Arc::clone(&self.shared),
+            sockets: self.sockets.clone(),
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod events;
 pub mod failure;
 pub mod files;
 pub mod front;
+pub mod handover;
 pub mod health;
 pub mod ids;
 pub mod limits;
@@ -28,6 +29,7 @@ pub mod net;
 pub mod pool;
 pub mod seal;
 pub mod shutdown;
+pub mod sockets;
 pub mod store;
 pub mod tls;
 

@@ -1,6 +1,8 @@
 //! Graceful shutdown: one signal, tracked tasks, a grace period.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -13,7 +15,8 @@ use tokio_util::task::TaskTracker;
 pub struct Shutdown {
     token: CancellationToken,
     tracker: TaskTracker,
-    grace: Duration,
+    /// In milliseconds; one for all children.
+    grace: Arc<AtomicU64>,
 }
 
 impl Shutdown {
@@ -23,7 +26,7 @@ impl Shutdown {
         Self {
             token: CancellationToken::new(),
             tracker: TaskTracker::new(),
-            grace,
+            grace: Arc::new(AtomicU64::new(millis(grace))),
         }
     }
 
@@ -33,13 +36,19 @@ impl Shutdown {
         Self {
             token: self.token.child_token(),
             tracker: TaskTracker::new(),
-            grace: self.grace,
+            grace: Arc::clone(&self.grace),
         }
     }
 
     /// Starts the shutdown. Repeating it does nothing.
     pub fn begin(&self) {
         self.token.cancel();
+    }
+
+    /// Starts the shutdown with another grace, for all that share it: an upgrade waits less long than an end.
+    pub fn begin_within(&self, grace: Duration) {
+        self.grace.store(millis(grace), Ordering::Relaxed);
+        self.begin();
     }
 
     /// Whether the shutdown has begun.
@@ -56,7 +65,7 @@ impl Shutdown {
     /// How long a drain may take.
     #[must_use]
     pub fn grace(&self) -> Duration {
-        self.grace
+        Duration::from_millis(self.grace.load(Ordering::Relaxed))
     }
 
     /// Spawns a task on the current runtime that the drain waits for.
@@ -71,11 +80,15 @@ impl Shutdown {
     /// Waits until every spawned task has ended or the grace has passed. Returns how many were late.
     pub async fn drained(&self) -> usize {
         self.tracker.close();
-        match tokio::time::timeout(self.grace, self.tracker.wait()).await {
+        match tokio::time::timeout(self.grace(), self.tracker.wait()).await {
             Ok(()) => 0,
             Err(_) => self.tracker.len(),
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What an engine did with its work when it closed.

@@ -63,6 +63,8 @@ pub(crate) struct Context {
     pub(crate) next_look: NextLook,
     /// No new sessions and attempts.
     pub(crate) closing: CancellationToken,
+    /// The time to finish is over.
+    pub(crate) cut: CancellationToken,
     pub(crate) tracker: TaskTracker,
     pub(crate) started: Timestamp,
     /// Outcomes that are on their way to the store.

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -43,6 +44,9 @@ use crate::{
     tls_report, trail,
     trust::{BrokenTls, any_certificate},
 };
+
+/// How long clients may take to hear that their mail is not taken any more.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The mail engine. See the crate for what it does.
 pub struct Engine {
@@ -159,11 +163,9 @@ impl Engine {
                 &mut addrs.devices_tls,
             ),
         ] {
-            let all = Acceptor::bind_all(listen, max).map_err(|(addr, source)| BuildError::Bind {
-                key,
-                addr,
-                source,
-            })?;
+            let named: Vec<_> = listen.iter().map(|addr| (key, *addr)).collect();
+            let all = Acceptor::bind_all(&deps.sockets, &named, max)
+                .map_err(|(addr, source)| BuildError::Bind { key, addr, source })?;
             bound.extend(all.iter().map(Acceptor::local_addr));
             acceptors.extend(all.into_iter().map(|acceptor| (role, acceptor)));
         }
@@ -194,6 +196,7 @@ impl Engine {
             wake: Notify::new(),
             next_look: NextLook::default(),
             closing: CancellationToken::new(),
+            cut: CancellationToken::new(),
             tracker: TaskTracker::new(),
             started: deps.clock.wall(),
             unsettled: AtomicUsize::new(0),
@@ -266,6 +269,10 @@ impl Engine {
             .await
             .is_ok();
         let late = if in_time { 0 } else { context.tracker.len() as u64 };
+        if !in_time {
+            context.cut.cancel();
+            let _ = tokio::time::timeout(LAST_WORDS, context.tracker.wait()).await;
+        }
         let _ = scheduler.await;
         daily::flush(&context).await;
         tls_report::flush(&context).await;

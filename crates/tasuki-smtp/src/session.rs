@@ -229,7 +229,7 @@ impl Shell {
         let context = Arc::clone(&self.context);
         let clock = &context.deps.clock;
         let mut input = BytesMut::new();
-        let mut told_to_drain = false;
+        let (mut told_to_drain, mut told_of_cut) = (false, false);
         // One timer for the session, moved only when it fires: deadlines mostly move later.
         let timer = tokio::time::sleep(WRITE);
         let mut armed = None;
@@ -274,6 +274,10 @@ impl Shell {
                 () = context.closing.cancelled(), if !told_to_drain => {
                     told_to_drain = true;
                     session.handle_drain(clock.now());
+                }
+                () = context.cut.cancelled(), if !told_of_cut => {
+                    told_of_cut = true;
+                    session.handle_cut(clock.now());
                 }
             }
         }

@@ -21,6 +21,8 @@ use std::sync::Arc;
 
 use tasuki_core::store::{Store, StoreError};
 
+use crate::migrate::Newer;
+
 /// Where data lives if nothing is said: this file in the data directory.
 pub const DEFAULT_URL: &str = "sqlite:tasuki.db";
 
@@ -84,11 +86,26 @@ impl OpenError {
 /// # Errors
 /// See [`OpenError`].
 pub async fn open(url: &str, data_dir: &Path) -> Result<Arc<dyn Store>, OpenError> {
+    open_if(url, data_dir, Newer::Refused).await
+}
+
+/// Opens a store that this program had open just now. A newer version that was to take over may have run its migrations
+/// meanwhile; they leave it usable for this one.
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn reopen(url: &str, data_dir: &Path) -> Result<Arc<dyn Store>, OpenError> {
+    open_if(url, data_dir, Newer::Taken).await
+}
+
+async fn open_if(url: &str, data_dir: &Path, newer: Newer) -> Result<Arc<dyn Store>, OpenError> {
     if let Some(file) = sqlite_file(url)? {
-        return Ok(Arc::new(sqlite::Db::open(&data_dir.join(file), data_dir).await?));
+        return Ok(Arc::new(
+            sqlite::Db::open(&data_dir.join(file), data_dir, newer).await?,
+        ));
     }
     if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        return Ok(Arc::new(postgres::Db::open(url).await?));
+        return Ok(Arc::new(postgres::Db::open(url, newer).await?));
     }
     Err(OpenError::Url(format!(
         "a store is sqlite:PATH or postgres://USER@HOST/DATABASE, not {:?}",

@@ -70,12 +70,25 @@ const POSTGRES: &[Migration] = migrations!("postgres":
 
 const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (version BIGINT PRIMARY KEY, name TEXT NOT NULL)";
 
+/// What becomes of a database that a newer version has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Newer {
+    Refused,
+    /// Migrations expand before they contract, so the version just before works with it.
+    Taken,
+}
+
 /// What is still to be done, or a refusal to touch a newer database.
-fn pending(all: &'static [Migration], done: &[i64]) -> Result<Vec<&'static Migration>, OpenError> {
+fn pending(
+    all: &'static [Migration],
+    done: &[i64],
+    newer: Newer,
+) -> Result<Vec<&'static Migration>, OpenError> {
     let newest = all.last().map_or(0, |m| m.version);
-    if let Some(newer) = done.iter().find(|version| **version > newest) {
+    let beyond = done.iter().find(|version| **version > newest);
+    if let (Some(beyond), Newer::Refused) = (beyond, newer) {
         return Err(OpenError::Newer {
-            found: *newer,
+            found: *beyond,
             known: newest,
         });
     }
@@ -83,7 +96,7 @@ fn pending(all: &'static [Migration], done: &[i64]) -> Result<Vec<&'static Migra
 }
 
 /// Brings a SQLite database up to date.
-pub(crate) async fn sqlite(conn: &mut SqliteConnection) -> Result<(), OpenError> {
+pub(crate) async fn sqlite(conn: &mut SqliteConnection, newer: Newer) -> Result<(), OpenError> {
     let failed = |name: &'static str| move |source| OpenError::Migration { name, source };
     sqlx::query(TABLE)
         .execute(&mut *conn)
@@ -93,7 +106,7 @@ pub(crate) async fn sqlite(conn: &mut SqliteConnection) -> Result<(), OpenError>
         .fetch_all(&mut *conn)
         .await
         .map_err(failed("the table of migrations"))?;
-    for migration in pending(SQLITE, &done)? {
+    for migration in pending(SQLITE, &done, newer)? {
         let failed = failed(migration.name);
         let mut transaction = conn.begin().await.map_err(failed)?;
         sqlx::raw_sql(migration.sql)
@@ -112,7 +125,7 @@ pub(crate) async fn sqlite(conn: &mut SqliteConnection) -> Result<(), OpenError>
 }
 
 /// Brings a PostgreSQL database up to date; gateways that start together wait for each other.
-pub(crate) async fn postgres(conn: &mut PgConnection) -> Result<(), OpenError> {
+pub(crate) async fn postgres(conn: &mut PgConnection, newer: Newer) -> Result<(), OpenError> {
     let failed = |name: &'static str| move |source| OpenError::Migration { name, source };
     let table = failed("the table of migrations");
     let mut transaction = conn.begin().await.map_err(table)?;
@@ -128,7 +141,7 @@ pub(crate) async fn postgres(conn: &mut PgConnection) -> Result<(), OpenError> {
         .fetch_all(&mut *transaction)
         .await
         .map_err(table)?;
-    for migration in pending(POSTGRES, &done)? {
+    for migration in pending(POSTGRES, &done, newer)? {
         let failed = failed(migration.name);
         sqlx::raw_sql(migration.sql)
             .execute(&mut *transaction)

@@ -10,8 +10,10 @@ use quinn::VarInt;
 use quinn::crypto::rustls::QuicServerConfig;
 use tasuki_core::accept::Acceptor;
 use tasuki_core::front::{FrontDoor, RawHandler};
+use tasuki_core::handover::Item;
 use tasuki_core::seal::SealError;
 use tasuki_core::shutdown::{Drained, Shutdown};
+use tasuki_core::sockets::Sockets;
 use tasuki_core::store::TunnelStore;
 use tasuki_core::{Applied, BuildError, Deps, Snapshot};
 use tasuki_proto::tunnel::{CloseCode, FromGateway};
@@ -21,11 +23,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::TunnelConfig;
 use crate::flows::Room;
+use crate::gateway::counts::PerAddress;
+use crate::gateway::handover::{Given, Handing};
 use crate::gateway::ports::Ports;
 use crate::gateway::registry::Registry;
 use crate::gateway::regulars::{MOST, Regulars, WEEK};
 use crate::gateway::tls_door::{TlsDoor, ToTlsDoor};
-use crate::gateway::{Inner, minecraft, session, web};
+use crate::gateway::{Inner, handover, minecraft, session, web};
 use crate::handle::Handle;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -34,6 +38,9 @@ use crate::tls::{self, Fingerprint, Identity};
 
 /// Name of the gateway's tunnel key among the sealed secrets.
 const KEY_NAME: &str = "tunnel.key";
+/// The keys of the two listeners, and their names among sockets that are handed over.
+const QUIC: &str = "tunnel.quic.listen";
+const MINECRAFT: &str = "tunnel.minecraft.listen";
 /// How often the owners of names and ports are read again: another gateway or a command may have changed them.
 const REFRESH: Duration = Duration::from_secs(15);
 
@@ -42,6 +49,7 @@ pub struct Engine {
     inner: Arc<Inner>,
     endpoint: quinn::Endpoint,
     minecraft: Option<Acceptor>,
+    given: Given,
     runtime: tokio::runtime::Handle,
     tls_door: Arc<TlsDoor>,
     addrs: Addrs,
@@ -62,6 +70,19 @@ impl Engine {
     /// # Errors
     /// What cannot be bound, used or read.
     pub async fn build(config: TunnelConfig, deps: Deps<dyn TunnelStore>) -> Result<Self, BuildError> {
+        Self::build_from(config, deps, Vec::new()).await
+    }
+
+    /// As [`Engine::build`], with what the engine of another process gave ([`Handle::hand_over`]). Its sockets are in the
+    /// dependencies.
+    ///
+    /// # Errors
+    /// What cannot be bound, used or read.
+    pub async fn build_from(
+        config: TunnelConfig,
+        deps: Deps<dyn TunnelStore>,
+        given: Vec<Item>,
+    ) -> Result<Self, BuildError> {
         config.check().map_err(|(key, problem)| BuildError::Config {
             key: key.to_owned(),
             problem,
@@ -71,16 +92,22 @@ impl Engine {
             what: "tunnel: endpoints cannot be read",
             source: error.into(),
         })?;
+        let given = Given::read(given).map_err(|source| BuildError::Other {
+            what: "tunnel: what the other process gave cannot be read",
+            source,
+        })?;
+        let handing = Handing::default();
         let (tls, server) = server_configs(&config, &identity)?;
-        let endpoint = bind_quic(&config, server.clone())?;
+        let endpoint = bind_quic(&config, server.clone(), &deps.sockets, &handing)?;
         let quic = endpoint
             .local_addr()
-            .map_err(bind_error("tunnel.quic.listen", config.quic.listen))?;
+            .map_err(bind_error(QUIC, config.quic.listen))?;
         let minecraft = match config.minecraft.enabled {
             false => None,
             true => {
                 let (addr, max) = (config.minecraft.listen, config.minecraft.max_connections);
-                Some(Acceptor::bind(addr, max).map_err(bind_error("tunnel.minecraft.listen", addr))?)
+                let bound = Acceptor::bind_as(&deps.sockets, MINECRAFT, addr, max);
+                Some(bound.map_err(bind_error(MINECRAFT, addr))?)
             }
         };
         let addrs = Addrs {
@@ -100,8 +127,8 @@ impl Engine {
             metrics: Metrics::register(&deps.metrics),
             shared: ArcSwap::new(Arc::clone(&deps.shared)),
             memory: Room::new(config.memory),
-            incarnation: rand::random(),
-            last_flow: AtomicU64::new(0),
+            incarnation: given.incarnation.unwrap_or_else(rand::random),
+            last_flow: AtomicU64::new(given.last_flow),
             config: ArcSwap::from_pointee(config),
             deps,
             registry,
@@ -114,6 +141,8 @@ impl Engine {
             own_ports: addrs.minecraft.iter().map(SocketAddr::port).collect(),
             minecraft_port: addrs.minecraft.map(|addr| addr.port()),
             changes: watch::Sender::default(),
+            handing,
+            players: PerAddress::default(),
             closing: CancellationToken::new(),
             flows: TaskTracker::new(),
             tasks: TaskTracker::new(),
@@ -127,6 +156,7 @@ impl Engine {
             inner,
             endpoint,
             minecraft,
+            given,
             runtime: tokio::runtime::Handle::current(),
             addrs,
         })
@@ -182,21 +212,28 @@ impl Engine {
             inner,
             endpoint,
             minecraft,
+            given,
             ..
         } = self;
+        let agents = given.take_up(&inner, minecraft.as_ref());
         inner
             .tasks
             .spawn(session::accept_agents(Arc::clone(&inner), endpoint.clone()));
         if let Some(acceptor) = minecraft {
-            inner.tasks.spawn(minecraft::serve(
-                Arc::clone(&inner),
-                acceptor,
-                inner.closing.child_token(),
-            ));
+            let (inner_of_task, token) = (Arc::clone(&inner), inner.closing.child_token());
+            inner.tasks.spawn(async move {
+                handover::agents_are_back(&inner_of_task, &agents).await;
+                minecraft::serve(inner_of_task, acceptor, token).await;
+            });
         }
         inner.tasks.spawn(refresh_owners(Arc::clone(&inner)));
-        shutdown.begun().await;
-        drain(&inner, &endpoint, shutdown.grace()).await
+        tokio::select! {
+            () = shutdown.begun() => drain(&inner, &endpoint, shutdown.grace()).await,
+            () = inner.handing.said() => {
+                inner.handing.fall_silent(&endpoint);
+                Drained::default()
+            }
+        }
     }
 }
 
@@ -300,16 +337,23 @@ fn server_configs(
     Ok((Arc::new(tls), server))
 }
 
-fn bind_quic(config: &TunnelConfig, server: quinn::ServerConfig) -> Result<quinn::Endpoint, BuildError> {
+fn bind_quic(
+    config: &TunnelConfig,
+    server: quinn::ServerConfig,
+    sockets: &Sockets,
+    handing: &Handing,
+) -> Result<quinn::Endpoint, BuildError> {
     let addr = config.quic.listen;
     let asked = usize::try_from(config.quic.socket_buffer).unwrap_or(usize::MAX);
-    let (socket, granted) = quic::bind_udp(addr, asked).map_err(bind_error("tunnel.quic.listen", addr))?;
+    let (socket, granted, noted) =
+        handover::udp_socket(sockets, QUIC, addr, asked).map_err(bind_error(QUIC, addr))?;
+    handing.hold(noted);
     tracing::info!(
         asked,
         granted,
         "tunnel socket buffer in bytes; the kernel caps it at net.core.rmem_max"
     );
-    quic::endpoint(socket, Some(server)).map_err(bind_error("tunnel.quic.listen", addr))
+    quic::endpoint(socket, Some(server)).map_err(bind_error(QUIC, addr))
 }
 
 /// Reads the owners again and again until the engine closes.

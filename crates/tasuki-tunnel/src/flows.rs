@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use quinn::{Connection, RecvStream, SendStream};
-use tasuki_proto::tunnel::{BadOffset, FlowNumber, Next, Retained, TELL_AFTER, TELL_EVERY, Taken};
+use tasuki_proto::tunnel::{
+    BadKept, BadOffset, FlowNumber, Kept, Next, Retained, TELL_AFTER, TELL_EVERY, Taken,
+};
 use tokio::sync::Notify;
 
 use crate::pool::BUFFER_BYTES;
@@ -85,6 +87,16 @@ pub(crate) struct Flow {
     book: Arc<Book>,
 }
 
+/// A flow as another process gets it.
+#[derive(Debug)]
+pub(crate) struct FlowState {
+    pub(crate) number: FlowNumber,
+    /// What the local socket has taken, and whether its end too.
+    pub(crate) taken: u64,
+    pub(crate) has_end: bool,
+    pub(crate) kept: Kept,
+}
+
 /// A flow that is in the book; leaves it when dropped.
 pub(crate) struct Begun(Arc<Flow>);
 
@@ -116,6 +128,38 @@ impl Book {
             own: Room::new(MAX_OF_AGENT),
             all,
         })
+    }
+
+    /// A flow that another process began: nothing of it is under way.
+    ///
+    /// # Errors
+    /// Its offsets cannot be.
+    pub(crate) fn go_on(self: &Arc<Self>, state: FlowState) -> Result<Begun, BadKept> {
+        let FlowState {
+            number,
+            taken,
+            has_end,
+            kept,
+        } = state;
+        let bytes = kept.bytes.len() as u64;
+        let retained = Retained::go_on(kept)?;
+        // It had its room already.
+        self.own.used.fetch_add(bytes, Ordering::AcqRel);
+        self.all.used.fetch_add(bytes, Ordering::AcqRel);
+        let flow = Arc::new(Flow {
+            number,
+            keeps: true,
+            retained: Mutex::new(retained),
+            released: Notify::new(),
+            taken: AtomicU64::new(taken),
+            // The first word on the next stream says it.
+            told: AtomicU64::new(taken),
+            fin_taken: AtomicBool::new(has_end),
+            is_waiting: AtomicBool::new(false),
+            book: Arc::clone(self),
+        });
+        lock(&self.by_number).insert(number, Arc::clone(&flow));
+        Ok(Begun(flow))
     }
 
     /// A new flow. Without a number the other side knows nothing of flows, and nothing is kept.
@@ -215,6 +259,16 @@ impl Book {
 impl Flow {
     pub(crate) fn number(&self) -> FlowNumber {
         self.number
+    }
+
+    /// Everything that another process needs to go on. Nobody may carry the flow any more.
+    pub(crate) fn state(&self) -> FlowState {
+        FlowState {
+            number: self.number,
+            taken: self.taken(),
+            has_end: self.has_end(),
+            kept: lock(&self.retained).keep(),
+        }
     }
 
     pub(crate) fn keeps(&self) -> bool {

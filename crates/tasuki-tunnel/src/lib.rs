@@ -35,6 +35,7 @@ pub use config::{
     TunnelConfig, UdpConfig,
 };
 pub use engine::{Addrs, Engine};
+pub use gateway::handover::is_agents_port;
 pub use handle::{AgentLine, EndpointLine, Handle};
 pub use published::{JAVA, Leads, Published};
 pub use tls::{BadFingerprint, BadKey, Fingerprint};

@@ -19,7 +19,14 @@ pub(crate) enum Door {
 }
 
 impl Door {
-    fn name(self) -> &'static str {
+    /// The door of this name.
+    pub(crate) fn by_name(name: &str) -> Option<Self> {
+        [Self::Tcp, Self::Minecraft, Self::Udp, Self::Https, Self::Http]
+            .into_iter()
+            .find(|door| door.name() == name)
+    }
+
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Minecraft => "minecraft",

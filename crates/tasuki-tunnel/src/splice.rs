@@ -66,57 +66,120 @@ impl From<End> for Broken {
     }
 }
 
+/// What ends a flow from outside.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Halt {
+    /// It is over.
+    End(End),
+    /// It goes on in another process, and rests here.
+    Freeze,
+}
+
+impl From<End> for Halt {
+    fn from(end: End) -> Self {
+        Self::End(end)
+    }
+}
+
+/// The socket of a flow that rests: nothing is read from it or written to it any more.
+pub(crate) struct Frozen(pub(crate) TcpStream);
+
 /// Runs both directions to their ends, or until `cut` says how it ends. `before_down` runs first in the direction from the
 /// first stream to the socket; its failure ends the flow.
 pub(crate) async fn splice<F>(
-    mut socket: TcpStream,
+    socket: TcpStream,
     flow: &Arc<Flow>,
-    mut link: Link,
+    link: Link,
     before_down: F,
-    mut relink: impl Relink,
+    relink: impl Relink,
     cut: impl Future<Output = End>,
     shared: Shared<'_>,
 ) -> End
 where
     F: AsyncFnOnce(&mut RecvStream) -> Result<(), End>,
 {
+    let cut = async { Halt::End(cut.await) };
+    match splice_or_freeze(socket, flow, Some(link), before_down, relink, cut, shared).await {
+        Ok(end) => end,
+        Err(_) => End::StreamReset,
+    }
+}
+
+/// The same for a flow that may be frozen. Without a `link` it waits for one first. Sessions are closed before anything is
+/// frozen: the far side would take a stream that is dropped for a reset.
+pub(crate) async fn splice_or_freeze<F>(
+    mut socket: TcpStream,
+    flow: &Arc<Flow>,
+    mut link: Option<Link>,
+    before_down: F,
+    mut relink: impl Relink,
+    cut: impl Future<Output = Halt>,
+    shared: Shared<'_>,
+) -> Result<End, Frozen>
+where
+    F: AsyncFnOnce(&mut RecvStream) -> Result<(), End>,
+{
     let mut cut = pin!(cut);
     let mut before_down = Some(before_down);
     let end = loop {
-        let carried = tokio::select! {
-            carried = carry(&mut socket, flow, &mut link, before_down.take(), shared) => carried,
-            end = &mut cut => Err(end.into()),
-        };
-        match carried {
-            Ok(()) => break Ok(()),
-            Err(Broken::Ended(end)) => break Err(end),
-            Err(Broken::Lost) if !flow.keeps() => break Err(End::StreamReset),
-            Err(Broken::Lost) => {}
+        if let Some(link) = &mut link {
+            // Dropped wherever it stands, as with a session that is lost: what was read is kept, and what was taken counted.
+            let carried = tokio::select! {
+                carried = carry(&mut socket, flow, link, before_down.take(), shared) => carried.map_err(Into::into),
+                halt = &mut cut => Err(Stop::Halted(halt)),
+            };
+            match carried {
+                Ok(()) => break Ok(()),
+                Err(Stop::Halted(halt)) => break Err(halt),
+                Err(Stop::Broken(Broken::Ended(end))) => break Err(end.into()),
+                Err(Stop::Broken(Broken::Lost)) if !flow.keeps() => break Err(End::StreamReset.into()),
+                Err(Stop::Broken(Broken::Lost)) => {}
+            }
         }
         let next = tokio::select! {
             next = tokio::time::timeout(RESUME_WITHIN, relink.relink(flow)) => next,
-            end = &mut cut => break Err(end),
+            halt = &mut cut => break Err(halt),
         };
         match next {
-            Ok(Some(next)) => link = next,
+            Ok(Some(next)) => link = Some(next),
             // What is missing is only the far side's last word.
             Ok(None) | Err(_) if flow.is_over() => break Ok(()),
-            Ok(None) | Err(_) => break Err(End::StreamReset),
+            Ok(None) | Err(_) => break Err(End::StreamReset.into()),
         }
     };
     match end {
-        Ok(()) => End::Clean,
-        Err(end) => {
+        Ok(()) => Ok(End::Clean),
+        Err(Halt::Freeze) if flow.keeps() => Err(Frozen(socket)),
+        Err(halt) => {
+            let end = match halt {
+                Halt::End(end) => end,
+                // The far side knows nothing of flows: there is no way to go on.
+                Halt::Freeze => End::StreamReset,
+            };
             let code = if end == End::Stalled {
                 RESET_STALLED
             } else {
                 RESET_ABORTED
             };
-            link.outgoing.reset(code);
-            let _ = link.incoming.stop(VarInt::from_u32(code));
+            if let Some(link) = &mut link {
+                link.outgoing.reset(code);
+                let _ = link.incoming.stop(VarInt::from_u32(code));
+            }
             reset_socket(socket);
-            end
+            Ok(end)
         }
+    }
+}
+
+/// Why a flow is not carried any more.
+enum Stop {
+    Broken(Broken),
+    Halted(Halt),
+}
+
+impl From<Broken> for Stop {
+    fn from(broken: Broken) -> Self {
+        Self::Broken(broken)
     }
 }
 

@@ -3,7 +3,11 @@
 //! data directory -> store -> core -> front door -> engines, one runtime each -> admin -> work -> drain.
 
 mod engines;
+mod life;
 mod look;
+mod predecessor;
+mod start;
+mod successor;
 mod work;
 
 use std::collections::BTreeMap;
@@ -23,23 +27,28 @@ use tasuki_core::front::{FrontDeps, FrontDoor};
 use tasuki_core::health::Health;
 use tasuki_core::ids::{Epoch, NodeId};
 use tasuki_core::limits::Limits;
-use tasuki_core::metrics::{House, Metrics};
+use tasuki_core::metrics::Metrics;
 use tasuki_core::pool::CpuPool;
 use tasuki_core::seal::Secrets;
 use tasuki_core::shutdown::Shutdown;
+use tasuki_core::sockets::{Noted, Purpose, Wire};
 use tasuki_core::store::Store;
 use tasuki_core::tls::Tls;
-use tasuki_core::{BuildError, EngineKind, Shared, Snapshot};
+use tasuki_core::{BuildError, EngineKind, Shared};
 
-use self::engines::Running;
+use self::life::{Ended, Undone};
+use self::start::Start;
 use crate::admin::{self, Admin};
 use crate::config::{Config, Loaded};
-use crate::data::{self, AddressFile, Lock};
+use crate::data;
 use crate::exit::{self, Fail, Outcome, chain};
 use crate::first_start::{self, FirstPassword};
 use crate::log::{self, LogHandle};
 use crate::place::DataDir;
 use crate::reload::{Live, Reloader};
+
+pub(crate) use self::predecessor::Predecessor;
+pub(crate) use self::successor::Order;
 
 /// Jobs that the CPU pool holds at most, running ones included.
 const CPU_QUEUE: usize = 4096;
@@ -51,21 +60,52 @@ pub(crate) fn serve(loaded: Loaded) -> Outcome {
     if let Err(error) = tasuki_core::accept::raise_open_files_limit() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
+    let predecessor = Predecessor::find();
+    let served = serve_after(loaded, &log, predecessor.as_ref());
+    if let (Err(fail), Some(predecessor)) = (&served, &predecessor) {
+        predecessor.failed(fail);
+    }
+    served
+}
+
+fn serve_after(loaded: Loaded, log: &LogHandle, predecessor: Option<&Predecessor>) -> Outcome {
     let data = loaded.data_dir();
-    if loaded.file.is_some() {
+    if loaded.file.is_some() || predecessor.is_some() {
         data::require_furnished(&data)?;
     } else {
         data::furnish(&data)?;
     }
-    let lock = data::lock(&data)?;
+    let start = match predecessor {
+        Some(predecessor) => predecessor.take(&data)?,
+        None => Start::fresh(&data)?,
+    };
     let runtime = runtime("core")?;
-    let done = runtime.block_on(async {
-        let core = Core::open(loaded, data, lock).await?;
-        core.serve(log).await
-    });
+    let done = runtime.block_on(lives(loaded, log, start, predecessor));
     // Whatever still hangs on a peer was given its grace.
     runtime.shutdown_timeout(Duration::from_millis(200));
     done
+}
+
+/// One life after the other: another begins when an upgrade has failed.
+async fn lives(
+    mut loaded: Loaded,
+    log: &LogHandle,
+    mut start: Start,
+    mut predecessor: Option<&Predecessor>,
+) -> Outcome {
+    let mut undone: Option<Undone> = None;
+    loop {
+        let data = loaded.data_dir();
+        let core = Core::open(loaded, data, start, undone.is_some()).await?;
+        match core.serve(log.clone(), predecessor.take(), undone.take()).await? {
+            Ended::Stopped => return Ok(()),
+            Ended::TakenBack(again) => {
+                loaded = again.loaded;
+                start = again.start;
+                undone = Some(again.undone);
+            }
+        }
+    }
 }
 
 /// `tasuki init`: everything that `serve` needs, and nothing that listens.
@@ -73,10 +113,10 @@ pub(crate) fn init(loaded: &Loaded) -> Outcome<FirstPassword> {
     tasuki_core::tls::install_provider();
     let data = loaded.data_dir();
     data::furnish(&data)?;
-    let lock = data::lock(&data)?;
+    let start = Start::fresh(&data)?;
     let runtime = runtime("core")?;
     runtime.block_on(async {
-        let core = Core::open(loaded.clone(), data, lock).await?;
+        let core = Core::open(loaded.clone(), data, start, false).await?;
         let first = core.ensure_admin().await?;
         core.store.close().await;
         Ok(first)
@@ -96,7 +136,7 @@ fn runtime(name: &str) -> Outcome<tokio::runtime::Runtime> {
 struct Core {
     loaded: Loaded,
     data: DataDir,
-    lock: Lock,
+    start: Start,
     clock: Clock,
     events: EventBus,
     metrics: Metrics,
@@ -114,19 +154,22 @@ struct Core {
 }
 
 impl Core {
-    /// Opens the store and everything that stands on it. Listens nowhere.
-    async fn open(loaded: Loaded, data: DataDir, lock: Lock) -> Outcome<Self> {
+    /// Opens the store and everything that stands on it. Listens nowhere. `again` is a store that this program had open
+    /// just now, and that a newer one may have prepared for itself meanwhile.
+    async fn open(loaded: Loaded, data: DataDir, start: Start, again: bool) -> Outcome<Self> {
         let config = &loaded.config;
         let clock = Clock::system();
         let events = EventBus::new(clock.clone());
-        let store = tasuki_store::open(config.store_url(), data.path())
-            .await
-            .map_err(|e| {
-                Fail::new(
-                    exit::UNAVAILABLE,
-                    format!("the store cannot be opened: {}", chain(&e)),
-                )
-            })?;
+        let opened = match again {
+            false => tasuki_store::open(config.store_url(), data.path()).await,
+            true => tasuki_store::reopen(config.store_url(), data.path()).await,
+        };
+        let store = opened.map_err(|e| {
+            Fail::new(
+                exit::UNAVAILABLE,
+                format!("the store cannot be opened: {}", chain(&e)),
+            )
+        })?;
         let node = store
             .join(&data::node_name(&data)?)
             .await
@@ -159,7 +202,7 @@ impl Core {
             metrics: Metrics::new(),
             loaded,
             data,
-            lock,
+            start,
             clock,
             events,
             store,
@@ -214,102 +257,6 @@ impl Core {
             .map_err(|e| store_failed(&e))
     }
 
-    /// The whole life of the gateway.
-    async fn serve(self, log: LogHandle) -> Outcome {
-        let mut signals = work::Signals::take()?;
-        self.keep_host().await?;
-        let first = self.ensure_admin().await?;
-        let shutdown = Shutdown::new(self.config().server.grace);
-        let front = self.front_door()?;
-        let shared = self.shared(front.as_ref());
-        if let Some(front) = &front {
-            // Only now is it known under which URL the door is reached.
-            front.apply(&Snapshot {
-                shared: Arc::clone(&shared),
-                engine: self.config().front.clone(),
-            });
-        }
-        let engines = engines::build(&self, &shared, front.as_ref()).await?;
-        self.metrics.register_house(House {
-            data_dir: self.data.path().to_owned(),
-            store: Arc::clone(&self.store) as _,
-            budget: self.budget.clone(),
-            tls: self.tls.clone(),
-            health: self.health.clone(),
-            clock: self.clock.clone(),
-            runtimes: engines.runtimes(),
-        });
-        let admin_door = self.admin_door()?;
-        let socket = admin::bind_socket(&self.data.socket()).map_err(|e| {
-            Fail::new(
-                exit::CANT_CREATE,
-                format!(
-                    "the control socket {} cannot be made: {e}",
-                    self.data.socket().display()
-                ),
-            )
-        })?;
-        let listeners = self.listeners(front.as_ref(), &engines, &admin_door);
-        let live = Arc::new(ArcSwap::from_pointee(Live::new(
-            self.loaded.clone(),
-            Arc::clone(&shared),
-        )));
-        let admin = Arc::new(self.admin(log, &front, &engines, &live, &listeners, &shutdown));
-
-        let router = admin::router(Arc::clone(&admin));
-        let admin_shutdown = shutdown.child();
-        let admin_tasks = [
-            tokio::spawn(admin::serve_socket(
-                socket,
-                router.clone(),
-                admin_shutdown.clone(),
-            )),
-            tokio::spawn(admin::serve_tcp(admin_door, router, admin_shutdown.clone())),
-        ];
-        let work = work::start(&self, &admin, &shutdown).await?;
-        let front_running = front.map(|front| tokio::spawn(front.run(shutdown.child())));
-        let running = engines.run(&shutdown);
-
-        for line in first_start::password_lines(&first)
-            .into_iter()
-            .chain(first_start::banner(
-                self.config(),
-                &listeners,
-                shared.public_url.as_deref(),
-                &self.data,
-            ))
-        {
-            crate::cli::output::line(line);
-        }
-        for warning in admin.warnings().await {
-            tracing::warn!("{warning}");
-        }
-        // Last of all: whoever sees this file finds everything listening, and everything said.
-        let addresses = AddressFile::write(&self.data, &listeners)?;
-        signals.wait_for_the_end(&admin).await;
-
-        tracing::info!(grace = ?shutdown.grace(), "stopping: finishing what is under way");
-        shutdown.begin();
-        drop(addresses);
-        let drain = drain(running, front_running);
-        tokio::select! {
-            () = drain => {}
-            () = signals.end() => tracing::warn!("stopped at once by a second signal"),
-        }
-        let _ = tokio::time::timeout(
-            Duration::from_secs(2),
-            futures_util::future::join_all(admin_tasks),
-        )
-        .await;
-        admin_shutdown.drained().await;
-        work.end().await;
-        self.store.close().await;
-        let _ = std::fs::remove_file(self.data.socket());
-        tracing::info!("stopped");
-        drop(self.lock);
-        Ok(())
-    }
-
     /// The public web ports, if anybody needs them.
     fn front_door(&self) -> Outcome<Option<FrontDoor>> {
         let config = self.config();
@@ -326,6 +273,7 @@ impl Core {
                 public_url: None,
                 trusted_proxies: config.server.trusted_proxies.clone(),
             }),
+            sockets: self.start.sockets.clone(),
         };
         FrontDoor::build(config.front.clone(), deps)
             .map(Some)
@@ -353,13 +301,41 @@ impl Core {
 
     fn admin_door(&self) -> Outcome<Acceptor> {
         let admin = &self.config().admin;
-        Acceptor::bind(admin.listen, admin.max_connections).map_err(|source| {
+        let key = "admin.listen";
+        Acceptor::bind_as(&self.start.sockets, key, admin.listen, admin.max_connections).map_err(|source| {
             not_built(&BuildError::Bind {
-                key: "admin.listen",
+                key,
                 addr: admin.listen,
                 source,
             })
         })
+    }
+
+    /// The control socket, the one that another process gave or a new one.
+    fn control_socket(&self) -> Outcome<(tokio::net::UnixListener, Option<Noted>)> {
+        let path = self.data.socket();
+        let purpose = Purpose {
+            name: "control".to_owned(),
+            wire: Wire::Unix,
+            asked: path.display().to_string(),
+        };
+        let socket = match self.start.sockets.claim(&purpose) {
+            Some(fd) => {
+                let listener = std::os::unix::net::UnixListener::from(fd);
+                listener
+                    .set_nonblocking(true)
+                    .and_then(|()| tokio::net::UnixListener::from_std(listener))
+            }
+            None => admin::bind_socket(&path),
+        };
+        let socket = socket.map_err(|e| {
+            Fail::new(
+                exit::CANT_CREATE,
+                format!("the control socket {} cannot be made: {e}", path.display()),
+            )
+        })?;
+        let noted = self.start.sockets.note(purpose, &socket);
+        Ok((socket, noted))
     }
 
     /// Every bound listener by its name.
@@ -420,6 +396,7 @@ impl Core {
                 turn: tokio::sync::Mutex::new(()),
             },
             engines: engines.handles(),
+            orders: tokio::sync::mpsc::channel(1).0,
         }
     }
 }
@@ -433,19 +410,6 @@ fn name_all(all: &mut BTreeMap<String, SocketAddr>, name: &str, addrs: &[SocketA
         };
         all.insert(name, *addr);
     }
-}
-
-async fn drain(
-    engines: Vec<Running>,
-    front: Option<tokio::task::JoinHandle<tasuki_core::shutdown::Drained>>,
-) {
-    let front = async {
-        if let Some(front) = front {
-            let _ = front.await;
-        }
-    };
-    let engines = futures_util::future::join_all(engines.into_iter().map(Running::drained));
-    tokio::join!(front, engines);
 }
 
 fn store_failed(error: &tasuki_core::store::StoreError) -> Fail {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 
 use rustix::fs::FlockOperation;
 use tasuki_core::files;
@@ -95,7 +96,40 @@ pub(crate) fn node_name(data: &DataDir) -> Outcome<String> {
 /// The directory is ours as long as this lives; the operating system releases it with the process, however that ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Lock {
+    /// The same lock for another process: it holds as long as one of the two does (flock(2)).
+    pub(crate) fn share(&self) -> std::io::Result<OwnedFd> {
+        self.file.try_clone().map(OwnedFd::from)
+    }
+}
+
+/// The lock that another process shared.
+pub(crate) fn inherit_lock(data: &DataDir, fd: OwnedFd) -> Outcome<Lock> {
+    let path = data.lock();
+    let io = |e: &std::io::Error| Fail::io(path.display(), e);
+    let file = File::from(fd);
+    let (given, there) = (file.metadata(), std::fs::metadata(&path));
+    let (given, there) = (given.map_err(|e| io(&e))?, there.map_err(|e| io(&e))?);
+    if (given.dev(), given.ino()) != (there.dev(), there.ino()) {
+        return Err(Fail::new(
+            exit::CONFIG,
+            format!(
+                "the running gateway lives in another data directory than {}: an upgrade cannot change it",
+                data.path().display()
+            ),
+        ));
+    }
+    written_by_us(file).map_err(|e| io(&e))
+}
+
+fn written_by_us(mut file: File) -> std::io::Result<Lock> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())?;
+    Ok(Lock { file })
 }
 
 /// Takes the directory for this process.
@@ -125,12 +159,7 @@ pub(crate) fn lock(data: &DataDir) -> Outcome<Lock> {
         }
         Err(e) => return Err(Fail::io(path.display(), &e.into())),
     }
-    let written = file
-        .set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| writeln!(file, "{}", std::process::id()));
-    written.map_err(|e| Fail::io(path.display(), &e))?;
-    Ok(Lock { _file: file })
+    written_by_us(file).map_err(|e| Fail::io(path.display(), &e))
 }
 
 /// `addresses.json`, removed when the gateway stops.
@@ -149,6 +178,13 @@ impl AddressFile {
         })?;
         files::write_private(&path, text.as_bytes()).map_err(|e| Fail::io(path.display(), &e))?;
         Ok(Self(path))
+    }
+}
+
+impl AddressFile {
+    /// Leaves the file to another process, which writes its own.
+    pub(crate) fn leave(mut self) {
+        self.0 = std::path::PathBuf::new();
     }
 }
 

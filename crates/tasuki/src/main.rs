@@ -12,6 +12,7 @@ mod demo;
 mod exit;
 mod first_start;
 mod log;
+mod notify;
 mod place;
 mod reload;
 

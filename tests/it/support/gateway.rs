@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::process::{self, Running, tool, tool_as_root};
+use super::process::{self, Adopted, Running, tool, tool_as_root};
 use super::{eventually, http, open_directory};
 
 /// The name that tests give the gateway unless they need another.
@@ -35,6 +35,8 @@ listen = "127.0.0.1:0"
 pub(crate) struct Gateway {
     // Dropped first: the process ends before its directory does.
     running: Option<Running>,
+    /// Another process has taken over.
+    adopted: Option<Adopted>,
     listeners: Value,
     name: String,
     directory: TempDir,
@@ -127,6 +129,7 @@ impl Gateway {
         }
         let mut gateway = Self {
             running: None,
+            adopted: None,
             listeners: Value::Null,
             name: name.to_owned(),
             directory,
@@ -298,7 +301,42 @@ impl Gateway {
     }
 
     pub(crate) fn id(&self) -> u32 {
-        self.running.as_ref().unwrap().id()
+        match &self.adopted {
+            Some(adopted) => adopted.id(),
+            None => self.running.as_ref().unwrap().id(),
+        }
+    }
+
+    /// Goes on in another process, and waits for the end of this one. Gives what the command said.
+    #[track_caller]
+    pub(crate) fn upgrade(&mut self, arguments: &[&str]) -> Value {
+        let upgraded = self.json(&[&["upgrade", "--json"], arguments].concat())["upgraded"].clone();
+        let next = Adopted::new(upgraded["pid"].as_u64().unwrap());
+        if let Some(mut running) = self.running.take() {
+            let status = running.wait();
+            assert!(status.success(), "{status}");
+        }
+        if let Some(before) = self.adopted.replace(next) {
+            assert!(before.ends(), "the older process ends by itself");
+        }
+        upgraded
+    }
+
+    /// SIGTERM to the process that has taken over; whether it ends.
+    pub(crate) fn stop_adopted(&mut self) -> bool {
+        let adopted = self.adopted.take().unwrap();
+        process::signal(rustix::process::Signal::TERM, adopted.id());
+        adopted.ends()
+    }
+
+    /// SIGHUP.
+    pub(crate) fn signal_hup(&self) {
+        process::signal(rustix::process::Signal::HUP, self.id());
+    }
+
+    /// Everything it said.
+    pub(crate) fn log_text(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap()
     }
 
     /// `kill -9`.

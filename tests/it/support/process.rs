@@ -305,6 +305,49 @@ impl Drop for Running {
     }
 }
 
+/// A program that one of ours started and left behind; ended when dropped.
+pub(crate) struct Adopted(u32);
+
+impl Adopted {
+    pub(crate) fn new(id: u64) -> Self {
+        Self(u32::try_from(id).unwrap())
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.0
+    }
+
+    /// Whether it ends by itself.
+    pub(crate) fn ends(&self) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        while self.runs() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        true
+    }
+
+    /// One that has ended may be shown for as long as its parent does not ask for it (proc(5), state Z).
+    fn runs(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| {
+            let state = rest.trim_start();
+            !state.is_empty() && !state.starts_with('Z') && !state.starts_with('X')
+        })
+    }
+}
+
+impl Drop for Adopted {
+    fn drop(&mut self) {
+        if self.runs() {
+            signal(Signal::KILL, self.0);
+            self.ends();
+        }
+    }
+}
+
 /// The lines of a program's output, as they come.
 pub(crate) struct Lines {
     name: String,

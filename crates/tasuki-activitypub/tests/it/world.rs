@@ -160,6 +160,7 @@ impl RelayUnderTest {
         )
         .unwrap();
         let deps = Deps {
+            sockets: Default::default(),
             store: Arc::clone(&ground.fedi),
             node: (NodeId(1), Epoch(1)),
             accounts: Accounts::new(

@@ -27,6 +27,7 @@ use crate::failure::BoxError;
 use crate::metrics::Branch;
 use crate::net::ClientAddr;
 use crate::shutdown::{Drained, Shutdown};
+use crate::sockets::Sockets;
 use crate::tls::{ACME_ALPN, Tls};
 
 mod answer;
@@ -81,6 +82,8 @@ pub struct FrontDeps {
     pub metrics: Branch,
     /// Own name and trusted proxies.
     pub shared: Arc<Shared>,
+    /// Sockets that an earlier process handed over, and those that the next one may have.
+    pub sockets: Sockets,
 }
 
 /// The front door; clones share it, so that one can run it while others ask and reload it.
@@ -117,6 +120,10 @@ pub struct FrontAddrs {
     pub tls: Vec<SocketAddr>,
 }
 
+/// The keys of the two kinds of ports.
+const PLAIN: &str = "front.listen";
+const SECURE: &str = "front.tls_listen";
+
 impl FrontDoor {
     /// Binds the ports; serves nobody yet.
     ///
@@ -124,15 +131,16 @@ impl FrontDoor {
     /// An address cannot be bound, or a value is out of its range.
     pub fn build(config: FrontConfig, deps: FrontDeps) -> Result<Self, BuildError> {
         config.check()?;
-        let mut addrs = config.listen.clone();
-        addrs.extend(&config.tls_listen);
+        let plain = config.listen.iter().map(|addr| (PLAIN, *addr));
+        let secure = config.tls_listen.iter().map(|addr| (SECURE, *addr));
+        let addrs: Vec<_> = plain.chain(secure).collect();
         let mut acceptors =
-            Acceptor::bind_all(&addrs, config.max_connections).map_err(|(addr, source)| {
+            Acceptor::bind_all(&deps.sockets, &addrs, config.max_connections).map_err(|(addr, source)| {
                 BuildError::Bind {
                     key: if config.listen.contains(&addr) {
-                        "front.listen"
+                        PLAIN
                     } else {
-                        "front.tls_listen"
+                        SECURE
                     },
                     addr,
                     source,

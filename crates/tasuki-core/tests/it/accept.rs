@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use tasuki_core::accept::Acceptor;
+use tasuki_core::sockets::Sockets;
 use tokio::time::timeout;
 
 const LONG: Duration = Duration::from_secs(20);
@@ -45,10 +46,10 @@ async fn both_families_stand_side_by_side_on_one_port_and_mapped_peers_are_unmap
     drop((accepted, both));
 
     let addrs = [
-        SocketAddr::from(([0, 0, 0, 0], port)),
-        SocketAddr::new("::".parse().unwrap(), port),
+        ("", SocketAddr::from(([0, 0, 0, 0], port))),
+        ("", SocketAddr::new("::".parse().unwrap(), port)),
     ];
-    let apart = Acceptor::bind_all(&addrs, 8).unwrap();
+    let apart = Acceptor::bind_all(&Sockets::default(), &addrs, 8).unwrap();
     assert_eq!(apart.len(), 2);
 }
 

@@ -56,6 +56,7 @@ impl Scene {
             bans: no_bans(&clock),
             metrics: Metrics::new().core("front"),
             shared: Arc::new(Shared::default()),
+            sockets: Default::default(),
         };
         let door = FrontDoor::build(on_free_ports(), deps).unwrap();
         let shutdown = Shutdown::new(LONG);

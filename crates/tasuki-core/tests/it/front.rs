@@ -101,6 +101,7 @@ fn open(config: FrontConfig, shared: Shared) -> House {
         bans: no_bans(&Clock::system()),
         metrics: metrics.core("front"),
         shared: Arc::new(shared),
+        sockets: Default::default(),
     };
     let door = FrontDoor::build(config, deps).unwrap();
     let echo = Arc::new(Echo::default());

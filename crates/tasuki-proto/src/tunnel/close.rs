@@ -26,10 +26,12 @@ pub enum CloseCode {
     Denied,
     /// The gateway cannot decide now, through a fault of its own.
     Unavailable,
+    /// Another process of the gateway takes over, with everybody who visits: come back at once.
+    HandedOver,
 }
 
 impl CloseCode {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Done,
         Self::Protocol,
         Self::Version,
@@ -41,6 +43,7 @@ impl CloseCode {
         Self::Slow,
         Self::Denied,
         Self::Unavailable,
+        Self::HandedOver,
     ];
 
     /// The number on the wire.

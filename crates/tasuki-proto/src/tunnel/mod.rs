@@ -23,6 +23,7 @@ mod close;
 mod control;
 mod datagram;
 mod http_proxy;
+mod kept;
 mod path;
 mod queue;
 mod resume;
@@ -41,6 +42,7 @@ pub use control::{
 };
 pub use datagram::{Datagram, FlowId};
 pub use http_proxy::{BadProxy, HttpProxy, MAX_PROXY_ANSWER, ProxyAnswer, read_proxy_answer};
+pub use kept::{BadKept, Kept};
 pub use path::{PathWatch, SUSPECT_AFTER};
 pub use queue::{DatagramQueue, QueueLimits};
 pub use resume::{

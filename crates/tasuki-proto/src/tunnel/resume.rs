@@ -56,19 +56,19 @@ pub struct BadOffset {
 /// The sending side of one direction.
 #[derive(Debug, Default)]
 pub struct Retained {
-    chunks: VecDeque<Bytes>,
+    pub(super) chunks: VecDeque<Bytes>,
     /// The offset of the first byte in `chunks`: all before it was taken.
-    start: u64,
+    pub(super) start: u64,
     /// The offset behind the last byte.
-    end: u64,
+    pub(super) end: u64,
     /// How many of `chunks` were sent on this stream, and the offset behind them.
-    sent: usize,
-    sent_to: u64,
+    pub(super) sent: usize,
+    pub(super) sent_to: u64,
     /// The furthest offset that was ever sent.
-    furthest: u64,
-    fin: bool,
-    fin_sent: bool,
-    fin_taken: bool,
+    pub(super) furthest: u64,
+    pub(super) fin: bool,
+    pub(super) fin_sent: bool,
+    pub(super) fin_taken: bool,
 }
 
 impl Retained {

@@ -350,6 +350,9 @@ fn play(name: &str, text: &str, stage: &Stage, mut piece: impl FnMut() -> usize)
         } else if line == "CLOSE" {
             run.session.handle_eof(run.now);
             run.turn();
+        } else if line == "CUT" {
+            run.session.handle_cut(run.now);
+            run.turn();
         } else if line == "DRAIN" {
             run.session.handle_drain(run.now);
             run.turn();

@@ -208,6 +208,25 @@ async fn a_drain_finishes_what_is_under_way_and_the_next_life_does_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mail_that_does_not_end_within_the_drain_is_refused_with_a_word() {
+    let sink = Sink::start().await;
+    let house = House::with_sink(&sink, |_| {}).await;
+    house.allow_loopback();
+    let mut client = house.relay().await;
+    client.expect("EHLO c", "250").await;
+    client.expect("MAIL FROM:<a@x.org>", "250").await;
+    client.expect("RCPT TO:<c@y.org>", "250").await;
+    client.expect("DATA", "354").await;
+    client.send("Subject: half of it\r\n").await;
+    let stop = tokio::spawn(house.stop_within(Duration::from_millis(100)));
+    assert!(client.reply().await.starts_with("421 4.3.2"));
+    let (_, dir) = stop.await.unwrap();
+    let house = House::on(dir, Names::default(), |_| {}).await;
+    house.nothing_is_lost(0).await;
+    assert_eq!(house.figure("inherited_recipients_total"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sender_of_one_mail_does_not_wait_behind_a_sender_of_many() {
     let sink = Sink::scripted(|line| (line == "banner").then(|| "421 4.3.2 not yet".into())).await;
     let house = House::with_sink(&sink, |c| c.smarthosts[0].connections = Some(1)).await;

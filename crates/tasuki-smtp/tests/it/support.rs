@@ -233,6 +233,7 @@ impl House {
         let password = make_accounts(&accounts).await;
         let secrets = Secrets::new(whole, [7; 32]);
         let deps = Deps {
+            sockets: Default::default(),
             store: mail,
             node,
             accounts: accounts.clone(),
@@ -308,7 +309,13 @@ impl House {
 
     /// Ends the engine in order; what is left is in the directory.
     pub(crate) async fn stop(self) -> (Drained, tempfile::TempDir) {
-        self.shutdown.begin();
+        let grace = self.shutdown.grace();
+        self.stop_within(grace).await
+    }
+
+    /// The same with another time for what is under way.
+    pub(crate) async fn stop_within(self, grace: Duration) -> (Drained, tempfile::TempDir) {
+        self.shutdown.begin_within(grace);
         let drained = tokio::time::timeout(Duration::from_secs(15), self.task)
             .await
             .unwrap()

@@ -195,7 +195,7 @@ pub(crate) struct Db {
 
 impl Db {
     /// Connects and brings the database up to date.
-    pub(crate) async fn open(url: &str) -> Result<Self, OpenError> {
+    pub(crate) async fn open(url: &str, newer: migrate::Newer) -> Result<Self, OpenError> {
         // The driver's message may quote the URL, so it is not passed on.
         let options = PgConnectOptions::from_str(url)
             .map_err(|_| OpenError::Url("this is not a postgres:// URL that can be read".into()))?
@@ -221,7 +221,7 @@ impl Db {
             .await
             .map_err(|e| OpenError::connect(&name, e))?;
         let mut conn = pool.acquire().await.map_err(|e| OpenError::connect(&name, e))?;
-        migrate::postgres(&mut conn).await?;
+        migrate::postgres(&mut conn, newer).await?;
         drop(conn);
         let size_bytes = Arc::new(AtomicU64::new(0));
         let sweeper = tokio::spawn(sweep(pool.clone(), Arc::clone(&size_bytes)));

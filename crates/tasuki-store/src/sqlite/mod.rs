@@ -202,7 +202,7 @@ pub(crate) struct Db {
 
 impl Db {
     /// Opens or makes the database `file`, with segments in `data_dir`.
-    pub(crate) async fn open(file: &Path, data_dir: &Path) -> Result<Self, OpenError> {
+    pub(crate) async fn open(file: &Path, data_dir: &Path, newer: migrate::Newer) -> Result<Self, OpenError> {
         let options = SqliteConnectOptions::new()
             .filename(file)
             .create_if_missing(true)
@@ -220,7 +220,7 @@ impl Db {
         let refused = |source| OpenError::connect(&file.display().to_string(), source);
         keep_private(file).map_err(|error| refused(error.into()))?;
         let mut conn = SqliteConnection::connect_with(&options).await.map_err(refused)?;
-        migrate::sqlite(&mut conn).await?;
+        migrate::sqlite(&mut conn, newer).await?;
         let pool = SqlitePoolOptions::new()
             .max_connections(READERS)
             .test_before_acquire(false)

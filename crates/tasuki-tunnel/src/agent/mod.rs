@@ -63,6 +63,8 @@ const RETRY: [Duration; 7] = [
 ];
 /// The longest wait while visitors are on: they stay if a session comes within 12 s.
 const RETRY_WITH_VISITORS: Duration = Duration::from_secs(1);
+/// The wait when the gateway said that it is there again.
+const AT_ONCE: Duration = Duration::from_millis(20);
 /// A session that lasted this long was a good one: the next wait is short again.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
 
@@ -473,6 +475,7 @@ impl Agent {
             let session::Ended {
                 lasted,
                 enrolled,
+                at_once,
                 why,
             } = ended;
             if enrolled {
@@ -497,6 +500,9 @@ impl Agent {
             let mut retry_in = backoff.delay(failures, rand::random());
             if self.inner.flows.load(Ordering::Relaxed) > 0 {
                 retry_in = retry_in.min(RETRY_WITH_VISITORS);
+            }
+            if at_once {
+                retry_in = AT_ONCE;
             }
             tell(Notice::Lost { reason, retry_in });
             tokio::select! {

@@ -40,6 +40,8 @@ pub(super) struct Ended {
     pub(super) lasted: Duration,
     /// The code was spent in it, or the key was known: no code is needed any more.
     pub(super) enrolled: bool,
+    /// Another process of the gateway is there already.
+    pub(super) at_once: bool,
     pub(super) why: Why,
 }
 
@@ -61,6 +63,7 @@ pub(super) async fn hold(
     let not_reached = |why| Ended {
         lasted: Duration::ZERO,
         enrolled: false,
+        at_once: false,
         why,
     };
     let greeting = tokio::time::timeout(GREETING, greet(inner, identity, code));
@@ -75,6 +78,7 @@ pub(super) async fn hold(
     };
     let began = Instant::now();
     let why = session.serve(inner, identity, shutdown, tell).await;
+    let at_once = session.was_handed_over();
     // A session that was lost goes on in the next one: the gateway must not take this for the end.
     match why {
         Why::Lost(_) => drop(tokio::spawn(session.end(CloseCode::GoingAway))),
@@ -83,6 +87,7 @@ pub(super) async fn hold(
     Ended {
         lasted: began.elapsed(),
         enrolled: true,
+        at_once,
         why,
     }
 }
@@ -405,6 +410,13 @@ impl Session {
             self.connection
                 .set_max_concurrent_bi_streams(VarInt::from_u32(self.allowed));
         }
+    }
+
+    /// The gateway goes on in another process.
+    fn was_handed_over(&self) -> bool {
+        let code = VarInt::from_u32(CloseCode::HandedOver.code());
+        let reason = self.connection.close_reason();
+        matches!(reason, Some(ConnectionError::ApplicationClosed(close)) if close.error_code == code)
     }
 
     /// Says goodbye to the gateway; what still runs is cut, and both ends of it see a reset.

@@ -49,6 +49,7 @@ impl Refusal {
             CloseCode::Slow => "too_many",
             CloseCode::Denied => "denied",
             CloseCode::Unavailable => "unavailable",
+            CloseCode::HandedOver => "handed_over",
         }
     }
 }

@@ -7,18 +7,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use quinn::{RecvStream, VarInt};
 use tasuki_core::events::What;
+use tasuki_core::ids::PrincipalId;
 use tasuki_proto::minecraft::Page;
 use tasuki_proto::names::Domain;
 use tasuki_proto::tunnel::{OpenReply, RESET_ABORTED, StreamHeader};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
+use super::handover::HandedFlow;
 use super::registry::Target;
 use super::regulars::STAY;
-use super::visitors::{Place, Sessions};
+use super::session::Session;
+use super::visitors::{Place, Sessions, Visitors};
 use super::{Inner, admit};
 use crate::flows::Begun;
 use crate::metrics::Door;
-use crate::splice::{End, Link, Meter, Outgoing, Shared, reset_socket, splice};
+use crate::splice::{End, Frozen, Halt, Link, Meter, Outgoing, Shared, reset_socket, splice_or_freeze};
 
 /// A stream on which header and first bytes are sent.
 pub(crate) struct Opened {
@@ -197,6 +201,24 @@ pub(crate) struct Visit {
     pub(crate) is_player: bool,
 }
 
+/// A visitor who is joined with an agent.
+pub(crate) struct Joined {
+    pub(crate) visitors: Arc<Visitors>,
+    pub(crate) agent: PrincipalId,
+    pub(crate) agent_name: Arc<str>,
+    /// The agent's own name for the endpoint.
+    pub(crate) label: Arc<str>,
+    pub(crate) visit: Visit,
+    pub(crate) socket: TcpStream,
+    pub(crate) flow: Begun,
+    pub(crate) place: Place,
+    pub(crate) meter: Meter,
+    /// How long they were here in another process.
+    pub(crate) stayed: Duration,
+    /// The stream that carries them, and the session that it belongs to; none yet for one from another process.
+    pub(crate) link: Option<(Link, Arc<Session>)>,
+}
+
 /// Joins a visitor with an open stream until both directions end. `reply_limit` is set if the agent's answer has not
 /// been read yet: the visitor's bytes go ahead meanwhile.
 ///
@@ -210,7 +232,6 @@ pub(crate) async fn join(
     opened: Opened,
     reply_limit: Option<Duration>,
 ) -> Result<End, NotJoined> {
-    let (door, visitor) = (visit.door, visit.from);
     let Opened {
         flow,
         outgoing,
@@ -218,73 +239,126 @@ pub(crate) async fn join(
         place,
         sent,
     } = opened;
+    let session = &target.session;
     let meter = Meter::new(Some(inner.metrics.totals.clone()));
     meter.add_to_stream(sent);
-    let _proven = target.session.visitors.proven.enter(visitor.ip(), usize::MAX);
-    inner.metrics.opened(door);
-    let (agent, from) = (target.session.agent, visitor.ip());
     inner.deps.events.emit(What::VisitorJoined {
-        agent,
+        agent: session.agent,
         endpoint: target.label.to_string(),
-        from,
+        from: visit.from.ip(),
     });
-    let shared = Shared {
-        pool: &inner.pool,
-        patience: &target.session.visitors.patience,
-        meter: &meter,
-        budget: Some(&inner.deps.budget),
-        shaping: Some(&target.session.visitors.shaping),
-    };
-    let refused = Mutex::new(None);
-    let wait_for_reply = async |incoming: &mut RecvStream| match reply_limit {
-        Some(limit) => read_reply(incoming, limit).await.map_err(|not_joined| {
-            inner.metrics.refused(not_joined.label);
-            *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(not_joined);
-            End::StreamReset
-        }),
-        None => Ok(()),
-    };
-    let mut changes = inner.changes.subscribe();
-    let banished = async {
-        // The sender lives as long as the engine does.
-        while changes.changed().await.is_ok() {
-            if admit::may_visit(inner, visitor.ip(), visit.name.as_ref()).is_err() {
-                return;
-            }
-        }
-        std::future::pending().await
-    };
-    let gone = &target.session.visitors.gone;
-    let stays = async {
-        if visit.is_player {
-            tokio::time::sleep(STAY).await;
-            inner.regulars.note(visitor.ip(), inner.deps.clock.wall());
-        }
-        std::future::pending::<()>().await;
-    };
-    let cut = async {
-        tokio::select! {
-            () = banished => End::Denied,
-            () = gone.cancelled() => End::StreamReset,
-            () = stays => End::Clean,
-        }
-    };
     let link = Link {
         outgoing,
         incoming,
-        session: target.session.connection.clone(),
+        session: session.connection.clone(),
     };
+    let joined = Joined {
+        visitors: Arc::clone(&session.visitors),
+        agent: session.agent,
+        agent_name: session.name.as_str().into(),
+        label: Arc::clone(&target.label),
+        visit: visit.clone(),
+        socket,
+        flow,
+        place,
+        meter,
+        stayed: Duration::ZERO,
+        link: Some((link, Arc::clone(session))),
+    };
+    carry(inner, joined, reply_limit).await
+}
+
+/// Carries a visitor's bytes until both directions end, or the gateway goes on in another process.
+///
+/// # Errors
+/// See [`join`].
+pub(crate) async fn carry(
+    inner: &Inner,
+    joined: Joined,
+    reply_limit: Option<Duration>,
+) -> Result<End, NotJoined> {
+    let Joined {
+        visitors,
+        agent,
+        agent_name,
+        label,
+        visit,
+        socket,
+        flow,
+        place,
+        meter,
+        stayed,
+        link,
+    } = joined;
+    let (door, visitor) = (visit.door, visit.from);
+    let _proven = visitors.proven.enter(visitor.ip(), usize::MAX);
+    inner.metrics.opened(door);
+    let shared = Shared {
+        pool: &inner.pool,
+        patience: &visitors.patience,
+        meter: &meter,
+        budget: Some(&inner.deps.budget),
+        shaping: Some(&visitors.shaping),
+    };
+    let settled = Mutex::new(reply_limit.is_none().then(|| inner.handing.settled()));
+    let refused = Mutex::new(None);
+    let wait_for_reply = async |incoming: &mut RecvStream| match reply_limit {
+        Some(limit) => match read_reply(incoming, limit).await {
+            Ok(()) => {
+                *settled.lock().unwrap_or_else(PoisonError::into_inner) = Some(inner.handing.settled());
+                Ok(())
+            }
+            Err(not_joined) => {
+                inner.metrics.refused(not_joined.label);
+                *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(not_joined);
+                Err(End::StreamReset)
+            }
+        },
+        None => Ok(()),
+    };
+    let since = Instant::now();
+    let (link, last) = link.unzip();
     let relink = Sessions {
-        last: Arc::clone(&target.session),
+        visitors: Arc::clone(&visitors),
+        last,
         metrics: &inner.metrics,
     };
-    let end = splice(socket, &flow, link, wait_for_reply, relink, cut, shared).await;
+    let cut = async {
+        let end = tokio::select! {
+            () = banished(inner, &visit) => End::Denied,
+            () = visitors.gone.cancelled() => End::StreamReset,
+            () = stays(inner, &visit, STAY.saturating_sub(stayed)) => End::Clean,
+            () = inner.handing.frozen() => return Halt::Freeze,
+        };
+        Halt::End(end)
+    };
+    let spliced = splice_or_freeze(socket, &flow, link, wait_for_reply, relink, cut, shared).await;
+    let end = match spliced {
+        Ok(end) => end,
+        Err(Frozen(socket)) => {
+            let flow = flow.state();
+            let handed = HandedFlow {
+                agent,
+                agent_name,
+                incarnation: visitors.incarnation(),
+                label,
+                visit,
+                flow,
+                socket,
+                to_stream: meter.to_stream(),
+                to_tcp: meter.to_tcp(),
+                stayed: stayed + since.elapsed(),
+            };
+            inner.handing.take(handed);
+            return Ok(End::Clean);
+        }
+    };
     drop(place);
     inner.metrics.closed(door, end);
     tracing::debug!(
         peer.addr = %visitor,
-        tunnel.agent = %target.session.name,
-        endpoint = %target.label,
+        tunnel.agent = %agent_name,
+        endpoint = %label,
         result = ?end,
         bytes_in = meter.to_stream(),
         bytes_out = meter.to_tcp(),
@@ -292,13 +366,34 @@ pub(crate) async fn join(
     );
     inner.deps.events.emit(What::VisitorLeft {
         agent,
-        endpoint: target.label.to_string(),
-        from,
+        endpoint: label.to_string(),
+        from: visitor.ip(),
         bytes_in: meter.to_stream(),
         bytes_out: meter.to_tcp(),
     });
     let refused = refused.into_inner().unwrap_or_else(PoisonError::into_inner);
     refused.map_or(Ok(end), Err)
+}
+
+/// Resolves when rules or bans keep the visitor out.
+async fn banished(inner: &Inner, visit: &Visit) {
+    let mut changes = inner.changes.subscribe();
+    // The sender lives as long as the engine does.
+    while changes.changed().await.is_ok() {
+        if admit::may_visit(inner, visit.from.ip(), visit.name.as_ref()).is_err() {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// Notes a player who has stayed; never resolves.
+async fn stays(inner: &Inner, visit: &Visit, after: Duration) {
+    if visit.is_player {
+        tokio::time::sleep(after).await;
+        inner.regulars.note(visit.from.ip(), inner.deps.clock.wall());
+    }
+    std::future::pending().await
 }
 
 /// Closes a visitor's socket that nobody serves.

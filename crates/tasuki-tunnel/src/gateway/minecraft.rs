@@ -19,7 +19,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::counts::PerAddress;
 use super::flow::{self, NotJoined, Visit};
 use super::registry::Route;
 use super::{Inner, admit};
@@ -36,7 +35,7 @@ const LINGER_BYTES: usize = 16 * 1024;
 
 /// Accepts players until `token` fires.
 pub(crate) async fn serve(inner: Arc<Inner>, acceptor: Acceptor, token: CancellationToken) {
-    let counts = PerAddress::default();
+    let counts = inner.players.clone();
     loop {
         let accepted = tokio::select! {
             accepted = acceptor.accept() => accepted,

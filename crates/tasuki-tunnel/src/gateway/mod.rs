@@ -6,6 +6,7 @@ pub(crate) mod declare;
 pub(crate) mod flow;
 mod forward;
 pub(crate) mod grants;
+pub(crate) mod handover;
 pub(crate) mod http;
 pub(crate) mod minecraft;
 pub(crate) mod ports;
@@ -63,6 +64,10 @@ pub(crate) struct Inner {
     pub(crate) own_ports: Vec<u16>,
     /// The Minecraft door's port, if it is open.
     pub(crate) minecraft_port: Option<u16>,
+    /// What another process of the gateway may get.
+    pub(crate) handing: handover::Handing,
+    /// Players by address.
+    pub(crate) players: counts::PerAddress,
     /// Counts changes of rules, bans and accounts: whoever is here is looked up again at once.
     pub(crate) changes: watch::Sender<u64>,
     /// Fires when no new visitors and agents are let in any more.

@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::grants::Wire;
+use super::handover::PORT;
 use super::{Inner, tcp, udp};
 
 /// A port that is listened on; the last one to drop it closes it.
@@ -54,18 +55,23 @@ impl Ports {
         let task = TaskTracker::new();
         let guard = match wire {
             Wire::Tcp => {
-                let acceptor = Acceptor::bind(addr, config.tcp.max_connections)?;
+                let acceptor =
+                    Acceptor::bind_as(&inner.deps.sockets, PORT, addr, config.tcp.max_connections)?;
                 let token = inner.closing.child_token();
                 let guard = token.clone().drop_guard();
                 task.spawn(tcp::serve(Arc::clone(inner), acceptor, kind.clone(), token));
                 guard
             }
             Wire::Udp => {
-                let socket = Arc::new(udp::bind(addr)?);
+                let (socket, noted) = udp::bind(&inner.deps.sockets, addr)?;
                 // A stopping gateway takes no new visitors, but those who are there stay as long as the session does.
                 let token = CancellationToken::new();
                 let guard = token.clone().drop_guard();
-                task.spawn(udp::serve(Arc::clone(inner), socket, kind.clone(), token));
+                let serving = udp::serve(Arc::clone(inner), Arc::new(socket), kind.clone(), token);
+                task.spawn(async move {
+                    serving.await;
+                    drop(noted);
+                });
                 guard
             }
         };

@@ -21,11 +21,9 @@ use super::admit::{self, Refusal};
 use super::grants::Wire;
 use super::ports::Listening;
 use super::visitors::Visitors;
-use super::{Inner, declare, udp};
+use super::{Inner, declare, handover, udp};
 use crate::datagrams::Datagrams;
 use crate::handle::EndpointLine;
-use crate::quic;
-use crate::splice::Patience;
 use crate::tls::Fingerprint;
 use crate::transport::Transport;
 
@@ -271,12 +269,11 @@ async fn run(
     let config = inner.config();
     let (outbox, frames) = mpsc::channel(16);
     let visitors = inner.registry.visitors_of(principal.id, hello.resume, || {
-        let patience = Patience::new(
-            config.stall_timeout,
-            quic::GATEWAY_STREAM_WINDOW,
-            quic::SESSION_WINDOW,
-        );
-        Visitors::new(hello.resume, patience, Arc::clone(&inner.memory))
+        Visitors::new(
+            hello.resume,
+            handover::patience(&config),
+            Arc::clone(&inner.memory),
+        )
     });
     visitors.set_scope(&principal);
     let session = Arc::new(Session {

@@ -15,6 +15,7 @@ use tasuki_core::EngineKind;
 use tasuki_core::events::What;
 use tasuki_core::limits::{Rate, Who};
 use tasuki_core::net::unmapped;
+use tasuki_core::sockets::{Noted, Sockets};
 use tasuki_core::store::tunnel::EndpointKind;
 use tasuki_proto::tunnel::{Datagram, EndpointId, FlowId, StreamHeader, StreamKind};
 use tokio::net::UdpSocket;
@@ -25,11 +26,10 @@ use super::counts::{Counted, PerAddress};
 use super::registry::{Route, Target};
 use super::session::Session;
 use super::visitors::Place;
-use super::{Inner, admit};
+use super::{Inner, admit, handover};
 use crate::config::for_prefix;
 use crate::datagrams::MAX_PAYLOAD;
 use crate::metrics;
-use crate::quic;
 use crate::splice::{End, Meter};
 
 /// New visitors from one address.
@@ -110,8 +110,9 @@ impl Flow {
 }
 
 /// Binds a port. Both families where the address says so.
-pub(crate) fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
-    UdpSocket::from_std(quic::bind_udp(addr, SOCKET_BUFFER)?.0)
+pub(crate) fn bind(sockets: &Sockets, addr: SocketAddr) -> io::Result<(UdpSocket, Option<Noted>)> {
+    let (socket, _, noted) = handover::udp_socket(sockets, handover::PORT, addr, SOCKET_BUFFER)?;
+    Ok((UdpSocket::from_std(socket)?, noted))
 }
 
 /// Sends what is queued for the agent, and gives visitors what comes from it, until the session ends.

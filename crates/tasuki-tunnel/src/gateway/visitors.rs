@@ -1,10 +1,10 @@
 //! The visitors of one agent. They outlive its sessions: when one is lost, each waits for the next and goes on in it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use tasuki_core::store::accounts::Principal;
-use tasuki_proto::tunnel::{FlowNumber, OpenReply, Resume};
+use tasuki_proto::tunnel::{CloseCode, FlowNumber, OpenReply, Resume};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -30,9 +30,14 @@ pub(crate) struct Visitors {
     /// The agent's own limit of connections; 0 is none.
     max: AtomicU32,
     session: watch::Sender<Option<Arc<Session>>>,
+    /// They go on in another process: no session is theirs here any more.
+    leave: AtomicBool,
     /// Fires when they have to go, all of them.
     pub(crate) gone: CancellationToken,
 }
+
+/// What agents read when another process takes over.
+pub(crate) const HANDED_OVER: &str = "the gateway goes on in another process";
 
 /// One visitor's place.
 pub(crate) struct Place(Arc<Visitors>);
@@ -48,6 +53,7 @@ impl Visitors {
             shaping: Shaping::default(),
             max: AtomicU32::new(0),
             session: watch::Sender::default(),
+            leave: AtomicBool::new(false),
             gone: CancellationToken::new(),
         })
     }
@@ -89,8 +95,26 @@ impl Visitors {
             .map(|_| FlowNumber(last.fetch_add(1, Ordering::Relaxed) + 1))
     }
 
+    /// Which start of the agent's program they visit.
+    pub(crate) fn incarnation(&self) -> Option<u64> {
+        self.incarnation
+    }
+
+    /// They go on in another process.
+    pub(crate) fn leave(&self) {
+        self.leave.store(true, Ordering::Release);
+    }
+
+    /// Whether the agent has no session now.
+    pub(crate) fn wait_for_agent(&self) -> bool {
+        self.session.borrow().is_none()
+    }
+
     /// The agent is here: those who wait go on.
     pub(crate) fn arrived(&self, session: &Arc<Session>) {
+        if self.leave.load(Ordering::Acquire) {
+            return session.close(CloseCode::HandedOver, HANDED_OVER);
+        }
         self.session.send_replace(Some(Arc::clone(session)));
     }
 
@@ -115,27 +139,26 @@ impl Drop for Place {
 
 /// One visitor's way from session to session.
 pub(crate) struct Sessions<'a> {
-    pub(crate) last: Arc<Session>,
+    pub(crate) visitors: Arc<Visitors>,
+    /// The one that it travels in or was lost with; none yet for a visitor from another process.
+    pub(crate) last: Option<Arc<Session>>,
     pub(crate) metrics: &'a Metrics,
 }
 
 impl Relink for Sessions<'_> {
     async fn relink(&mut self, flow: &Flow) -> Option<Link> {
-        let visitors = Arc::clone(&self.last.visitors);
-        let mut sessions = visitors.session.subscribe();
+        let mut sessions = self.visitors.session.subscribe();
         loop {
             let next = {
                 let last = &self.last;
-                let next = sessions.wait_for(|session| {
-                    session
-                        .as_ref()
-                        .is_some_and(|session| !Arc::ptr_eq(session, last))
-                });
+                let is_new =
+                    |session: &Arc<Session>| last.as_ref().is_none_or(|last| !Arc::ptr_eq(session, last));
+                let next = sessions.wait_for(|session| session.as_ref().is_some_and(is_new));
                 next.await.ok()?.clone()?
             };
-            self.last = next;
+            self.last = Some(Arc::clone(&next));
             // Broken again: another session may come.
-            let Some((link, reply)) = ask(&self.last, flow).await else {
+            let Some((link, reply)) = ask(&next, flow).await else {
                 continue;
             };
             let [status, taken @ ..] = reply;

@@ -27,6 +27,15 @@ impl Meter {
         }
     }
 
+    /// Goes on from what was counted in another process; the engine's counters are those of this one.
+    pub(crate) fn going_on(totals: Totals, to_stream: u64, to_tcp: u64) -> Self {
+        Self {
+            to_stream: AtomicU64::new(to_stream),
+            to_tcp: AtomicU64::new(to_tcp),
+            totals: Some(totals),
+        }
+    }
+
     /// From the TCP side into the stream.
     pub(crate) fn to_stream(&self) -> u64 {
         self.to_stream.load(Ordering::Relaxed)

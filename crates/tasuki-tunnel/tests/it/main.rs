@@ -5,6 +5,7 @@ mod admission;
 mod doctor;
 mod fallback;
 mod flows;
+mod handover;
 mod hostile;
 mod limits;
 mod path;

@@ -13,14 +13,16 @@ use tasuki_core::budget::Budget;
 use tasuki_core::clock::Clock;
 use tasuki_core::events::EventBus;
 use tasuki_core::front::{FrontConfig, FrontDeps, FrontDoor};
+use tasuki_core::handover::{Item, Link};
 use tasuki_core::health::Health;
 use tasuki_core::limits::Limits;
 use tasuki_core::metrics::Metrics;
 use tasuki_core::pool::CpuPool;
 use tasuki_core::seal::Secrets;
 use tasuki_core::shutdown::{Drained, Shutdown};
-use tasuki_core::store::TunnelStore;
+use tasuki_core::sockets::{Bound, Sockets};
 use tasuki_core::store::audit::Actor;
+use tasuki_core::store::{Store, TunnelStore};
 use tasuki_core::tls::{Tls, TlsConfig};
 use tasuki_core::{Deps, EngineKind, Shared};
 use tasuki_proto::tunnel::{ALPN, EndpointState};
@@ -73,6 +75,8 @@ pub(crate) struct World {
     pub(crate) acl: Acl,
     pub(crate) clock: Clock,
     accounts: Accounts,
+    store: Arc<dyn Store>,
+    sockets: Sockets,
     shutdown: Shutdown,
     task: JoinHandle<Drained>,
     dir: TempDir,
@@ -123,6 +127,10 @@ impl World {
     }
 
     async fn build(settings: TunnelConfig, dir: TempDir) -> Self {
+        Self::build_from(settings, dir, Vec::new(), Vec::new()).await
+    }
+
+    async fn build_from(settings: TunnelConfig, dir: TempDir, sockets: Vec<Bound>, given: Vec<Item>) -> Self {
         tasuki_core::tls::install_provider();
         let clock = Clock::adjustable();
         let events = EventBus::new(clock.clone());
@@ -151,6 +159,7 @@ impl World {
         let budget = Budget::new(64 << 20);
         let acl = Acl::new();
         let deps: Deps<dyn TunnelStore> = Deps {
+            sockets: Sockets::inherited(sockets),
             store: Arc::clone(&store) as _,
             node,
             accounts: accounts.clone(),
@@ -163,7 +172,7 @@ impl World {
             events,
             metrics: metrics.engine(EngineKind::Tunnel),
             health: Health::new(),
-            secrets: Secrets::new(store, [7; 32]),
+            secrets: Secrets::new(Arc::clone(&store) as _, [7; 32]),
             tls,
             shared: Arc::new(Shared::default()),
         };
@@ -178,10 +187,12 @@ impl World {
                 bans: deps.bans.clone(),
                 metrics: metrics.core("front"),
                 shared: Arc::clone(&deps.shared),
+                sockets: deps.sockets.clone(),
             },
         )
         .unwrap();
-        let engine = Engine::build(settings.clone(), deps).await.unwrap();
+        let sockets = deps.sockets.clone();
+        let engine = Engine::build_from(settings.clone(), deps, given).await.unwrap();
         front.routes().set_raw_alpn(ALPN, engine.tls_door());
         let (addrs, pin, handle) = (engine.addrs(), engine.fingerprint(), engine.handle());
         let shutdown = Shutdown::new(Duration::from_secs(2));
@@ -201,6 +212,8 @@ impl World {
             acl,
             clock,
             accounts,
+            store,
+            sockets,
             shutdown,
             task,
             dir,
@@ -262,6 +275,26 @@ impl World {
             settings: self.settings,
             dir: self.dir,
         }
+    }
+
+    /// Another gateway goes on with everything, as another process would: what it gets has gone over a link. The second value
+    /// is how many things that were.
+    pub(crate) async fn hand_over(self) -> (Self, usize) {
+        let sockets = self.sockets.hand_over();
+        let items = self.handle.hand_over().await;
+        soon("the engine's end", self.task).await.unwrap();
+        self.store.close().await;
+        let count = items.len();
+        let (ours, theirs) = Link::pair().unwrap();
+        let giving = tokio::task::spawn_blocking(move || ours.give(&items).unwrap());
+        let theirs = Link::from_fd(theirs).unwrap();
+        let taking =
+            tokio::task::spawn_blocking(move || theirs.take(count as u64, Duration::from_secs(20)).unwrap());
+        giving.await.unwrap();
+        let given = taking.await.unwrap();
+        let next = Self::build_from(self.settings, self.dir, sockets, given).await;
+        assert_eq!((next.quic, next.players), (self.quic, self.players));
+        (next, count)
     }
 
     /// Begins the shutdown and waits for its end.

@@ -25,6 +25,8 @@ use super::auth::Door;
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 /// A request has this long in all, body and answer included.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
+/// An upgrade: the new process starts, and the old one finishes what is under way.
+const UPGRADE_DEADLINE: Duration = Duration::from_secs(230);
 /// Connections at once on the control socket.
 const MAX_SOCKET_CONNECTIONS: usize = 64;
 
@@ -127,7 +129,11 @@ fn closed(result: hyper::Result<()>) {
 async fn answer(router: Router, request: http::Request<Incoming>, door: Door) -> http::Response<Body> {
     let mut request: Request = request.map(Body::new);
     request.extensions_mut().insert(door);
-    match tokio::time::timeout(REQUEST_DEADLINE, router.oneshot(request)).await {
+    let deadline = match request.uri().path() {
+        super::UPGRADE => UPGRADE_DEADLINE,
+        _ => REQUEST_DEADLINE,
+    };
+    match tokio::time::timeout(deadline, router.oneshot(request)).await {
         Ok(Ok(response)) => response,
         Ok(Err(never)) => match never {},
         Err(_) => {

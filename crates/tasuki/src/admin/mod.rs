@@ -27,6 +27,7 @@ mod tests;
 mod tls_report;
 mod topics;
 mod trace;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -54,15 +55,19 @@ use tasuki_core::tls::Tls;
 use tasuki_core::{Applied, EngineKind};
 
 use self::problem::Problem;
+use crate::app::Order;
 use crate::config::Config;
 use crate::exit::Fail;
 use crate::place::DataDir;
 use crate::reload::{Live, Reloader};
 
 pub(crate) use self::accounts::FIRST_ADMIN;
+pub(crate) use self::auth::Caller;
 pub(crate) use self::listen::{bind_socket, serve_socket, serve_tcp};
 pub(crate) use self::secrets::password as new_password;
 
+/// The request that takes longer than others.
+const UPGRADE: &str = "/v1/upgrade";
 /// Bodies of requests are small documents.
 const MAX_BODY_BYTES: usize = 64 << 10;
 /// The same where lists of hosts come in.
@@ -96,6 +101,8 @@ pub(crate) struct Admin {
     pub(crate) live: Arc<ArcSwap<Live>>,
     pub(crate) reloader: Reloader,
     pub(crate) engines: Engines,
+    /// To go on in another process.
+    pub(crate) orders: tokio::sync::mpsc::Sender<Order>,
 }
 
 /// All routes.
@@ -106,6 +113,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/metrics", get(system::metrics))
         .route("/v1/status", get(system::status))
         .route("/v1/reload", post(system::reload))
+        .route(UPGRADE, post(upgrade::upgrade))
         .route("/v1/users", get(accounts::users).post(accounts::add_user))
         .route("/v1/users/{name}", delete(accounts::remove_user))
         .route("/v1/users/{name}/password", put(accounts::set_password))

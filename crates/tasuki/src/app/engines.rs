@@ -86,8 +86,8 @@ pub(super) async fn build(core: &Core, shared: &Arc<Shared>, front: Option<&Fron
             config.tunnel.clone(),
             deps(core, shared, EngineKind::Tunnel, Arc::clone(&core.store) as _),
         );
-        let (engine, runtime) =
-            on_own_runtime(EngineKind::Tunnel, tasuki_tunnel::Engine::build(config, deps)).await?;
+        let building = tasuki_tunnel::Engine::build_from(config, deps, core.start.take_items());
+        let (engine, runtime) = on_own_runtime(EngineKind::Tunnel, building).await?;
         if let Some(front) = front {
             engine.open_web(front);
             // Agents whose network lets no UDP out.
@@ -132,6 +132,7 @@ fn deps<S: ?Sized>(core: &Core, shared: &Arc<Shared>, engine: EngineKind, store:
         tls: core.tls.clone(),
         health: core.health.clone(),
         shared: Arc::clone(shared),
+        sockets: core.start.sockets.clone(),
     }
 }
 
@@ -178,16 +179,16 @@ impl Built {
         }
     }
 
-    /// Starts the engines.
-    pub(super) fn run(self, shutdown: &Shutdown) -> Vec<Running> {
+    /// Starts the engines. `others` is for all but the tunnel.
+    pub(super) fn run(self, shutdown: &Shutdown, others: &Shutdown) -> Vec<Running> {
         let mut running = Vec::new();
         if let Some((engine, runtime)) = self.mail {
-            running.extend(Running::start(EngineKind::Mail, runtime, shutdown, |s| {
+            running.extend(Running::start(EngineKind::Mail, runtime, others, |s| {
                 engine.run(s)
             }));
         }
         if let Some((engine, runtime)) = self.fediverse {
-            running.extend(Running::start(EngineKind::Fediverse, runtime, shutdown, |s| {
+            running.extend(Running::start(EngineKind::Fediverse, runtime, others, |s| {
                 engine.run(s)
             }));
         }
@@ -204,7 +205,7 @@ impl Built {
 pub(super) struct Running {
     engine: EngineKind,
     task: tokio::task::JoinHandle<Drained>,
-    grace: Duration,
+    shutdown: Shutdown,
     _runtime: OwnRuntime,
 }
 
@@ -222,15 +223,21 @@ impl Running {
         Some(Self {
             engine,
             task,
-            grace: shutdown.grace(),
+            shutdown: shutdown.clone(),
             _runtime: runtime,
         })
+    }
+
+    /// Its visitors go on in another process.
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.engine == EngineKind::Tunnel
     }
 
     /// Waits until the engine has drained. It keeps its own grace; a little more is for one that does not.
     pub(super) async fn drained(self) {
         let engine = self.engine;
-        match tokio::time::timeout(self.grace + Duration::from_secs(5), self.task).await {
+        let limit = self.shutdown.grace().saturating_add(Duration::from_secs(5));
+        match tokio::time::timeout(limit, self.task).await {
             Ok(Ok(drained)) => tracing::info!(
                 %engine,
                 finished = drained.finished,

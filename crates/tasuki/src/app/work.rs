@@ -8,8 +8,9 @@ use tasuki_core::health::{self, Watched};
 use tasuki_core::shutdown::Shutdown;
 use tasuki_core::store::StoreError;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
-use super::{Core, look};
+use super::{Core, Order, look};
 use crate::admin::Admin;
 use crate::exit::{Fail, Outcome, chain};
 
@@ -113,6 +114,12 @@ async fn refresh(admin: Arc<Admin>, own: Shutdown) {
     }
 }
 
+/// What is wanted of a running gateway.
+pub(super) enum Turn {
+    End,
+    Upgrade(Order),
+}
+
 /// The signals that the gateway obeys; taken before it says that it is ready.
 pub(super) struct Signals {
     term: Signal,
@@ -139,13 +146,14 @@ impl Signals {
         }
     }
 
-    /// Waits until somebody wants the gateway to stop; meanwhile obeys SIGHUP.
-    pub(super) async fn wait_for_the_end(&mut self, admin: &Admin) {
+    /// Waits until somebody wants the gateway to stop, or to go on in another process; meanwhile obeys SIGHUP.
+    pub(super) async fn next(&mut self, admin: &Admin, orders: &mut mpsc::Receiver<Order>) -> Turn {
         loop {
             tokio::select! {
-                _ = self.term.recv() => return,
-                _ = self.int.recv() => return,
-                () = admin.shutdown.begun() => return,
+                _ = self.term.recv() => return Turn::End,
+                _ = self.int.recv() => return Turn::End,
+                () = admin.shutdown.begun() => return Turn::End,
+                Some(order) = orders.recv() => return Turn::Upgrade(order),
                 _ = self.hup.recv() => match admin.reload().await {
                     Ok(_) => {}
                     Err(fail) => tracing::error!("the configuration stays as it was: {fail}"),

@@ -33,18 +33,29 @@ impl Gateway {
 
     /// Sends one request and waits for its answer.
     pub(crate) fn call(&self, method: http::Method, path: &str, body: Option<Value>) -> Outcome<Value> {
+        self.call_within(PATIENCE, method, path, body)
+    }
+
+    /// The same for a request that takes longer than others.
+    pub(crate) fn call_within(
+        &self,
+        patience: Duration,
+        method: http::Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Outcome<Value> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|e| Fail::new(exit::SOFTWARE, format!("cannot start the runtime: {e}")))?;
         runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, self.exchange(method, path, body))
+            tokio::time::timeout(patience, self.exchange(method, path, body))
                 .await
                 .map_err(|_| {
                     Fail::new(
                         exit::UNAVAILABLE,
                         format!(
-                            "the gateway behind {} did not answer within {PATIENCE:?}",
+                            "the gateway behind {} did not answer within {patience:?}",
                             self.socket.display()
                         ),
                     )

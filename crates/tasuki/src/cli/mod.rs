@@ -29,6 +29,7 @@ mod tls_report;
 mod token;
 mod topics;
 mod tunnel;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -78,6 +79,8 @@ enum Command {
     Status(status::Args),
     /// Read the configuration file again, without a restart
     Reload(status::ReloadArgs),
+    /// Go on in a new process, with another version or configuration: players stay, nobody is refused
+    Upgrade(upgrade::Args),
     /// People who use the gateway
     #[command(subcommand)]
     User(people::Command),
@@ -133,6 +136,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Demo(args) => return crate::demo::run(args),
         Command::Status(args) => status::run(args, &context),
         Command::Reload(args) => status::reload(args, &context),
+        Command::Upgrade(args) => upgrade::run(args, &context),
         Command::User(command) => people::run(command, &context),
         Command::Service(command) => service::run(command, &context),
         Command::Token(command) => token::run(command, &context),

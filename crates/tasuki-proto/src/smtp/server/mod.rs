@@ -286,6 +286,15 @@ impl Session {
         }
     }
 
+    /// The time to finish is over: also a message that is still coming gets 421 and is given up, so that its sender knows
+    /// that it was not taken (RFC 5321 3.8). One that is being stored is still answered.
+    pub fn handle_cut(&mut self, _now: Instant) {
+        self.draining = true;
+        if self.waiting.is_none() && !matches!(self.state, State::Tls | State::Closed) {
+            self.goodbye(replies::DRAINING, Why::Draining);
+        }
+    }
+
     /// The answer to a question; one for a question that is not open is ignored.
     pub fn handle_answer(&mut self, now: Instant, ticket: Ticket, reply: Reply) {
         if matches!(self.state, State::Closed) {
