@@ -31,6 +31,8 @@ pub(super) enum Command {
     Approve {
         /// The instance's host
         host: String,
+        #[command(flatten)]
+        json: JsonFlag,
     },
     /// Show or choose the form in which an instance is sent other people's posts
     #[command(
@@ -75,6 +77,8 @@ pub(super) enum Command {
         /// Do not ask
         #[arg(long)]
         yes: bool,
+        #[command(flatten)]
+        json: JsonFlag,
     },
 }
 
@@ -141,9 +145,12 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
         Command::OptOut(order) => opt_out::run(order, &gateway),
         Command::List(command) => topics::run(command, &gateway),
         Command::Import(order) => import::run(order, &gateway),
-        Command::Approve { host } => {
+        Command::Approve { host, json } => {
             let path = format!("/v1/fediverse/subscribers/{}/approve", segment(&host));
             gateway.call(Method::POST, &path, None)?;
+            if json.json {
+                return output::json(&serde_json::json!({"approved": host}));
+            }
             output::line(format!("{host} may receive and publish from now on"));
             Ok(())
         }
@@ -194,7 +201,12 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             });
             Ok(())
         }
-        Command::Remove { host, topic, yes } => {
+        Command::Remove {
+            host,
+            topic,
+            yes,
+            json,
+        } => {
             let what = topic.as_deref().unwrap_or("the relay");
             if !yes && !confirmed(&format!("Remove {host} from {what}?")) {
                 return Err(Fail::new(
@@ -209,6 +221,9 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
                 query.unwrap_or_default()
             );
             gateway.call(Method::DELETE, &path, None)?;
+            if json.json {
+                return output::json(&serde_json::json!({"removed": host, "from": what}));
+            }
             output::line(format!("{host} removed; it is told by a Reject"));
             Ok(())
         }

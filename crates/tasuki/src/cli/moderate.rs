@@ -34,7 +34,12 @@ A blocked subscriber is removed and told so by a Reject; what waits from it or f
     #[command(after_help = "Examples:
   tasuki fedi lift evil.example
   tasuki fedi lift --tag nsfw")]
-    Lift(Any),
+    Lift {
+        #[command(flatten)]
+        any: Any,
+        #[command(flatten)]
+        json: JsonFlag,
+    },
     /// List the rules of moderation
     Rules(JsonFlag),
     /// Lists of hosts as instances exchange them (CSV in Mastodon's form)
@@ -67,7 +72,7 @@ pub(super) enum List {
         json: JsonFlag,
     },
     /// Print the hosts that are blocked or limited here
-    Export,
+    Export(JsonFlag),
 }
 
 #[derive(clap::Args, Debug)]
@@ -90,6 +95,8 @@ pub(super) struct Who {
     /// Why, for the list of rules
     #[arg(long, default_value = "")]
     reason: String,
+    #[command(flatten)]
+    json: JsonFlag,
 }
 
 #[derive(clap::Args, Debug)]
@@ -113,6 +120,8 @@ pub(super) struct What {
     /// Why, for the list of rules
     #[arg(long, default_value = "")]
     reason: String,
+    #[command(flatten)]
+    json: JsonFlag,
 }
 
 #[derive(clap::Args, Debug)]
@@ -159,11 +168,11 @@ pub(super) fn run(command: Command, gateway: &Gateway) -> Outcome {
     match command {
         Command::Block(who) => {
             let (kind, subject) = party(who.party)?;
-            add(gateway, "block", kind, &subject, &who.reason)
+            add(gateway, ("block", kind, &subject), &who.reason, who.json)
         }
         Command::Limit(who) => {
             let (kind, subject) = party(who.party)?;
-            add(gateway, "limit", kind, &subject, &who.reason)
+            add(gateway, ("limit", kind, &subject), &who.reason, who.json)
         }
         Command::Silence(what) => {
             let (kind, subject) = given([
@@ -174,9 +183,9 @@ pub(super) fn run(command: Command, gateway: &Gateway) -> Outcome {
                 ("actor", None),
                 ("software", None),
             ])?;
-            add(gateway, "silence", kind, &subject, &what.reason)
+            add(gateway, ("silence", kind, &subject), &what.reason, what.json)
         }
-        Command::Lift(any) => {
+        Command::Lift { any, json: flag } => {
             let (kind, subject) = given([
                 ("host", any.host),
                 ("actor", any.actor),
@@ -186,7 +195,10 @@ pub(super) fn run(command: Command, gateway: &Gateway) -> Outcome {
                 ("regex", any.regex),
             ])?;
             let rule = json!({"kind": kind, "subject": subject});
-            gateway.call(Method::POST, "/v1/fediverse/rules/lift", Some(rule))?;
+            gateway.call(Method::POST, "/v1/fediverse/rules/lift", Some(rule.clone()))?;
+            if flag.json {
+                return output::json(&json!({"lifted": rule}));
+            }
             output::line(format!(
                 "the rule about {subject} is taken back; a removed instance may subscribe again"
             ));
@@ -209,8 +221,11 @@ pub(super) fn run(command: Command, gateway: &Gateway) -> Outcome {
                 "there are no rules of moderation",
             )
         }
-        Command::Blocklist(List::Export) => {
+        Command::Blocklist(List::Export(flag)) => {
             let answer = gateway.read("/v1/fediverse/blocklist")?;
+            if flag.json {
+                return output::json(&answer);
+            }
             output::line(answer["text"].as_str().unwrap_or_default().trim_end());
             Ok(())
         }
@@ -219,9 +234,17 @@ pub(super) fn run(command: Command, gateway: &Gateway) -> Outcome {
     }
 }
 
-fn add(gateway: &Gateway, effect: &str, kind: &str, subject: &str, reason: &str) -> Outcome {
+fn add(
+    gateway: &Gateway,
+    (effect, kind, subject): (&str, &str, &str),
+    reason: &str,
+    flag: JsonFlag,
+) -> Outcome {
     let rule = json!({"effect": effect, "kind": kind, "subject": subject, "reason": reason});
-    let answer = gateway.call(Method::POST, "/v1/fediverse/rules", Some(rule))?;
+    let answer = gateway.call(Method::POST, "/v1/fediverse/rules", Some(rule.clone()))?;
+    if flag.json {
+        return output::json(&json!({"rule": rule, "removed_subscribers": answer["removed_subscribers"]}));
+    }
     output::line(format!("{effect}: {kind} {subject}"));
     for host in words(&answer["removed_subscribers"]) {
         output::line(format!(

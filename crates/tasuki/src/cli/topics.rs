@@ -37,6 +37,8 @@ A post belongs to the list when any of it fits. An admin joins by pasting the in
     Remove {
         /// The list's name
         name: String,
+        #[command(flatten)]
+        json: JsonFlag,
     },
     /// List them
     Show(JsonFlag),
@@ -63,9 +65,14 @@ pub(super) fn run(command: Command, gateway: &Gateway) -> Outcome {
             });
             Ok(())
         }
-        Command::Remove { name } => {
+        Command::Remove { name, json: flag } => {
             let path = format!("/v1/fediverse/lists/{}", segment(&name));
             let answer = gateway.call(Method::DELETE, &path, None)?;
+            if flag.json {
+                return output::json(
+                    &json!({"removed": name, "removed_subscribers": answer["removed_subscribers"]}),
+                );
+            }
             output::line(format!("list {name} removed"));
             for host in answer["removed_subscribers"].as_array().into_iter().flatten() {
                 let host = host.as_str().unwrap_or_default();

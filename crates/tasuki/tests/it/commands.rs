@@ -125,15 +125,18 @@ fn whatever_takes_json_prints_json_that_parses() {
             ],
             "mail dkim add" | "mail dkim rotate" => &["shop.test"],
             "fedi why" => &["example.org"],
+            "fedi block" | "fedi limit" | "fedi lift" => &["spam.example"],
+            "fedi silence" => &["--tag", "nsfw"],
             "fedi pause" => &["--hold"],
             "fedi purge" => &["--host", "example.org"],
             // It needs another relay's data: among its own tests.
             "fedi import" => continue,
             // Of an instance that subscribed: among the tests with instances.
-            "fedi form" => continue,
+            "fedi form" | "fedi approve" | "fedi remove" => continue,
             // One object for each line: among the tests of moderation.
             "fedi follow" => continue,
             "fedi list add" => &["cats", "--tag", "cats"],
+            "fedi list remove" => &["cats"],
             "fedi blocklist import" => &["/dev/null"],
             _ => &[],
         };
