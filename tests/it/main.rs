@@ -10,6 +10,7 @@ mod agents;
 mod bad_input;
 mod command_line;
 mod crash;
+mod crowd;
 mod demo;
 mod doctors;
 mod durable;
