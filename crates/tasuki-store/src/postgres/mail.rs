@@ -244,14 +244,16 @@ pub(super) async fn settle_all(
     }
     settle::finish(conn, &mut applied).await?;
     bodies::remove(conn, &applied.freed).await?;
+    let stories = match keeps_trail {
+        true => trail::batches(&applied.stories)?,
+        false => Vec::new(),
+    };
     let change = totals::Change {
         mails: applied.mails,
         deferred: applied.deferred,
-        trail_bytes: match keeps_trail {
-            true => trail::append(conn, &applied.stories).await?,
-            false => 0,
-        },
+        trail_bytes: trail::size_of(&stories),
     };
+    trail::append(conn, stories).await?;
     Ok(SettledAll { results, change })
 }
 

@@ -55,12 +55,20 @@ struct Line<'a> {
     ordered_by: &'a str,
 }
 
-/// Writes stories; returns by how many bytes the trail grew.
-pub(super) async fn append(conn: &mut Conn, stories: &[Kept]) -> StoreResult<i64> {
-    let mut grown = 0;
-    let mut rest = stories;
+/// Stories as they go into one row, and their fingerprints into another.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) written_at: i64,
+    pub(super) size_bytes: i64,
+    pub(super) stories: Vec<u8>,
+    pub(super) keys: Vec<u8>,
+}
+
+/// Stories in rows.
+pub(super) fn batches(mut rest: &[Kept]) -> StoreResult<Vec<Batch>> {
+    let mut batches = Vec::new();
     while !rest.is_empty() {
-        let (mut lines, mut keys) = (Vec::with_capacity(rest.len().min(ROW_STORIES) * 320), Vec::new());
+        let (mut lines, mut keys) = (Vec::with_capacity(rest.len().min(ROW_STORIES) * 512), Vec::new());
         let (mut count, mut written_at) = (0, i64::MIN);
         for kept in rest.iter().take(ROW_STORIES) {
             let line = Line {
@@ -78,35 +86,41 @@ pub(super) async fn append(conn: &mut Conn, stories: &[Kept]) -> StoreResult<i64
                 break;
             }
         }
-        let size = i64::try_from(lines.len() + keys.len()).unwrap_or(i64::MAX);
-        insert(conn, written_at, size, (lines, keys)).await?;
-        grown += size;
+        batches.push(Batch {
+            written_at,
+            size_bytes: i64::try_from(lines.len() + keys.len()).unwrap_or(i64::MAX),
+            stories: lines,
+            keys,
+        });
         rest = &rest[count..];
     }
-    Ok(grown)
+    Ok(batches)
 }
 
-async fn insert(
-    conn: &mut Conn,
-    written_at: i64,
-    size: i64,
-    (stories, keys): (Vec<u8>, Vec<u8>),
-) -> StoreResult<()> {
-    let batch: i64 = sqlx::query_scalar(
-        "INSERT INTO trail (written_at, size_bytes, stories) VALUES ($1, $2, $3) RETURNING id",
-    )
-    .bind(written_at)
-    .bind(size)
-    .bind(stories)
-    .fetch_one(&mut *conn)
-    .await
-    .map_err(store_error)?;
-    sqlx::query("INSERT INTO trail_keys (batch, keys) VALUES ($1, $2)")
-        .bind(batch)
-        .bind(keys)
-        .execute(conn)
+/// By how many bytes they make the trail grow.
+pub(super) fn size_of(batches: &[Batch]) -> i64 {
+    batches.iter().map(|batch| batch.size_bytes).sum()
+}
+
+/// Writes them.
+pub(super) async fn append(conn: &mut Conn, batches: Vec<Batch>) -> StoreResult<()> {
+    for batch in batches {
+        let id: i64 = sqlx::query_scalar(
+            "INSERT INTO trail (written_at, size_bytes, stories) VALUES ($1, $2, $3) RETURNING id",
+        )
+        .bind(batch.written_at)
+        .bind(batch.size_bytes)
+        .bind(batch.stories)
+        .fetch_one(&mut *conn)
         .await
         .map_err(store_error)?;
+        sqlx::query("INSERT INTO trail_keys (batch, keys) VALUES ($1, $2)")
+            .bind(id)
+            .bind(batch.keys)
+            .execute(&mut *conn)
+            .await
+            .map_err(store_error)?;
+    }
     Ok(())
 }
 

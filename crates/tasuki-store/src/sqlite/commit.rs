@@ -28,6 +28,9 @@ pub(super) struct Done {
 }
 
 /// One transaction; once more, caller by caller, if one of the new mails was refused.
+///
+/// Each trip to the thread that SQLite works on costs two thread switches, so statements that belong together are one
+/// text: the beginning with the mails that are gone, and the end with the trail, the figures and the commit.
 pub(super) async fn transact(
     conn: &mut SqliteConnection,
     riders: &[Riders],
@@ -35,8 +38,7 @@ pub(super) async fn transact(
     changes: &mut [Box<dyn Change>],
 ) -> StoreResult<Done> {
     let mut done = Done::default();
-    run(conn, "BEGIN IMMEDIATE").await?;
-    apply_riders(conn, riders, &mut done.applied).await?;
+    begin(conn, riders, &mut done.applied).await?;
     let rows: Vec<&MailRow> = work.enqueues.iter().flat_map(|e| &e.rows).collect();
     match mail::insert(conn, &rows).await {
         Ok(()) => {
@@ -46,39 +48,63 @@ pub(super) async fn transact(
         Err(StoreError::Conflict(_)) => {
             run(conn, "ROLLBACK").await?;
             done = Done::default();
-            run(conn, "BEGIN IMMEDIATE").await?;
-            apply_riders(conn, riders, &mut done.applied).await?;
+            begin(conn, riders, &mut done.applied).await?;
             done.enqueued = insert_one_by_one(conn, work.enqueues, &mut done.applied).await?;
         }
         Err(error) => return Err(error),
     }
     apply_settles(conn, work.settles, &mut done).await?;
     apply_changes(conn, changes, &mut done).await?;
-    let stories = std::mem::take(&mut done.applied.stories);
-    let change = totals::Change {
-        mails: done.applied.mails,
-        deferred: done.applied.deferred,
-        trail_bytes: match work.keeps_trail {
-            true => trail::append(conn, &stories).await?,
-            false => 0,
-        },
-    };
-    totals::add(conn, ALL_NODES, change).await?;
-    run(conn, "COMMIT").await?;
+    end(conn, work.keeps_trail, &mut done.applied).await?;
     Ok(done)
 }
 
-async fn apply_riders(
-    conn: &mut SqliteConnection,
-    riders: &[Riders],
-    applied: &mut Applied,
-) -> StoreResult<()> {
-    if riders.is_empty() {
-        return Ok(());
-    }
+/// Begins the transaction, with the outcomes that ride in it.
+async fn begin(conn: &mut SqliteConnection, riders: &[Riders], applied: &mut Applied) -> StoreResult<()> {
     let riders = riders.iter().map(|r| (r.node, r.outcomes.as_slice()));
-    mail::apply_riders(conn, riders, applied).await?;
+    mail::begin_with_riders(conn, riders, applied).await?;
     settle::finish(conn, applied).await
+}
+
+/// The last row of stories, the figures and the commit.
+const END: &str = "INSERT INTO trail (written_at, size_bytes, stories) VALUES (?, ?, ?);
+    INSERT INTO trail_keys (batch, keys) VALUES (last_insert_rowid(), ?);
+    INSERT INTO queue_totals (node, mails, deferred, trail_bytes) VALUES (?, ?, ?, ?)
+        ON CONFLICT (node) DO UPDATE SET mails = queue_totals.mails + excluded.mails,
+            deferred = queue_totals.deferred + excluded.deferred,
+            trail_bytes = queue_totals.trail_bytes + excluded.trail_bytes;
+    COMMIT";
+
+/// Writes what the transaction's outcomes left to tell and to count, and commits.
+async fn end(conn: &mut SqliteConnection, keeps_trail: bool, applied: &mut Applied) -> StoreResult<()> {
+    let stories = std::mem::take(&mut applied.stories);
+    let mut batches = match keeps_trail {
+        true => trail::batches(&stories)?,
+        false => Vec::new(),
+    };
+    let change = totals::Change {
+        mails: applied.mails,
+        deferred: applied.deferred,
+        trail_bytes: trail::size_of(&batches),
+    };
+    let Some(last) = batches.pop() else {
+        totals::add(conn, ALL_NODES, change).await?;
+        return run(conn, "COMMIT").await;
+    };
+    trail::append(conn, batches).await?;
+    sqlx::query(END)
+        .bind(last.written_at)
+        .bind(last.size_bytes)
+        .bind(last.stories)
+        .bind(last.keys)
+        .bind(ALL_NODES)
+        .bind(change.mails)
+        .bind(change.deferred)
+        .bind(change.trail_bytes)
+        .execute(conn)
+        .await
+        .map_err(store_error)?;
+    Ok(())
 }
 
 async fn apply_settles(

@@ -79,11 +79,20 @@ impl MailRow {
     }
 }
 
-/// Statements for 1, 2, 4 ... 64 rows: few texts, so that they stay prepared; a batch takes as few as possible.
-const SIZES: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
+/// Rows in one statement at most. Each number of rows has a text of its own, so that it stays prepared and a batch takes
+/// one statement.
+const ROWS: usize = 64;
 
-static INSERT: LazyLock<[String; 7]> = LazyLock::new(|| {
-    SIZES.map(|n| {
+fn texts(text: impl Fn(usize) -> String) -> [String; ROWS] {
+    std::array::from_fn(|index| text(index + 1))
+}
+
+fn marks(n: usize) -> String {
+    vec!["?"; n].join(", ")
+}
+
+static INSERT: LazyLock<[String; ROWS]> = LazyLock::new(|| {
+    texts(|n| {
         let row = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
         format!(
             "INSERT INTO mails (id, node, epoch, lanes, open, fresh, accepted_at, expires_at, body_len,
@@ -93,29 +102,34 @@ static INSERT: LazyLock<[String; 7]> = LazyLock::new(|| {
     })
 });
 
-static FINISH: LazyLock<[String; 7]> = LazyLock::new(|| {
-    SIZES.map(|n| {
+/// Begins a transaction with the end of mails that have one lane, which is fresh, and their body beside them. Which of
+/// the ids these are comes as one row: a row for each would wake the reader again and again.
+static BEGIN_FINISHED: LazyLock<[String; ROWS]> = LazyLock::new(|| {
+    texts(|n| {
+        let ids: Vec<String> = (1..=n).map(|at| format!("?{at}")).collect();
+        let which = format!(
+            "id IN ({}) AND lanes = 1 AND fresh = 1 AND segment IS NULL",
+            ids.join(", ")
+        );
         format!(
-            "DELETE FROM mails WHERE id IN ({}) AND lanes = 1 AND fresh = 1 RETURNING id, {FREED_COLUMNS}",
-            vec!["?"; n].join(", ")
+            "BEGIN IMMEDIATE; SELECT group_concat(id) AS gone FROM mails WHERE {which}; DELETE FROM mails WHERE {which}"
         )
     })
 });
 
-/// The size index for the first part of `n` things.
-fn size_for(n: usize) -> usize {
-    SIZES
-        .iter()
-        .position(|size| *size <= n)
-        .unwrap_or(SIZES.len() - 1)
-}
+static FINISH: LazyLock<[String; ROWS]> = LazyLock::new(|| {
+    texts(|n| {
+        format!(
+            "DELETE FROM mails WHERE id IN ({}) AND lanes = 1 AND fresh = 1 RETURNING id, {FREED_COLUMNS}",
+            marks(n)
+        )
+    })
+});
 
-/// Inserts rows in as few statements as the sizes allow.
-pub(super) async fn insert(conn: &mut SqliteConnection, mut rows: &[&MailRow]) -> StoreResult<()> {
-    while !rows.is_empty() {
-        let size = size_for(rows.len());
-        let (now, later) = rows.split_at(SIZES[size]);
-        let mut query = sqlx::query(INSERT[size].as_str());
+/// Inserts rows in as few statements as the size allows.
+pub(super) async fn insert(conn: &mut SqliteConnection, rows: &[&MailRow]) -> StoreResult<()> {
+    for now in rows.chunks(ROWS) {
+        let mut query = sqlx::query(INSERT[now.len() - 1].as_str());
         for row in now {
             let place = row.segment.map(|(p, _)| p);
             query = query
@@ -141,13 +155,13 @@ pub(super) async fn insert(conn: &mut SqliteConnection, mut rows: &[&MailRow]) -
                 store_error(error)
             }
         })?;
-        rows = later;
     }
     Ok(())
 }
 
-/// Applies outcomes without follow-ups: the mails with one lane together, the rest one at a time.
-pub(super) async fn apply_riders<'a>(
+/// Begins a transaction and applies outcomes without follow-ups: the mails with one lane together, the rest one at a
+/// time.
+pub(super) async fn begin_with_riders<'a>(
     conn: &mut SqliteConnection,
     riders: impl Iterator<Item = (NodeId, &'a [Outcome])> + Clone,
     applied: &mut Applied,
@@ -161,7 +175,7 @@ pub(super) async fn apply_riders<'a>(
         .collect();
     finished.sort_unstable();
     finished.dedup();
-    let gone = finish_single(conn, &finished, applied).await?;
+    let gone = begin_with_finished(conn, &finished, applied).await?;
     for (node, outcomes) in riders {
         for outcome in outcomes {
             if is_plain(outcome) && gone.binary_search(&outcome.mail.0).is_ok() {
@@ -176,17 +190,39 @@ pub(super) async fn apply_riders<'a>(
     Ok(())
 }
 
-/// Deletes those of `ids` that have one lane, which is fresh; returns them in order.
-async fn finish_single(
+/// Begins a transaction and deletes those of `ids` that have one lane, which is fresh; returns them in order.
+async fn begin_with_finished(
     conn: &mut SqliteConnection,
-    mut ids: &[i64],
+    ids: &[i64],
     applied: &mut Applied,
 ) -> StoreResult<Vec<i64>> {
-    let mut gone = Vec::with_capacity(ids.len());
-    while !ids.is_empty() {
-        let size = size_for(ids.len());
-        let (now, later) = ids.split_at(SIZES[size]);
-        let mut query = sqlx::query(FINISH[size].as_str());
+    let (first, later) = ids.split_at(ids.len().min(ROWS));
+    if first.is_empty() {
+        sqlx::query("BEGIN IMMEDIATE")
+            .execute(conn)
+            .await
+            .map_err(store_error)?;
+        return Ok(Vec::new());
+    }
+    let mut query = sqlx::query_scalar::<_, Option<String>>(BEGIN_FINISHED[first.len() - 1].as_str());
+    for id in first {
+        query = query.bind(*id);
+    }
+    // All rows, so that the text runs to its end.
+    let found = query.fetch_all(&mut *conn).await.map_err(store_error)?;
+    let mut gone: Vec<i64> = Vec::with_capacity(ids.len());
+    for id in found.iter().flatten().flat_map(|list| list.split(',')) {
+        gone.push(
+            id.parse()
+                .map_err(|_| StoreError::Damaged(format!("mail {id}")))?,
+        );
+    }
+    gone.sort_unstable();
+    // What is left of them has its body in a segment, or several lanes, or is lost.
+    let left = first.iter().filter(|id| gone.binary_search(id).is_err());
+    let left: Vec<i64> = left.chain(later).copied().collect();
+    for now in left.chunks(ROWS) {
+        let mut query = sqlx::query(FINISH[now.len() - 1].as_str());
         for id in now {
             query = query.bind(*id);
         }
@@ -195,7 +231,6 @@ async fn finish_single(
             gone.push(row.try_get::<i64, _>("id").map_err(store_error)?);
             applied.freed.extend(place_of(row)?);
         }
-        ids = later;
     }
     applied.mails -= i64::try_from(gone.len()).unwrap_or(i64::MAX);
     gone.sort_unstable();

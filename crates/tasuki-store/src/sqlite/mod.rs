@@ -245,7 +245,8 @@ impl Db {
             Arc::clone(&counters),
             Arc::clone(&segments),
             Arc::clone(&space),
-        );
+        )
+        .map_err(|error| refused(error.into()))?;
         let janitor = segments::janitor(Arc::clone(&segments), writer.clone());
         Ok(Self {
             pool,
