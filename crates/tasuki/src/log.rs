@@ -97,10 +97,10 @@ pub(crate) fn start(config: &LogConfig) -> LogHandle {
 
 /// Reads the event bus until the shutdown begins, one line for each event.
 pub(crate) async fn read_events(events: EventBus, shutdown: Shutdown) {
-    let mut reader = events.subscribe();
+    let mut reader = events.reader();
     loop {
         let event = tokio::select! {
-            event = reader.recv() => event,
+            event = reader.next() => event,
             () = shutdown.begun() => return,
         };
         match event {

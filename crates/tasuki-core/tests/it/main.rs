@@ -5,6 +5,7 @@ mod accept;
 mod accounts;
 mod acme;
 mod bans;
+mod events;
 mod fakes;
 mod front;
 mod metrics;

@@ -25,7 +25,7 @@ const OLD_MAIL: Duration = Duration::from_secs(4 * 3600);
 
 /// Looks until `own` begins.
 pub(super) async fn watch(admin: Arc<Admin>, events: EventBus, own: Shutdown) {
-    let mut reader = events.subscribe();
+    let mut reader = events.reader();
     let mut tick = tokio::time::interval(LOOK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut missing_looks_by_agent = HashMap::new();
@@ -39,7 +39,7 @@ pub(super) async fn watch(admin: Arc<Admin>, events: EventBus, own: Shutdown) {
                 let _ = look_at_agents(&admin, &mut missing_looks_by_agent).await;
                 let _ = look_at_locks(&admin, &mut locked).await;
             }
-            event = reader.recv() => match event {
+            event = reader.next() => match event {
                 Ok(Event { what: What::PrincipalLocked { .. }, .. }) => {
                     let _ = look_at_locks(&admin, &mut locked).await;
                 }
