@@ -7,8 +7,8 @@
 //! **Invariant:** nobody is answered `Ok` before the commit that holds his change, except those who ride. A riding
 //! settlement is kept and tried again until a commit took it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -31,6 +31,9 @@ use crate::error::share;
 const QUEUE: usize = 1024;
 /// How long riders wait for somebody else's commit.
 const RIDE: Duration = Duration::from_millis(100);
+/// How long a commit waits for the others, when many share commits; and how many are too few to wait for.
+const GATHER: Duration = Duration::from_micros(400);
+const FEW: usize = 2;
 /// Requests in one commit.
 const BATCH: usize = 512;
 /// Row bytes in one commit.
@@ -98,11 +101,48 @@ pub(super) struct SettleNow {
     reply: oneshot::Sender<StoreResult<Vec<Settled>>>,
 }
 
-/// How many calls ride, and how many of them have arrived.
-#[derive(Debug, Default)]
+/// Outcomes that ride: how many calls brought some, how many of them have arrived, and what waits for the next commit.
+/// The writer takes them when it commits, and is not woken for each.
+#[derive(Default)]
 struct Rides {
     sent: AtomicU64,
     done: AtomicU64,
+    waiting: Mutex<Vec<Riders>>,
+}
+
+/// What to tell the writer of outcomes that ride.
+enum Boarded {
+    /// That somebody waits.
+    First,
+    /// Nothing; it knows.
+    More,
+    /// There is no more room here.
+    Full(Riders),
+}
+
+impl Rides {
+    fn board(&self, riders: Riders) -> Boarded {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() >= MAX_RIDERS {
+            return Boarded::Full(riders);
+        }
+        waiting.push(riders);
+        match waiting.len() {
+            1 => Boarded::First,
+            _ => Boarded::More,
+        }
+    }
+
+    fn take(&self) -> Vec<Riders> {
+        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
 }
 
 /// A change of any other kind.
@@ -114,6 +154,8 @@ pub(super) trait Change: Send {
 
 enum Request {
     Enqueue(Enqueue),
+    /// Outcomes wait in [`Rides`].
+    Boarded,
     Ride(Riders),
     SettleNow(SettleNow),
     Change(Box<dyn Change>),
@@ -152,6 +194,7 @@ impl Writer {
             space,
             riders: Vec::new(),
             ride_until: None,
+            last_enqueues: 0,
             is_cramped: false,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -181,8 +224,15 @@ impl Writer {
 
     /// Stores outcomes with a later commit.
     pub(super) async fn settle(&self, node: NodeId, outcomes: Vec<Outcome>) -> StoreResult<()> {
+        // Before they board: a caller that goes away must not leave them where nobody knows of them.
+        let permit = self.requests.reserve().await.map_err(|_| closed())?;
         self.rides.sent.fetch_add(1, Ordering::AcqRel);
-        self.send(Request::Ride(Riders { node, outcomes })).await
+        match self.rides.board(Riders { node, outcomes }) {
+            Boarded::First => permit.send(Request::Boarded),
+            Boarded::More => {}
+            Boarded::Full(riders) => permit.send(Request::Ride(riders)),
+        }
+        Ok(())
     }
 
     /// Stores outcomes and the mails they cause, all or nothing; returns after the commit.
@@ -312,6 +362,8 @@ struct Task {
     space: Arc<Space>,
     riders: Vec<Riders>,
     ride_until: Option<Instant>,
+    /// New mails in the last commit, by caller.
+    last_enqueues: usize,
     /// The last commit found no room: what can be done without is left out of the next one.
     is_cramped: bool,
 }
@@ -350,8 +402,7 @@ impl Task {
             };
             self.take(request, batch);
             if batch.is_urgent {
-                // Those who were answered by the last commit come back together: let them get on this one.
-                tokio::task::yield_now().await;
+                self.gather(batch);
             }
             while !batch.is_full()
                 && let Ok(request) = self.inbox.try_recv()
@@ -361,6 +412,16 @@ impl Task {
             if batch.is_urgent || self.riders.len() >= MAX_RIDERS {
                 return true;
             }
+        }
+    }
+
+    /// Lets those whose mails shared the last commit come for this one: each commit costs the same, whatever it holds, and
+    /// the first of many senders is always there before the others. A lone sender waits for nothing. The thread is this
+    /// task's alone, so it may sleep; for whom it waits does not wake it.
+    fn gather(&self, batch: &Batch) {
+        let expected = self.last_enqueues / 2;
+        if expected >= FEW && batch.enqueues.len() + self.inbox.len() < expected {
+            std::thread::sleep(GATHER);
         }
     }
 
@@ -388,6 +449,11 @@ impl Task {
                 batch.changes.push(change);
                 self.ride_until.get_or_insert_with(ride_until);
             }
+            // A commit may have taken them meanwhile.
+            Request::Boarded if self.rides.is_empty() => {}
+            Request::Boarded => {
+                self.ride_until.get_or_insert_with(ride_until);
+            }
             Request::Ride(riders) => {
                 self.riders.push(riders);
                 self.ride_until.get_or_insert_with(ride_until);
@@ -404,6 +470,8 @@ impl Task {
             ..
         } = batch;
         self.ride_until = None;
+        self.last_enqueues = enqueues.len();
+        self.riders.append(&mut self.rides.take());
         let work = Work {
             enqueues: &enqueues,
             settles: &settles,
