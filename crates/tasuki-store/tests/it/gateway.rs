@@ -464,3 +464,31 @@ async fn no_error_shows_the_password() {
         assert!(!format!("{error} {error:?}").contains("secret-word"), "{error:?}");
     }
 }
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused_and_taken_back_after_an_upgrade_that_failed() {
+    use sqlx::Connection as _;
+    const NEWER: &str = "INSERT INTO migrations (version, name) VALUES (9999, '9999_newer')";
+    for bench in benches().await {
+        let store = bench.open().await;
+        store.note(entry("before")).await.unwrap();
+        store.close().await;
+        if bench.url().starts_with("sqlite:") {
+            let file = bench.dir().join("tasuki.db");
+            let mut conn = sqlx::SqliteConnection::connect(file.to_str().unwrap())
+                .await
+                .unwrap();
+            sqlx::query(NEWER).execute(&mut conn).await.unwrap();
+            conn.close().await.unwrap();
+        } else {
+            let mut conn = sqlx::PgConnection::connect(bench.url()).await.unwrap();
+            sqlx::query(NEWER).execute(&mut conn).await.unwrap();
+            conn.close().await.unwrap();
+        }
+        let refused = tasuki_store::open(bench.url(), bench.dir()).await.err().unwrap();
+        assert!(refused.to_string().contains("migration 9999"), "{refused}");
+        let store = tasuki_store::reopen(bench.url(), bench.dir()).await.unwrap();
+        store.note(entry("after")).await.unwrap();
+        store.close().await;
+    }
+}
