@@ -10,6 +10,7 @@
 //! **Invariants:** nobody publishes without a decision of [`policy`]; the signer is the actor; `202` is said after the
 //! commit; no request leaves for a private address unless the operator allows it; a slow host holds up only itself.
 
+mod applicants;
 mod authors;
 mod brake;
 mod carried;
@@ -49,6 +50,7 @@ mod topics;
 mod trail;
 mod verify;
 
+pub use applicants::Applicant;
 pub use config::{FediConfig, Mode, TopicMode, TopicsConfig};
 pub use engine::{Addrs, Engine};
 pub use filters::FilterStatus;

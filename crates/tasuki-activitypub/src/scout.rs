@@ -15,7 +15,7 @@ use tasuki_core::store::StoreError;
 use tasuki_core::store::fedi::{self, HostFacts};
 use tasuki_proto::activitypub::ids::{ActorId, Authority};
 use tasuki_proto::activitypub::json::Limits;
-use tasuki_proto::activitypub::software;
+use tasuki_proto::activitypub::software::{self, ServerFacts};
 use tokio::sync::Notify;
 use url::Url;
 
@@ -189,6 +189,11 @@ impl Inner {
     }
 
     async fn software_of(&self, actor: &str) -> Result<String, tasuki_core::failure::BoxError> {
+        Ok(self.facts_of(actor).await?.software)
+    }
+
+    /// What the server of an actor says of itself (NodeInfo).
+    pub(crate) async fn facts_of(&self, actor: &str) -> Result<ServerFacts, tasuki_core::failure::BoxError> {
         let limits = Limits {
             bytes: MAX_NODEINFO_BYTES,
             ..Limits::default()
@@ -203,6 +208,6 @@ impl Inner {
             return Err("its NodeInfo is on another host".into());
         }
         let document = self.keys.plain_document(href).await?;
-        Ok(software::read_software(&document, &limits)?)
+        Ok(software::read_facts(&document, &limits)?)
     }
 }

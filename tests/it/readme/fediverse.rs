@@ -183,6 +183,10 @@ fn a_relay_is_made_from_nothing_as_the_readme_says() {
         assert_eq!(instance.read("state")["subscription"], "pending");
     }
     let said = world.run("run: relay-approve");
+    assert!(
+        said.contains("mastodon 4.5.4") && said.contains("closed"),
+        "{said}"
+    );
     for instance in [&mastodon, &misskey, &akkoma] {
         assert!(said.contains(instance.host()), "{said}");
         instance.is_accepted();

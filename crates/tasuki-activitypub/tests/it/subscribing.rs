@@ -2,6 +2,7 @@ use http::StatusCode;
 use serde_json::json;
 use tasuki_activitypub::{FediConfig, Mode};
 use tasuki_core::acl::{Action, Effect, Origin, RuleSpec};
+use tasuki_core::clock::Timestamp;
 
 use crate::world::{Ground, Instance, RelayUnderTest, Setup};
 
@@ -122,6 +123,32 @@ async fn an_operator_approves_and_removes() {
         .post(&relay, &instance.user("alice"), &instance.create(1, true))
         .await;
     assert_eq!(refused, StatusCode::FORBIDDEN);
+
+    // What it says of itself is asked for when the operator looks.
+    instance.put_software("Mastodon", "4.5.4");
+    let actor = instance.actor();
+    instance.put(
+        "actor",
+        json!({"id": actor, "type": "Application", "preferredUsername": "actor", "published": "2024-05-01T00:00:00Z",
+            "inbox": format!("{}/inbox", instance.base)}),
+    );
+    let waiting = relay.handle.applicants().await.unwrap();
+    assert_eq!(waiting.len(), 1);
+    let facts = waiting[0].facts.as_ref().unwrap();
+    assert_eq!(
+        (facts.software.as_str(), facts.users, facts.open_registrations),
+        ("mastodon 4.5.4", Some(12), Some(false))
+    );
+    assert_eq!(waiting[0].made, Some(Timestamp(1_714_521_600_000)));
+    // One that is away is told of as far as it is known.
+    instance.put(".well-known/nodeinfo", json!({}));
+    instance.put("actor", json!({"type": "Tombstone"}));
+    let waiting = relay.handle.applicants().await.unwrap();
+    assert_eq!((&waiting[0].facts, waiting[0].made), (&None, None));
+    instance.put(
+        "actor",
+        json!({"id": actor, "type": "Application", "preferredUsername": "actor", "inbox": format!("{}/inbox", instance.base)}),
+    );
 
     let host = instance.base.trim_start_matches("http://");
     relay.handle.approve(host, "admin", "control.sock").await.unwrap();

@@ -48,12 +48,31 @@ pub fn read_links(body: &[u8], limits: &Limits) -> Result<String, NodeInfoError>
         .ok_or(NodeInfoError::NoLink)
 }
 
-/// Name and version, `mastodon 4.5.4`; the name in lower case as the schema wants it.
+/// What a server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFacts {
+    /// Name and version, `mastodon 4.5.4`; the name in lower case as the schema wants it.
+    pub software: String,
+    /// How many people have an account, if it tells.
+    pub users: Option<u64>,
+    /// Whether anybody may make one, if it tells.
+    pub open_registrations: Option<bool>,
+}
+
+/// What a NodeInfo document says.
 ///
 /// # Errors
 /// [`NodeInfoError`].
-pub fn read_software(body: &[u8], limits: &Limits) -> Result<String, NodeInfoError> {
+pub fn read_facts(body: &[u8], limits: &Limits) -> Result<ServerFacts, NodeInfoError> {
     let value = json::read(body, limits)?;
+    Ok(ServerFacts {
+        software: software_of(&value)?,
+        users: value.pointer("/usage/users/total").and_then(Value::as_u64),
+        open_registrations: value.get("openRegistrations").and_then(Value::as_bool),
+    })
+}
+
+fn software_of(value: &Value) -> Result<String, NodeInfoError> {
     let software = value.get("software").ok_or(NodeInfoError::NoName)?;
     let text = |key: &str| -> String {
         let text = software.get(key).and_then(Value::as_str).unwrap_or_default();

@@ -9,7 +9,7 @@ use axum::response::Response;
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tasuki_activitypub::{HandleError, SubscriberStatus};
+use tasuki_activitypub::{Applicant, HandleError, SubscriberStatus};
 use tasuki_core::EngineKind;
 use tasuki_core::accounts::{Grant, PrincipalKind};
 use tasuki_core::store::accounts::Principal;
@@ -25,6 +25,32 @@ pub(super) async fn subscribers(State(admin): State<Arc<Admin>>) -> Answer<Json<
     let all = fediverse(&admin)?.subscribers().await?;
     let shown: Vec<Value> = all.into_iter().map(shown_subscriber).collect();
     Ok(Json(json!({"subscribers": shown})))
+}
+
+/// Who waits for approval, and what these instances say of themselves.
+pub(super) async fn applicants(State(admin): State<Arc<Admin>>) -> Answer<Json<Value>> {
+    let all = fediverse(&admin)?.applicants().await?;
+    let shown: Vec<Value> = all.into_iter().map(shown_applicant).collect();
+    Ok(Json(json!({"subscribers": shown})))
+}
+
+fn shown_applicant(applicant: Applicant) -> Value {
+    let Applicant {
+        subscriber,
+        facts,
+        made,
+    } = applicant;
+    let mut shown = shown_subscriber(subscriber);
+    if let Some(facts) = facts {
+        shown["software"] = json!(facts.software);
+        shown["users"] = json!(facts.users);
+        shown["registrations"] = json!(facts.open_registrations.map(|is_open| match is_open {
+            true => "open",
+            false => "closed",
+        }));
+    }
+    shown["made"] = json!(made.map(|at| at.to_string()));
+    shown
 }
 
 pub(super) fn shown_subscriber(subscriber: SubscriberStatus) -> Value {

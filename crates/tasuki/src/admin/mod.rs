@@ -171,6 +171,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
             get(recipients::list).post(recipients::change),
         )
         .route("/v1/fediverse/subscribers", get(engines::subscribers))
+        .route("/v1/fediverse/pending", get(engines::applicants))
         .route(
             "/v1/fediverse/subscribers/{host}",
             delete(engines::remove_subscriber),

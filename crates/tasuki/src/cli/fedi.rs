@@ -25,7 +25,7 @@ pub(super) enum Command {
     Import(import::Import),
     /// List the instances that subscribed
     Subscribers(JsonFlag),
-    /// List the instances that wait for approval (fediverse.mode = "approval")
+    /// List the instances that wait for approval (fediverse.mode = "approval"), and what they say of themselves now
     Pending(JsonFlag),
     /// Let an instance in that waits for approval (fediverse.mode = "approval")
     Approve {
@@ -119,14 +119,14 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             )
         }
         Command::Pending(flag) => {
-            let mut answer = gateway.read("/v1/fediverse/subscribers")?;
-            if let Some(all) = answer["subscribers"].as_array_mut() {
-                all.retain(|one| one["state"] == "pending");
-            }
+            let answer = gateway.read("/v1/fediverse/pending")?;
             let columns = [
                 ("HOST", "host"),
                 ("JOINED", "joined"),
                 ("SOFTWARE", "software"),
+                ("USERS", "users"),
+                ("REGISTRATIONS", "registrations"),
+                ("MADE", "made"),
                 ("STYLE", "style"),
                 ("ACTOR", "actor"),
                 ("SINCE", "since"),

@@ -158,7 +158,11 @@ impl Instance {
             json!({"links": [{"rel": rel, "href": href}]}),
         );
         let software = json!({"name": name, "version": version});
-        self.put("nodeinfo/2.1", json!({"version": "2.1", "software": software}));
+        let people = json!({"users": {"total": 12}});
+        self.put(
+            "nodeinfo/2.1",
+            json!({"version": "2.1", "software": software, "openRegistrations": false, "usage": people}),
+        );
     }
 
     /// Paths that were asked for.

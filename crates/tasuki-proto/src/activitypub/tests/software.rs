@@ -1,7 +1,7 @@
 use super::super::decision::Delivery;
 use super::super::json::Limits;
 use super::super::software::{
-    Known, NodeInfoError, inbox_limit_bytes, is_mastodon_family, read_links, read_software, refuses_forwards,
+    Known, NodeInfoError, inbox_limit_bytes, is_mastodon_family, read_facts, read_links, refuses_forwards,
     takes_forwarded_deletes, takes_forwards, usual_form,
 };
 use super::super::subscription::Style;
@@ -25,7 +25,7 @@ fn the_newest_nodeinfo_names_the_software() {
     ] {
         assert_eq!(read_links(bad, &limits), Err(NodeInfoError::NoLink));
     }
-    let software = |text: &str| read_software(text.as_bytes(), &limits);
+    let software = |text: &str| read_facts(text.as_bytes(), &limits).map(|facts| facts.software);
     assert_eq!(
         software(r#"{"software":{"name":"Iceshrimp.NET","version":"2026.1\u0007"}}"#).unwrap(),
         "iceshrimp.net 2026.1"
@@ -49,6 +49,20 @@ fn the_newest_nodeinfo_names_the_software() {
         .len()
             < 130
     );
+}
+
+#[test]
+fn what_a_server_says_of_its_people_is_read_and_strange_things_are_not() {
+    let facts = |more: &str| {
+        let text = format!(r#"{{"software":{{"name":"mastodon","version":"4.5"}}{more}}}"#);
+        let facts = read_facts(text.as_bytes(), &Limits::default()).unwrap();
+        (facts.users, facts.open_registrations)
+    };
+    let full = r#","openRegistrations":true,"usage":{"users":{"total":12}}"#;
+    assert_eq!(facts(full), (Some(12), Some(true)));
+    assert_eq!(facts(""), (None, None));
+    let strange = r#","openRegistrations":"no","usage":{"users":{"total":-1}}"#;
+    assert_eq!(facts(strange), (None, None));
 }
 
 #[test]
