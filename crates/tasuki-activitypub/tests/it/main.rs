@@ -17,6 +17,7 @@ mod moderating;
 mod opt_outs;
 mod pitfalls;
 mod rotation;
+mod rows;
 mod selfservice;
 mod signatures;
 mod subscribing;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -48,6 +48,7 @@ struct State {
 pub(crate) struct Memory {
     state: Mutex<State>,
     away: AtomicBool,
+    checkpoints: Mutex<Vec<Instant>>,
     shared: AtomicBool,
     asked: watch::Sender<usize>,
     subscriptions: watch::Sender<()>,
@@ -84,6 +85,11 @@ impl Memory {
     /// The last checkpoint's common mark.
     pub(crate) fn all_up_to(&self) -> Option<LogSeq> {
         self.state.lock().unwrap().all_up_to
+    }
+
+    /// When progress was noted.
+    pub(crate) fn checkpoints(&self) -> Vec<Instant> {
+        self.checkpoints.lock().unwrap().clone()
     }
 
     /// Entries in the log.
@@ -471,6 +477,7 @@ impl FediStore for Memory {
         behind: &[HostProgress],
         caught_up: &[HostNo],
     ) -> StoreResult<()> {
+        self.checkpoints.lock().unwrap().push(Instant::now());
         let mut state = self.open()?;
         if state.owner != Some(node) || state.epoch != epoch.0 {
             return Err(StoreError::StaleEpoch);

@@ -14,6 +14,7 @@ mod orders;
 mod outage;
 mod plans;
 mod postgres;
+mod rows;
 mod support;
 mod tls;
 mod topics;
