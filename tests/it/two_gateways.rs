@@ -1,7 +1,8 @@
 //! Two gateways of one PostgreSQL: what an operator orders at one holds for mail that the other has.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
 
 use serde_json::Value;
 
@@ -224,6 +225,61 @@ fn orders_given_at_one_gateway_reach_fresh_mail_in_the_memory_of_the_other() {
         audit.contains("mail.delete") && audit.contains("1 delivery"),
         "{audit}"
     );
+    desk.assert_healthy();
+    other.assert_healthy();
+}
+
+/// What a gateway answers to this recipient.
+fn rcpt(gateway: &Gateway, to: &str) -> String {
+    let stream = TcpStream::connect(gateway.address("mail.relay")).unwrap();
+    let mut lines = BufReader::new(&stream).lines().map(Result::unwrap);
+    let mut said = || lines.find(|line| line.as_bytes()[3] == b' ').unwrap();
+    assert!(said().starts_with("220"));
+    let mut ask = |command: &str| {
+        (&stream).write_all(format!("{command}\r\n").as_bytes()).unwrap();
+        said()
+    };
+    assert!(ask("EHLO c.test").starts_with("250"));
+    assert!(ask("MAIL FROM:<news@shop.test>").starts_with("250"));
+    let answer = ask(&format!("RCPT TO:<{to}>"));
+    ask("QUIT");
+    answer
+}
+
+#[test]
+fn an_address_suppressed_at_one_gateway_is_refused_at_the_other() {
+    let database = Postgres::start();
+    let hop = Sink::start(&["-f", "rcpt", "-B", "550 5.1.1 no such user"]);
+    let config = format!(
+        "engines = [\"mail\"]\n{}\n[[mail.mynetworks]]\nnet = \"127.0.0.0/8\"\nservice = \"shop\"\n",
+        Gateway::smarthosts(&[("*", hop.address)])
+    );
+    let desk = Gateway::start_on(&database.url(), &config);
+    desk.cli(&[
+        "service",
+        "add",
+        "shop",
+        "--send-as",
+        "shop.test",
+        "--class",
+        "bulk",
+    ]);
+    let other = Gateway::start_on(&database.url(), &config);
+    assert!(rcpt(&desk, "someone@gone.test").starts_with("250"));
+    send(&other, &["gone.test"]);
+    let suppressed =
+        |gateway: &Gateway| rcpt(gateway, "someone@gone.test").starts_with("550 5.1.1 suppressed");
+    eventually("the one that tried it refuses it", || {
+        suppressed(&other).then_some(())
+    });
+    eventually("so does the other", || suppressed(&desk).then_some(()));
+    // What is taken off counts at once, everywhere.
+    desk.cli(&["mail", "suppress", "remove", "someone@gone.test"]);
+    assert!(rcpt(&other, "someone@gone.test").starts_with("250"));
+    assert!(rcpt(&desk, "someone@gone.test").starts_with("250"));
+    desk.cli(&["mail", "suppress", "add", "*@gone.test"]);
+    assert!(suppressed(&desk), "at once where it was said");
+    eventually("soon elsewhere", || suppressed(&other).then_some(()));
     desk.assert_healthy();
     other.assert_healthy();
 }

@@ -60,6 +60,12 @@ pub enum What {
         reason: String,
         reported: bool,
     },
+    /// A server said that there is no such mailbox: the principal's mail is not taken for it for a while.
+    AddressSuppressed {
+        address: String,
+        principal: Option<PrincipalId>,
+        reason: String,
+    },
     /// A principal has sent to four fifths of the recipients that it may send to in a day, or (`used` = `cap`) to all.
     DailyCapNear {
         principal: PrincipalId,

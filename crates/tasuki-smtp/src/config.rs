@@ -28,6 +28,7 @@ mod recipients;
 mod rewrite;
 mod smarthost;
 mod sources;
+mod suppression;
 mod tls_policy;
 mod tls_reports;
 mod trace;
@@ -47,6 +48,7 @@ pub use smarthost::{
 };
 pub(crate) use sources::{Pool, seed_of};
 pub use sources::{SourceAddressConfig, SourceConfig};
+pub use suppression::{Automatic, SuppressionConfig};
 pub(crate) use tls_policy::TlsPolicies;
 pub use tls_policy::{TlsLevel, TlsPolicyConfig};
 pub use tls_reports::TlsReportsConfig;
@@ -110,6 +112,8 @@ pub struct MailConfig {
     pub tls_reports: TlsReportsConfig,
     /// What sessions may do to us.
     pub limits: LimitsConfig,
+    /// Addresses that mail does not go to.
+    pub suppression: SuppressionConfig,
     /// What is remembered of mail that is gone.
     pub trace: TraceConfig,
     /// Name lookups.
@@ -304,6 +308,7 @@ impl Default for MailConfig {
             delivery: DeliveryConfig::default(),
             tls_reports: TlsReportsConfig::default(),
             limits: LimitsConfig::default(),
+            suppression: SuppressionConfig::default(),
             trace: TraceConfig::default(),
             dns: DnsConfig::default(),
         }
@@ -436,6 +441,7 @@ pub(crate) struct Settings {
     pub(crate) recipients_per_hour: u32,
     pub(crate) recipients_per_day: u32,
     pub(crate) addresses_per_hour: u32,
+    pub(crate) suppression: SuppressionConfig,
     pub(crate) trace: TraceConfig,
 }
 
@@ -532,6 +538,7 @@ impl Settings {
             recipients_per_hour: config.limits.recipients_per_hour,
             recipients_per_day: config.limits.recipients_per_day,
             addresses_per_hour: config.limits.addresses_per_hour,
+            suppression: config.suppression.check()?,
             trace: config.trace.clone(),
         })
     }

@@ -28,8 +28,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::Settings, daily::Daily, dkim::Dkim, dns::Resolver, guard::Guard, lanes::Lanes, members::Members,
     metrics::Metrics, nat::Crowds, oauth::Tokens, orders::Pauses, port25::Port25, recipients::CallOuts,
-    release::Releases, schedule::NextLook, settle::Report, tls_policy::Sts, tls_report::Sessions,
-    trust::BrokenTls,
+    release::Releases, schedule::NextLook, settle::Report, suppress::Suppressions, tls_policy::Sts,
+    tls_report::Sessions, trust::BrokenTls,
 };
 
 /// Bodies to this size are kept in the store's row.
@@ -57,6 +57,7 @@ pub(crate) struct Context {
     pub(crate) tokens: Tokens,
     pub(crate) lanes: Lanes,
     pub(crate) pauses: Pauses,
+    pub(crate) suppressions: Suppressions,
     pub(crate) reports: mpsc::Sender<Report>,
     /// Wakes the scheduler: something may be due, or a lane has room.
     pub(crate) wake: Notify,

@@ -355,6 +355,7 @@ pub(crate) async fn conclude_all(
             recipient: recipient.clone(),
             result: Err(failure()),
             server: None,
+            gone: false,
         })
         .collect();
     let attempted = Attempted {

@@ -40,6 +40,7 @@ use crate::{
     release::{self, Releases},
     schedule::{self, NextLook},
     session, settle,
+    suppress::{self, Suppressions},
     tls_policy::Sts,
     tls_report, trail,
     trust::{BrokenTls, any_certificate},
@@ -186,6 +187,7 @@ impl Engine {
             dkim: Dkim::new(deps.secrets.clone(), deps.pool.clone()),
             lanes: Lanes::new(settings.delivery.max_connections),
             pauses: Pauses::default(),
+            suppressions: Suppressions::default(),
             members: Members::default(),
             port25: Port25::default(),
             releases: Releases::default(),
@@ -256,6 +258,7 @@ impl Engine {
         context.tracker.spawn(tls_report::keeper(Arc::clone(&context)));
         context.tracker.spawn(tls_report::reporter(Arc::clone(&context)));
         context.tracker.spawn(trail::keeper(Arc::clone(&context)));
+        context.tracker.spawn(suppress::keeper(Arc::clone(&context)));
         context.tracker.spawn(announce::listener(handle.clone()));
         context.tracker.spawn(release::keeper(handle));
         for (role, acceptor) in acceptors {

@@ -119,7 +119,7 @@ impl Handle {
                 return Ok(told);
             }
         }
-        let existence = match transaction::questions(&client, &settings, from, to) {
+        let existence = match transaction::questions(context, &client, &settings, from, to) {
             Err(existence) => existence,
             Ok(questions) => {
                 recipients::ask(Arc::clone(context), Arc::clone(&settings), to.clone(), questions).await

@@ -40,17 +40,18 @@ mod route;
 mod schedule;
 mod session;
 mod settle;
+mod suppress;
 mod tls_policy;
 mod tls_report;
 mod trail;
 mod trust;
 
 pub use config::{
-    AliasConfig, DeliveryConfig, DeviceConfig, DevicesConfig, DnsConfig, HeaderConfig, LimitsConfig,
-    ListenerConfig, MailConfig, NetworkConfig, OAuthConfig, OAuthFlow, Pattern, ProviderConfig,
+    AliasConfig, Automatic, DeliveryConfig, DeviceConfig, DevicesConfig, DnsConfig, HeaderConfig,
+    LimitsConfig, ListenerConfig, MailConfig, NetworkConfig, OAuthConfig, OAuthFlow, Pattern, ProviderConfig,
     RecipientsConfig, RelayConfig, RetryDelay, RewriteConfig, RouteConfig, SenderConfig, SmarthostConfig,
-    SmarthostGroupConfig, SmarthostProtocol, SmarthostTls, SourceAddressConfig, SourceConfig, Target,
-    TlsLevel, TlsPolicyConfig, TlsReportsConfig, TraceConfig,
+    SmarthostGroupConfig, SmarthostProtocol, SmarthostTls, SourceAddressConfig, SourceConfig,
+    SuppressionConfig, Target, TlsLevel, TlsPolicyConfig, TlsReportsConfig, TraceConfig,
 };
 pub use dkim::{DkimError, DkimKey, KeyState};
 pub use dns::{Hickory, LookupError, MxAnswer, Resolver, ResolverError, Tlsa, TlsaRecord};

@@ -47,6 +47,7 @@ pub(crate) struct Metrics {
     pub(crate) connections: Counter,
     pub(crate) connections_open: Gauge,
     pub(crate) refused: Family<Reason, Counter>,
+    pub(crate) suppressed: Counter,
     tls_sessions: Family<TlsResult, Counter>,
     pub(crate) tls_uncounted: Counter,
     tls_reports: Family<Ended, Counter>,
@@ -90,6 +91,10 @@ impl Metrics {
                 "refused",
                 "Commands refused by policy",
                 Family::<Reason, Counter>::default(),
+            ),
+            suppressed: counter(
+                "suppressed_addresses",
+                "Addresses suppressed because their server says that there is no such mailbox",
             ),
             tls_sessions: branch.register(
                 "tls_sessions",

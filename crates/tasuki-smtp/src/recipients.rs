@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tasuki_core::store::suppress::Suppressed;
 use tasuki_proto::{
     names::{Domain, Mailbox},
     smtp::Reply,
@@ -20,6 +21,7 @@ use crate::{
     context::Context,
     dns::MxAnswer,
     route::NULL_MX,
+    suppress::{self, Suppressions},
 };
 
 /// How long the next hop's yes and no are remembered.
@@ -48,7 +50,7 @@ const SENDER_TAKES_NONE: Reply = Reply::new(
 );
 
 /// Whether an address is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Existence {
     Known,
     Unknown,
@@ -58,17 +60,20 @@ pub(crate) enum Existence {
     TakesNoMail,
     /// The sender's domain has a null MX.
     SenderTakesNoMail,
+    /// It is on the list of suppressed addresses.
+    Suppressed(Box<Suppressed>),
 }
 
 impl Existence {
     /// What a client is told of a recipient that is not taken.
-    pub(crate) fn refusal(self) -> Option<Reply> {
+    pub(crate) fn refusal(&self) -> Option<Reply> {
         Some(match self {
             Self::Known => return None,
             Self::Unknown => UNKNOWN,
             Self::Unclear => UNCLEAR,
             Self::TakesNoMail => NULL_MX,
             Self::SenderTakesNoMail => SENDER_TAKES_NONE,
+            Self::Suppressed(entry) => suppress::refusal(entry),
         })
     }
 }
@@ -82,21 +87,33 @@ pub(crate) struct Questions {
     pub(crate) sender: Option<Domain>,
     /// Whether the table or the next hop knows the address; `None` if the configuration has said that it exists.
     pub(crate) whom: Option<(bool, bool)>,
+    /// Whether it is on the list of suppressed addresses.
+    pub(crate) suppressed: Option<suppress::Question>,
 }
 
 impl Questions {
     pub(crate) fn is_empty(&self) -> bool {
-        self.direct.is_none() && self.sender.is_none() && self.whom.is_none()
+        self.direct.is_none() && self.sender.is_none() && self.whom.is_none() && self.suppressed.is_none()
     }
 }
 
-/// Asks DNS for null MX records, then the table, then the next hop.
+/// Asks the list of suppressed addresses, DNS for null MX records, then the table, then the next hop.
 pub(crate) async fn ask(
     context: Arc<Context>,
     settings: Arc<Settings>,
     mailbox: Mailbox,
     questions: Questions,
 ) -> Existence {
+    if let Some(question) = &questions.suppressed {
+        match Suppressions::ask(&context, question).await {
+            Ok(None) => {}
+            Ok(Some(entry)) => return Existence::Suppressed(Box::new(entry)),
+            Err(error) => {
+                tracing::error!(%error, "suppressed addresses cannot be read");
+                return Existence::Unclear;
+            }
+        }
+    }
     if has_null_mx(&context, questions.sender.as_ref()).await {
         return Existence::SenderTakesNoMail;
     }

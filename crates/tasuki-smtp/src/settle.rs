@@ -39,6 +39,8 @@ pub(crate) struct Judged {
     pub(crate) result: RecipientResult,
     /// The server that said so.
     pub(crate) server: Option<Arc<Server>>,
+    /// It says that there is no such mailbox.
+    pub(crate) gone: bool,
 }
 
 /// What an attempt came to.
@@ -91,6 +93,7 @@ impl Context {
         let attempts = job.held.attempts + 1;
         let expired = now >= job.held.expires_at;
         let fates = trail::fates(&attempted, expired);
+        self.suppressions.hear(settings, &job, &attempted, now);
         let mut sorted = Sorted::default();
         for Judged {
             recipient, result, ..

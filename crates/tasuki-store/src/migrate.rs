@@ -41,6 +41,7 @@ const SQLITE: &[Migration] = migrations!("sqlite":
     19 "0019_filters",
     20 "0020_locks",
     21 "0021_sharing",
+    22 "0022_suppressed",
     40 "0040_signatures",
 );
 
@@ -65,6 +66,7 @@ const POSTGRES: &[Migration] = migrations!("postgres":
     19 "0019_filters",
     20 "0020_locks",
     21 "0021_sharing",
+    22 "0022_suppressed",
     40 "0040_signatures",
 );
 

@@ -139,6 +139,14 @@ fn write(event: &Event) {
             reason,
             reported,
         } => tracing::info!(engine, mail.id = %mail, recipients, reason, reported, "mail bounced"),
+        What::AddressSuppressed {
+            address,
+            principal,
+            reason,
+        } => {
+            let principal = principal.map(|id| id.to_string()).unwrap_or_default();
+            tracing::debug!(engine, address, principal, reason, "address suppressed");
+        }
         What::DailyCapNear {
             principal,
             name,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tasuki_proto::names::{Domain, Mailbox, ReversePath};
 
 use super::trail::{Received, Story};
-use super::{AuditEntry, Sharing, StoreResult, TlsStore, TrailStore};
+use super::{AuditEntry, Sharing, StoreResult, SuppressionStore, TlsStore, TrailStore};
 use crate::clock::Timestamp;
 use crate::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId};
 
@@ -343,7 +343,7 @@ pub struct QueueCounts {
 
 /// Verbs for mail.
 #[async_trait]
-pub trait MailStore: TlsStore + TrailStore + Sharing {
+pub trait MailStore: TlsStore + TrailStore + SuppressionStore + Sharing {
     /// Begins a body. `size_hint` is the client's SIZE, if it named one.
     async fn open_body(&self, size_hint: Option<u64>) -> StoreResult<Box<dyn BodySink>>;
     /// Stores mails held by `node`; returns after the commit and the body's sync. A bad one fails the call it came

@@ -52,6 +52,13 @@ pub struct ProviderConfig {
     /// Parts of replies that mean "too fast", not "not this mail".
     #[serde(default)]
     pub slow_down: Vec<String>,
+    /// It says "unknown user" of people whose own filter refused the mail, so that its word puts nobody on the list of
+    /// suppressed addresses.
+    #[serde(default)]
+    pub unknown_may_be_filter: bool,
+    /// Parts of final replies to RCPT that mean that there is no such mailbox, where no enhanced code says so.
+    #[serde(default)]
+    pub unknown_user: Vec<String>,
 }
 
 /// All rules in force, the operator's first.
@@ -81,8 +88,11 @@ impl Providers {
             if rule.slow_down.iter().any(|part| part.trim().is_empty()) {
                 return wrong("slow_down", "an empty text would be found in every reply");
             }
+            if rule.unknown_user.iter().any(|part| part.trim().is_empty()) {
+                return wrong("unknown_user", "an empty text would be found in every reply");
+            }
             let mut rule = rule.clone();
-            for part in &mut rule.slow_down {
+            for part in rule.slow_down.iter_mut().chain(&mut rule.unknown_user) {
                 *part = part.to_lowercase();
             }
             all.push(rule);

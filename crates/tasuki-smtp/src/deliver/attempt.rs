@@ -21,6 +21,7 @@ use crate::{
     lanes::Lane,
     route::{self, NextHop, RouteError},
     settle::{Attempted, Judged},
+    suppress::judge::says_gone,
     tls_policy, trail,
 };
 
@@ -78,6 +79,7 @@ impl Attempt<'_> {
                         recipient,
                         result: Err(make()),
                         server: None,
+                        gone: false,
                     }));
                     return attempted;
                 }
@@ -104,12 +106,16 @@ impl Attempt<'_> {
                         recipient,
                         result: Err(convert::failure(&failure)),
                         server: server.clone(),
+                        gone: false,
                     }));
                     return attempted;
                 }
             };
             let progress = results.iter().any(Result::is_ok);
             for (recipient, result) in group.into_iter().zip(results) {
+                let gone = result
+                    .as_ref()
+                    .is_err_and(|failure| self.says_gone(failure, &recipient));
                 let result = match result {
                     Ok(reply) => Ok(reply),
                     // RFC 5321 4.5.3.1.10: the rest goes in another transaction, as long as that gets us anywhere.
@@ -128,6 +134,7 @@ impl Attempt<'_> {
                     recipient,
                     result,
                     server: server.clone(),
+                    gone,
                 });
             }
         }
@@ -227,6 +234,14 @@ impl Attempt<'_> {
 }
 
 impl Attempt<'_> {
+    fn says_gone(&self, failure: &ClientFailure, recipient: &Recipient) -> bool {
+        // Behind a smarthost the site is not ours to see, but the carriers' domains are those of their servers.
+        let of_site = route::provider(self.settings, &self.lane.key);
+        let domain = recipient.mailbox.domain();
+        let of_domain = domain.and_then(|domain| self.settings.providers.of_host(domain.as_str()));
+        says_gone(failure, &[of_site, of_domain])
+    }
+
     /// A receiver's "too fast" judges our pace, not the mail.
     fn without_haste(&mut self, failure: ClientFailure, is_fresh: bool) -> ClientFailure {
         let Problem::Refused(reply) = &failure.problem else {

@@ -20,6 +20,7 @@ use super::Shell;
 use crate::{
     config::{Origin, Settings, Via},
     connect::Socket,
+    context::Context,
     daily::{self, Reserved},
     guard, nat, policy,
     receive::{BUSY, FULL, Incoming, Trace},
@@ -96,7 +97,7 @@ impl Shell {
         let from = session
             .envelope()
             .map_or(&ReversePath::Null, |envelope| &envelope.from);
-        let questions = match questions(&client, &self.settings, from, &mailbox) {
+        let questions = match questions(&self.context, &client, &self.settings, from, &mailbox) {
             Ok(questions) => questions,
             Err(existence) => return Some(self.known(existence).await),
         };
@@ -121,6 +122,7 @@ impl Shell {
             Some(reply) => {
                 self.context.metrics.refuse(match existence {
                     Existence::SenderTakesNoMail => "sender",
+                    Existence::Suppressed(_) => "suppressed",
                     _ => "recipient",
                 });
                 reply
@@ -216,6 +218,7 @@ impl Shell {
 
 /// What is to be asked about a recipient that the client may reach; `Err` with what the configuration says already.
 pub(crate) fn questions(
+    context: &Context,
     client: &policy::Client<'_>,
     settings: &Settings,
     from: &ReversePath,
@@ -239,6 +242,7 @@ pub(crate) fn questions(
         direct: is_direct.then(|| domain(mailbox)).flatten(),
         sender: from.mailbox().filter(|_| stranger).and_then(domain),
         whom,
+        suppressed: context.suppressions.question(settings, client, from, mailbox),
     })
 }
 

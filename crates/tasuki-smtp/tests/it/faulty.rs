@@ -13,11 +13,13 @@ use tasuki_core::{
     clock::Timestamp,
     ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId},
     store::{
-        AuditEntry, MailStore, Sharing, Store, StoreError, StoreResult, TlsStore, TrailStore,
+        AuditEntry, MailStore, Sharing, Store, StoreError, StoreResult, SuppressionStore, TlsStore,
+        TrailStore,
         mail::{
             BodySink, BodySource, Changed, Held, Lane, LaneKey, NewMail, Order, Outcome, Paused, QueueCounts,
             QueueFilter, QueueMatch, QueueRow, Settled, StoredBody,
         },
+        suppress::{Entered, Subject, Suppressed, SuppressedFilter},
         tls::{DayTally, StsPolicy, TlsReport},
         trail::{Announced, Announcement, Answers, ToldStory, Traced},
     },
@@ -101,6 +103,43 @@ impl TlsStore for Faulty {
 impl Sharing for Faulty {
     fn is_shared(&self) -> bool {
         Sharing::is_shared(&*self.inner)
+    }
+}
+
+#[async_trait]
+impl SuppressionStore for Faulty {
+    async fn suppress(&self, new: Vec<Suppressed>, most: usize) -> StoreResult<Vec<Entered>> {
+        self.works()?.suppress(new, most).await
+    }
+    async fn unsuppress(&self, found: Vec<Subject>) -> StoreResult<usize> {
+        self.works()?.unsuppress(found).await
+    }
+    async fn change_suppressed(
+        &self,
+        add: Vec<Suppressed>,
+        remove: Vec<(Subject, Option<PrincipalId>)>,
+        most: usize,
+        audit: AuditEntry,
+    ) -> StoreResult<(usize, usize)> {
+        self.works()?.change_suppressed(add, remove, most, audit).await
+    }
+    async fn suppression(
+        &self,
+        subject: &Subject,
+        principal: PrincipalId,
+        now: Timestamp,
+    ) -> StoreResult<Option<Suppressed>> {
+        self.works()?.suppression(subject, principal, now).await
+    }
+    async fn suppressed(
+        &self,
+        filter: &SuppressedFilter,
+        limit: usize,
+    ) -> StoreResult<Vec<(i64, Suppressed)>> {
+        self.works()?.suppressed(filter, limit).await
+    }
+    async fn prune_suppressed(&self, now: Timestamp) -> StoreResult<usize> {
+        self.works()?.prune_suppressed(now).await
     }
 }
 

@@ -35,6 +35,7 @@ mod sink;
 mod slow;
 mod sources;
 mod support;
+mod suppress;
 mod tls_policy;
 mod tls_report;
 mod trail;

@@ -26,6 +26,8 @@ async fn house(sink: &Sink, change: impl FnOnce(&mut ProviderConfig)) -> House {
         per_minute: None,
         require_tls: false,
         slow_down: vec![],
+        unknown_may_be_filter: false,
+        unknown_user: vec![],
     };
     change(&mut rule);
     let port = sink.addr.port();

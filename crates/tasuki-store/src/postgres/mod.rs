@@ -110,6 +110,12 @@ mod settle;
     clippy::duplicate_mod,
     reason = "one text for both databases, compiled against each"
 )]
+#[path = "../shared/suppress.rs"]
+mod suppress;
+#[expect(
+    clippy::duplicate_mod,
+    reason = "one text for both databases, compiled against each"
+)]
 #[path = "../shared/tls.rs"]
 mod tls;
 #[expect(

@@ -11,7 +11,7 @@ use tasuki_core::store::accounts::{
 };
 use tasuki_core::store::{AccountStore, AuditEntry, StoreError, StoreResult};
 
-use super::{Conn, Db, DbRow, audit, tunnel};
+use super::{Conn, Db, DbRow, audit, suppress, tunnel};
 use crate::error::{is_duplicate, store_error};
 use crate::words::{from_json, from_word, json, word};
 
@@ -189,6 +189,7 @@ async fn delete(conn: &mut Conn, id: PrincipalId, at: Timestamp) -> StoreResult<
         .execute(&mut *conn)
         .await
         .map_err(store_error)?;
+    suppress::forget_principal(conn, id).await?;
     unlock(conn, id).await?;
     tunnel::release_all(conn, id, at).await
 }

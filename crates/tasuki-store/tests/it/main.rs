@@ -16,6 +16,7 @@ mod plans;
 mod postgres;
 mod rows;
 mod support;
+mod suppress;
 mod tls;
 mod topics;
 mod trail;

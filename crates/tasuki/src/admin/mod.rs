@@ -20,6 +20,7 @@ mod recipients;
 mod secrets;
 mod show;
 mod smarthosts;
+mod suppress;
 mod system;
 mod takeover;
 #[cfg(test)]
@@ -169,6 +170,12 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route(
             "/v1/mail/recipients",
             get(recipients::list).post(recipients::change),
+        )
+        .route(
+            "/v1/mail/suppressed",
+            get(suppress::list)
+                .post(suppress::change)
+                .layer(DefaultBodyLimit::max(MAX_LIST_BYTES)),
         )
         .route("/v1/fediverse/subscribers", get(engines::subscribers))
         .route("/v1/fediverse/pending", get(engines::applicants))

@@ -72,13 +72,14 @@ pub(super) async fn trace(
         rows.retain(|row| !is_over(row, &told));
         stories.extend(story(mail, &told, &rows, &names));
     }
-    if stories.is_empty() {
+    let suppressed = admin.suppressed_of(&asked.what).await?;
+    if stories.is_empty() && suppressed.is_empty() {
         return Err(Problem::missing(format!(
             "no mail {} waits or is remembered: it was never taken, or it is gone for longer than mail.trace.keep",
             quoted(&asked.what)
         )));
     }
-    Ok(Json(json!({"stories": stories})))
+    Ok(Json(json!({"stories": stories, "suppressed": suppressed})))
 }
 
 impl Admin {

@@ -4,7 +4,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{
-    Context, Gateway, JsonFlag, confirmed, dkim, explain, output, recipients, segment, smarthost, tls_report,
+    Context, Gateway, JsonFlag, confirmed, dkim, explain, output, recipients, segment, smarthost, suppress,
+    tls_report,
 };
 use crate::exit::{self, Fail, Outcome};
 
@@ -79,6 +80,9 @@ pub(super) enum Command {
     /// Addresses of domains whose recipients are kept in the store
     #[command(subcommand)]
     Recipients(recipients::Command),
+    /// Addresses that mail is not taken for: there is no such mailbox, or you say so
+    #[command(subcommand)]
+    Suppress(suppress::Command),
 }
 
 #[derive(clap::Subcommand, Debug)]
@@ -211,6 +215,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
         Command::Dkim(command) => dkim::run(command, context),
         Command::Smarthost(command) => smarthost::run(command, context),
         Command::Recipients(command) => recipients::run(command, context),
+        Command::Suppress(command) => suppress::run(command, context),
         Command::Trace { what, json } => trace(&gateway, &what, json),
         Command::Explain(asked) => explain::run(&gateway, &asked),
         Command::TlsReport(args) => tls_report::run(&gateway, &args),
@@ -343,6 +348,17 @@ fn trace(gateway: &Gateway, what: &str, json: bool) -> Outcome {
     for story in answer["stories"].as_array().into_iter().flatten() {
         output::line(output::cell(story, "mail"));
         say_all(&story["text"]);
+    }
+    for entry in answer["suppressed"].as_array().into_iter().flatten() {
+        let of = entry["principal"].as_str().unwrap_or("everybody");
+        output::line(format!(
+            "mail of {of} for {} is refused since {}: {} ({}); tasuki mail suppress remove '{}'",
+            output::cell(entry, "address"),
+            output::cell(entry, "since"),
+            output::cell(entry, "reason"),
+            output::cell(entry, "origin"),
+            output::cell(entry, "address"),
+        ));
     }
     Ok(())
 }

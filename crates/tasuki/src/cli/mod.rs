@@ -25,6 +25,7 @@ mod serve;
 mod service;
 mod smarthost;
 mod status;
+mod suppress;
 mod tls_report;
 mod token;
 mod topics;

@@ -106,6 +106,10 @@ fn whatever_takes_json_prints_json_that_parses() {
             // Of a mail that waits: among the tests of the queue.
             "mail trace" | "mail queue show" => continue,
             "mail why" | "mail recipients list" => &["example.org"],
+            "mail suppress add" | "mail suppress remove" => &["someone@example.org"],
+            "mail suppress import" => &["/dev/null"],
+            // One object for each line: among its own tests.
+            "mail suppress export" => continue,
             "mail queue reroute" => &["example.org", "--all", "--yes"],
             "mail queue hold" | "mail queue release" | "mail queue retry" | "mail queue bounce"
             | "mail queue delete" => &["--all", "--yes"],

@@ -15,5 +15,6 @@ mod mail_queue;
 mod mistakes;
 mod moderation;
 mod smarthosts;
+mod suppress;
 mod takeover;
 mod tls_report;

@@ -38,6 +38,8 @@ fn a_block_of_the_same_name_takes_the_place_of_a_shipped_one() {
         per_minute: Some(30),
         require_tls: false,
         slow_down: vec!["My Words".into()],
+        unknown_may_be_filter: false,
+        unknown_user: vec![],
     };
     let rules = Providers::check(std::slice::from_ref(&mine)).unwrap();
     let rule = rules.of_host("aspmx.l.google.com");
