@@ -76,6 +76,10 @@ impl Inner {
         }
         let turn = self.outage.look(&looks, config.retention, now);
         self.tell(turn).await?;
+        if let Some(standstill) = self.outage.unkept() {
+            self.store.note_standstill(standstill).await?;
+            self.outage.is_kept(standstill);
+        }
         if self.outage.fault().is_some() {
             // The probes may try.
             self.lanes.wake_all();
@@ -125,7 +129,7 @@ impl Inner {
             Some(Turn::Began(fault)) => {
                 let reason = fault.in_words();
                 let code = match fault {
-                    Fault::Away { .. } => Code::Network,
+                    Fault::Away { .. } | Fault::Before => Code::Network,
                     Fault::Clock { .. } => Code::Clock,
                 };
                 let condition = Condition::warning(code, reason.clone());

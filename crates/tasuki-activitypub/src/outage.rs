@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::HostNo;
+use tasuki_core::store::fedi::Standstill;
 
 /// Hosts that answered within this time are believed to be well in general.
 const LATELY: Duration = Duration::from_secs(3600);
@@ -38,6 +39,8 @@ pub(crate) enum Fault {
     Away { failing: usize, of: usize },
     /// Our clock differs from most others by so much.
     Clock { seconds: i64 },
+    /// It was there before the start, and no instance has answered since.
+    Before,
 }
 
 impl Fault {
@@ -50,6 +53,9 @@ impl Fault {
                 "the clock here differs by {} s from those of most instances: set it (NTP), or they refuse what is sent",
                 seconds.abs()
             ),
+            Self::Before => {
+                "there was a fault here before the start, and no instance has answered since".to_owned()
+            }
         }
     }
 }
@@ -67,6 +73,24 @@ struct State {
     probes: HashSet<HostNo>,
     /// What waits is younger by this much, until then.
     stood_still: Option<(Duration, Timestamp)>,
+    /// The fault was there before the start: until then it is believed to last if nobody answers.
+    believed_until: Option<Timestamp>,
+    /// Somebody was told of the fault.
+    is_told: bool,
+    /// What the store knows of it.
+    kept: Standstill,
+}
+
+impl State {
+    fn standstill(&self) -> Standstill {
+        Standstill {
+            since: self.fault.map(|(_, at)| at),
+            span_ms: self
+                .stood_still
+                .map_or(0, |(span, _)| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+            until: self.stood_still.map(|(_, until)| until),
+        }
+    }
 }
 
 /// What is known about our own fault; shared.
@@ -80,8 +104,11 @@ impl Outage {
     pub(crate) fn look(&self, looks: &[Look], retention: Duration, now: Timestamp) -> Option<Turn> {
         let mut state = self.lock();
         let began = state.fault.map(|(_, at)| at);
-        let fault = fault_of(looks, began.unwrap_or(now).minus(LATELY));
-        let away = matches!(fault, Some(Fault::Away { .. }));
+        let is_before = state.believed_until.is_some_and(|until| now < until)
+            && looks.iter().all(|look| look.answered_at.is_none());
+        let fault = fault_of(looks, began.unwrap_or(now).minus(LATELY))
+            .or_else(|| is_before.then_some(Fault::Before));
+        let away = matches!(fault, Some(Fault::Away { .. } | Fault::Before));
         state.probes.clear();
         if away {
             let failing = looks.iter().filter(|look| look.is_failing).map(|look| look.host);
@@ -94,11 +121,13 @@ impl Outage {
         match (fault, began) {
             (Some(fault), None) => {
                 state.fault = Some((fault, now));
+                state.is_told = true;
                 Some(Turn::Began(fault))
             }
             (Some(fault), Some(at)) => {
                 state.fault = Some((fault, at));
-                None
+                let is_told = std::mem::replace(&mut state.is_told, true);
+                (!is_told).then_some(Turn::Began(fault))
             }
             (None, Some(at)) => {
                 state.fault = None;
@@ -112,6 +141,30 @@ impl Outage {
         }
     }
 
+    /// Goes on with what the store knows, of the time before the start or from the gateway that sent before.
+    pub(crate) fn restore(&self, kept: Standstill, now: Timestamp) {
+        *self.lock() = State {
+            fault: kept.since.map(|at| (Fault::Before, at)),
+            stood_still: kept
+                .until
+                .map(|until| (Duration::from_millis(kept.span_ms), until)),
+            believed_until: kept.since.map(|_| now.plus(LATELY)),
+            kept,
+            ..State::default()
+        };
+    }
+
+    /// What the store does not know yet.
+    pub(crate) fn unkept(&self) -> Option<Standstill> {
+        let state = self.lock();
+        Some(state.standstill()).filter(|now| *now != state.kept)
+    }
+
+    /// The store knows it now.
+    pub(crate) fn is_kept(&self, kept: Standstill) {
+        self.lock().kept = kept;
+    }
+
     /// What seems to be wrong here now.
     pub(crate) fn fault(&self) -> Option<Fault> {
         self.lock().fault.map(|(fault, _)| fault)
@@ -120,7 +173,7 @@ impl Outage {
     /// Whether a host that fails may be tried.
     pub(crate) fn lets_try(&self, host: HostNo) -> bool {
         let state = self.lock();
-        !matches!(state.fault, Some((Fault::Away { .. }, _))) || state.probes.contains(&host)
+        !matches!(state.fault, Some((Fault::Away { .. } | Fault::Before, _))) || state.probes.contains(&host)
     }
 
     /// What was accepted before this is too old.
@@ -210,6 +263,49 @@ mod tests {
         let aged = outage.age_from(Timestamp(402 * MINUTE), RETENTION);
         assert_eq!(aged, Timestamp(101 * MINUTE).minus(RETENTION));
         assert!(outage.lets_try(HostNo(0)));
+    }
+
+    #[test]
+    fn a_restart_forgets_neither_an_outage_nor_the_time_of_one_before() {
+        let (outage, now) = (Outage::default(), Timestamp(1000 * MINUTE));
+        let at = |minutes: i64| Timestamp((1000 + minutes) * MINUTE);
+        outage.look(&hosts(10, 10, now.0, 0), RETENTION, now);
+        let kept = outage.unkept().expect("it began");
+        outage.is_kept(kept);
+        assert_eq!(outage.unkept(), None);
+
+        // Away for an hour, and nobody answers yet after the start.
+        let next = Outage::default();
+        next.restore(kept, at(60));
+        assert_eq!(next.age_from(at(60), RETENTION), now.minus(RETENTION));
+        let mut silent = hosts(10, 10, 0, 0);
+        silent.iter_mut().for_each(|look| look.answered_at = None);
+        assert_eq!(
+            next.look(&silent, RETENTION, at(61)),
+            Some(Turn::Began(Fault::Before))
+        );
+        assert_eq!(next.look(&silent, RETENTION, at(62)), None);
+        let tried = (0..10).filter(|number| next.lets_try(HostNo(*number))).count();
+        assert_eq!(tried, PROBES);
+        let back = hosts(10, 0, at(70).0, 0);
+        let ended = Some(Turn::Ended(Duration::from_secs(70 * 60)));
+        assert_eq!(next.look(&back, RETENTION, at(70)), ended);
+
+        // What waited then is younger by that time also after the next start.
+        let last = Outage::default();
+        last.restore(next.unkept().expect("it ended"), at(80));
+        assert_eq!(last.fault(), None);
+        assert_eq!(last.age_from(at(80), RETENTION), at(10).minus(RETENTION));
+        let much_later = at(80).plus(RETENTION);
+        assert_eq!(last.age_from(much_later, RETENTION), much_later.minus(RETENTION));
+
+        // Who never answers again does not keep it open for ever.
+        let dead = Outage::default();
+        dead.restore(kept, at(60));
+        assert!(matches!(
+            dead.look(&silent, RETENTION, at(121)),
+            Some(Turn::Ended(_))
+        ));
     }
 
     #[test]

@@ -124,6 +124,8 @@ impl Fanout {
             "deliveries begin"
         );
         self.refresh_hosts(&mut reign).await?;
+        let kept = self.common.subscribers.orders().standstill;
+        self.common.outage.restore(kept, self.common.clock.wall());
         // Hosts that are behind have work without any new entry.
         let late: Vec<HostNo> = reign.behind.keys().copied().collect();
         for number in late {

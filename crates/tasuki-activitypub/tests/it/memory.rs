@@ -16,7 +16,7 @@ use tasuki_core::store::bans::{Ban, NewBan};
 use tasuki_core::store::fedi::{
     ActorKey, Appended, Brake, CutReport, DeliveryForm, Entry, EntryKind, HostFacts, HostLife, HostProgress,
     KeptFilter, LearntSignature, ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Progress,
-    Pruned, Subscription, TopicList,
+    Pruned, Standstill, Subscription, TopicList,
 };
 use tasuki_core::store::{AuditEntry, BanStore, FediStore, SecretStore, Sharing, StoreError, StoreResult};
 use tokio::sync::watch;
@@ -409,6 +409,13 @@ impl FediStore for Memory {
         let mut state = self.open()?;
         state.version += 1;
         state.orders.pruned = pruned;
+        Ok(())
+    }
+
+    async fn note_standstill(&self, standstill: Standstill) -> StoreResult<()> {
+        let mut state = self.open()?;
+        state.version += 1;
+        state.orders.standstill = standstill;
         Ok(())
     }
 

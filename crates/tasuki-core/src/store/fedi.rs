@@ -144,6 +144,20 @@ pub struct Orders {
     pub purges: u64,
     /// How many dead hosts were removed on which day.
     pub pruned: Pruned,
+    /// For how long what waits did not grow old, because the fault was ours.
+    pub standstill: Standstill,
+}
+
+/// Time in which what waits did not grow old.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Standstill {
+    /// Since when our fault lasts, if it does.
+    pub since: Option<Timestamp>,
+    /// How long it lasted before, in milliseconds.
+    pub span_ms: u64,
+    /// Until when that counts: all that waited then is gone by then.
+    pub until: Option<Timestamp>,
 }
 
 /// Dead hosts removed on one day.
@@ -560,6 +574,8 @@ pub trait FediStore: Sharing {
     async fn note_lives(&self, lives: Vec<HostLife>) -> StoreResult<()>;
     /// Notes how many dead hosts were removed on a day.
     async fn note_pruned(&self, pruned: Pruned) -> StoreResult<()>;
+    /// Notes for how long what waits did not grow old.
+    async fn note_standstill(&self, standstill: Standstill) -> StoreResult<()>;
     /// The number of a host, made if new, with its inbox for control entries (a host that is refused gets one too).
     async fn host_no(&self, host: &str, inbox: &str) -> StoreResult<HostNo>;
     /// Authority and inbox of every numbered host, subscribed or not.

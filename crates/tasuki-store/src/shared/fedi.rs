@@ -9,7 +9,7 @@ use tasuki_core::ids::{Epoch, HostNo, LogSeq, NodeId};
 use tasuki_core::store::fedi::{
     ActorKey, Appended, Brake, CutReport, DeliveryForm, Entry, HostFacts, HostLife, HostProgress, KeptFilter,
     LearntSignature, ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Progress, Pruned,
-    Subscription, TopicList,
+    Standstill, Subscription, TopicList,
 };
 use tasuki_core::store::{AuditEntry, FediStore, StoreError, StoreResult};
 use tokio::sync::watch;
@@ -447,6 +447,11 @@ impl FediStore for Db {
 
     async fn note_pruned(&self, pruned: Pruned) -> StoreResult<()> {
         self.change(move |conn| Box::pin(async move { moderation::note_pruned(conn, pruned).await }))
+            .await
+    }
+
+    async fn note_standstill(&self, standstill: Standstill) -> StoreResult<()> {
+        self.change(move |conn| Box::pin(async move { moderation::note_standstill(conn, standstill).await }))
             .await
     }
 

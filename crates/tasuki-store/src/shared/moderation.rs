@@ -2,7 +2,7 @@
 
 use sqlx::Row as _;
 use tasuki_core::clock::Timestamp;
-use tasuki_core::store::fedi::{Brake, HostLife, ModerationKind, ModerationRule, Orders, Pruned};
+use tasuki_core::store::fedi::{Brake, HostLife, ModerationKind, ModerationRule, Orders, Pruned, Standstill};
 use tasuki_core::store::{StoreError, StoreResult};
 
 use super::fedi::VERSION;
@@ -13,6 +13,7 @@ use crate::words::{from_json, from_word, json, word};
 const BRAKE: &str = "brake";
 const PURGES: &str = "purges";
 const PRUNED: &str = "pruned";
+const STANDSTILL: &str = "standstill";
 
 pub(super) fn rule_of(row: &DbRow) -> StoreResult<ModerationRule> {
     let text = |column| row.try_get::<String, _>(column).map_err(store_error);
@@ -90,6 +91,10 @@ pub(super) async fn orders(conn: &mut Conn) -> StoreResult<Orders> {
             Some(text) => from_json(text.as_bytes())?,
             None => Pruned::default(),
         },
+        standstill: match order(conn, STANDSTILL).await? {
+            Some(text) => from_json(text.as_bytes())?,
+            None => Standstill::default(),
+        },
     })
 }
 
@@ -109,6 +114,10 @@ pub(super) async fn note_purge(conn: &mut Conn) -> StoreResult<()> {
 
 pub(super) async fn note_pruned(conn: &mut Conn, pruned: Pruned) -> StoreResult<()> {
     set_order(conn, PRUNED, Some(json(&pruned)?)).await
+}
+
+pub(super) async fn note_standstill(conn: &mut Conn, standstill: Standstill) -> StoreResult<()> {
+    set_order(conn, STANDSTILL, Some(json(&standstill)?)).await
 }
 
 pub(super) async fn note_lives(conn: &mut Conn, lives: &[HostLife]) -> StoreResult<()> {

@@ -8,7 +8,7 @@ use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::{HostNo, LogSeq};
 use tasuki_core::store::fedi::{
     Appended, Brake, BrakeMode, DeliveryForm, EntryKind, HostFacts, HostLife, HostProgress, LearntSignature,
-    ModerationEffect, ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Pruned,
+    ModerationEffect, ModerationKind, ModerationRule, NewEntry, NewSubscription, Orders, Pruned, Standstill,
     Subscription, SubscriptionState, SubscriptionStyle,
 };
 use tasuki_core::store::{Store, StoreError};
@@ -164,6 +164,13 @@ async fn lives_of_hosts_are_noted_and_a_new_follow_begins_a_new_one() {
             hosts: 3,
         };
         store.note_pruned(pruned).await.unwrap();
+        let standstill = Standstill {
+            since: Some(Timestamp(7)),
+            span_ms: 3,
+            until: Some(Timestamp(9)),
+        };
+        store.note_standstill(standstill).await.unwrap();
+        assert_eq!(store.orders().await.unwrap().standstill, standstill);
         assert_eq!(store.orders().await.unwrap().pruned, pruned);
     }
 }
