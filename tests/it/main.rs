@@ -7,6 +7,7 @@
 mod accept;
 mod acme;
 mod agents;
+mod backup;
 mod bad_input;
 mod command_line;
 mod crash;

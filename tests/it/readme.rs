@@ -136,7 +136,8 @@ fn the_first_steps_of_the_readme_work_as_written() {
                 let said = place.run(&script.replace("ID", &id));
                 assert!(said.contains("you@example.net"), "{said}");
             }
-            "run: queue" | "run: suppress" | "run: enroll" | "run: subscribers" | "run: status" => {
+            "run: queue" | "run: suppress" | "run: enroll" | "run: subscribers" | "run: status"
+            | "run: backup" | "run: restore" => {
                 place.run(&script);
             }
             "run: demo" | "run: serve" | "run: init" | "run: none" | "nginx" | "caddy" => {}

@@ -167,6 +167,12 @@ fn seal(key: &[u8; 32], name: &str, secret: &[u8]) -> Vec<u8> {
     sealed
 }
 
+/// Whether `sealed` opens with `key` under `name`; what is inside is not given.
+#[must_use]
+pub fn opens(key: &[u8; 32], name: &str, sealed: &[u8]) -> bool {
+    open(key, name, sealed).is_ok()
+}
+
 fn open(key: &[u8; 32], name: &str, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
     let wrong = || SealError::WrongKey(name.to_owned());
     let (version, rest) = sealed.split_first().ok_or_else(wrong)?;

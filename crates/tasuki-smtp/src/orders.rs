@@ -48,10 +48,14 @@ impl Pauses {
         if by_lane.is_empty() {
             return None;
         }
-        by_lane.get(lane).map(|reason| match reason.as_str() {
-            "" => "paused by an operator".to_owned(),
-            reason => format!("paused by an operator: {reason}"),
-        })
+        let of_all = || by_lane.get(&LaneKey(LaneKey::ALL.to_owned()));
+        by_lane
+            .get(lane)
+            .or_else(of_all)
+            .map(|reason| match reason.as_str() {
+                "" => "paused by an operator".to_owned(),
+                reason => format!("paused by an operator: {reason}"),
+            })
     }
 }
 
@@ -87,7 +91,7 @@ pub(crate) async fn obey(context: &Arc<Context>, settings: &Settings, job: Job) 
 
 pub(crate) fn of_lane(lane: LaneKey) -> QueueFilter {
     QueueFilter {
-        lane: Some(lane),
+        lane: Some(lane).filter(|lane| lane.0 != LaneKey::ALL),
         ..QueueFilter::default()
     }
 }
@@ -159,7 +163,7 @@ impl Handle {
         }
     }
 
-    /// Sends nothing more to this lane until it is resumed; what is being sent goes on. Mail waits there until it expires.
+    /// Sends nothing more to this lane (or [`LaneKey::ALL`]) until it is resumed; what is being sent goes on. Mail waits there until it expires.
     ///
     /// # Errors
     /// The store's.

@@ -15,11 +15,13 @@ mod sqlite;
 mod words;
 
 pub use foreign::{ForeignError, read_activityrelay, read_aode};
+pub use sqlite::check::{Bodies, Checked, SegmentFiles, check};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tasuki_core::store::{Store, StoreError};
+use tasuki_core::store::backup::Snapshot;
+use tasuki_core::store::{Store, StoreError, StoreResult};
 
 use crate::migrate::Newer;
 
@@ -111,6 +113,39 @@ async fn open_if(url: &str, data_dir: &Path, newer: Newer) -> Result<Arc<dyn Sto
         "a store is sqlite:PATH or postgres://USER@HOST/DATABASE, not {:?}",
         url.split(':').next().unwrap_or_default()
     )))
+}
+
+/// The embedded database that `url` names, in `data_dir` unless it says otherwise; `None` for a database server.
+///
+/// # Errors
+/// `Url`.
+pub fn database_file(url: &str, data_dir: &Path) -> Result<Option<PathBuf>, OpenError> {
+    Ok(sqlite_file(url)?.map(|file| data_dir.join(file)))
+}
+
+/// Copies the embedded database `database` to `file` as [`BackupStore`](tasuki_core::store::BackupStore) does, without
+/// opening a store on it: no migration runs. The caller makes sure that no gateway is at work there.
+///
+/// # Errors
+/// See [`BackupStore::snapshot`](tasuki_core::store::BackupStore::snapshot).
+pub async fn snapshot_at_rest(
+    database: &Path,
+    data_dir: &Path,
+    file: &Path,
+) -> StoreResult<Box<dyn Snapshot>> {
+    sqlite::snapshot_at_rest(database, data_dir, file).await
+}
+
+/// The name of a segment's file in `segments/`.
+#[must_use]
+pub fn segment_file(segment: u64) -> String {
+    sqlite::segment_file(segment)
+}
+
+/// The segment that a file's name says; `None` if it is none.
+#[must_use]
+pub fn segment_of_file(name: &str) -> Option<u64> {
+    sqlite::segment_of_file(name).filter(|segment| sqlite::segment_file(*segment) == name)
 }
 
 /// The statements that run again and again while nothing happens, for the test that reads their plans.

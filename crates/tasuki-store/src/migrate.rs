@@ -97,6 +97,11 @@ fn pending(
     Ok(all.iter().filter(|m| !done.contains(&m.version)).collect())
 }
 
+/// The newest migration that this program knows.
+pub(crate) fn newest() -> i64 {
+    SQLITE.last().map_or(0, |m| m.version)
+}
+
 /// Brings a SQLite database up to date.
 pub(crate) async fn sqlite(conn: &mut SqliteConnection, newer: Newer) -> Result<(), OpenError> {
     let failed = |name: &'static str| move |source| OpenError::Migration { name, source };

@@ -5,6 +5,7 @@
 
 mod admin;
 mod app;
+mod backup;
 mod cli;
 mod config;
 mod data;

@@ -72,6 +72,11 @@ impl DataDir {
         self.0.join("initial-admin-password")
     }
 
+    /// In a directory that was restored, until its first start: when the backup was taken.
+    pub(crate) fn restored(&self) -> PathBuf {
+        self.0.join("restored")
+    }
+
     /// Every bound listener by name, while a gateway runs.
     pub(crate) fn addresses(&self) -> PathBuf {
         self.0.join("addresses.json")

@@ -23,6 +23,11 @@ use crate::ids::{DeliverySeq, Epoch, LaneId, MailId, NodeId, PrincipalId};
 #[serde(transparent)]
 pub struct LaneKey(pub String);
 
+impl LaneKey {
+    /// What a pause of all lanes is kept under; no lane has this name.
+    pub const ALL: &str = "*";
+}
+
 /// RFC 3461 RET: what a DSN about this mail returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]

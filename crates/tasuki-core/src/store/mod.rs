@@ -7,6 +7,7 @@
 
 pub mod accounts;
 pub mod audit;
+pub mod backup;
 pub mod bans;
 pub mod fedi;
 pub mod mail;
@@ -19,6 +20,7 @@ pub mod tunnel;
 
 pub use accounts::{AccountStore, SecretStore};
 pub use audit::{Actor, AuditEntry, AuditStore};
+pub use backup::BackupStore;
 pub use bans::BanStore;
 pub use fedi::FediStore;
 pub use mail::MailStore;
@@ -32,7 +34,15 @@ use crate::failure::BoxError;
 
 /// Everything a store does; held by the composition root, which gives each engine only its own part.
 pub trait Store:
-    AccountStore + SecretStore + AuditStore + BanStore + NodeStore + MailStore + FediStore + TunnelStore
+    AccountStore
+    + SecretStore
+    + AuditStore
+    + BanStore
+    + NodeStore
+    + MailStore
+    + FediStore
+    + TunnelStore
+    + BackupStore
 {
 }
 

@@ -404,6 +404,17 @@ pub(crate) fn periodic() -> Vec<&'static str> {
 
 impl Store for Db {}
 
+/// `pg_dump` does it, and knows how.
+#[async_trait]
+impl tasuki_core::store::BackupStore for Db {
+    async fn snapshot(
+        &self,
+        _file: &std::path::Path,
+    ) -> StoreResult<Option<Box<dyn tasuki_core::store::backup::Snapshot>>> {
+        Ok(None)
+    }
+}
+
 impl Sharing for Db {
     fn is_shared(&self) -> bool {
         true

@@ -4,10 +4,12 @@
 //! pool, one statement or a few at a time, and hold no transaction over an await. Bodies above 16 KiB are in
 //! [`segments`].
 
+pub(crate) mod check;
 mod commit;
 mod holds;
 mod mail;
 mod segments;
+mod snapshot;
 mod space;
 mod writer;
 
@@ -422,6 +424,18 @@ fn body_of(row: &DbRow) -> StoreResult<StoredBody> {
         place,
     })
 }
+
+/// Copies a database that nobody has open; see [`crate::snapshot_at_rest`].
+pub(crate) async fn snapshot_at_rest(
+    database: &Path,
+    data_dir: &Path,
+    file: &Path,
+) -> StoreResult<Box<dyn tasuki_core::store::backup::Snapshot>> {
+    snapshot::take(database, &data_dir.join("segments"), file, None).await
+}
+
+/// See [`crate::segment_file`].
+pub(crate) use self::segments::file::{name as segment_file, number as segment_of_file};
 
 /// See [`crate::periodic_statements`].
 pub(crate) fn periodic() -> Vec<&'static str> {

@@ -70,3 +70,13 @@ impl Space {
         Ok(())
     }
 }
+
+/// Whether `bytes` more fit on the file system of `dir` and the reserve stays; an unreadable figure says nothing.
+pub(super) fn has_room(dir: &Path, bytes: u64) -> bool {
+    let Ok(fs) = rustix::fs::statvfs(dir) else {
+        return true;
+    };
+    let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+    let total = fs.f_blocks.saturating_mul(fs.f_frsize);
+    free >= bytes.saturating_add(RESERVE.min(total / 20))
+}

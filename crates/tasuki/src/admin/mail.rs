@@ -91,7 +91,7 @@ impl Filters {
 
 /// `via:NAME` and `mx:DOMAIN` as they are, anything else as a domain.
 fn lane_named(text: &str) -> LaneKey {
-    if text.starts_with("via:") || text.starts_with("mx:") {
+    if text.starts_with("via:") || text.starts_with("mx:") || text == LaneKey::ALL {
         LaneKey(text.to_owned())
     } else {
         LaneKey(format!("mx:{}", text.to_ascii_lowercase()))
@@ -300,7 +300,7 @@ pub(super) async fn why(
         .paused_lanes()
         .await?
         .into_iter()
-        .find(|p| p.lane == lane);
+        .find(|p| p.lane == lane || p.lane.0 == LaneKey::ALL);
     let memory = mail.lanes_of(&lane);
     let mut times_by_error: BTreeMap<&str, usize> = BTreeMap::new();
     for error in rows.iter().filter_map(|row| row.last_error.as_deref()) {
@@ -326,6 +326,20 @@ pub(super) async fn why(
         "errors": errors.iter().map(|(words, times)| json!({"words": words, "times": times})).collect::<Vec<_>>(),
         "text": text,
     })))
+}
+
+/// That nothing is sent at all.
+pub(super) async fn paused_all(admin: &Admin) -> Option<String> {
+    let paused = admin.store.paused_lanes().await.unwrap_or_default();
+    let all = paused.into_iter().find(|p| p.lane.0 == LaneKey::ALL)?;
+    let why = match all.reason.as_str() {
+        "" => String::new(),
+        reason => format!(" ({reason})"),
+    };
+    Some(format!(
+        "no mail is sent since {}: paused by {}{why}. `tasuki mail resume '*'` sends what waits",
+        all.since, all.by
+    ))
 }
 
 fn reasons(paused: Option<&Paused>, memory: &[LaneStatus]) -> Vec<String> {
@@ -413,6 +427,9 @@ impl Admin {
     /// The lane of a destination that has one of its own.
     fn destination(&self, text: &str) -> Answer<LaneKey> {
         let lane = lane_named(text);
+        if lane.0 == LaneKey::ALL {
+            return Ok(lane);
+        }
         match engine(self)?.lane_to_domain(text) {
             Some(real) if real != lane => Err(Problem::conflict(format!(
                 "mail for {text} goes through {}, as that of other destinations: name {} if you mean it",

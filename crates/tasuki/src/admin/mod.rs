@@ -6,6 +6,7 @@
 mod access;
 mod accounts;
 mod auth;
+mod backup;
 mod brake;
 mod certificates;
 mod dkim;
@@ -64,6 +65,7 @@ use crate::reload::{Live, Reloader};
 
 pub(crate) use self::accounts::FIRST_ADMIN;
 pub(crate) use self::auth::Caller;
+pub(crate) use self::backup::SIZE as BACKUP_SIZE;
 pub(crate) use self::listen::{bind_socket, serve_socket, serve_tcp};
 pub(crate) use self::secrets::password as new_password;
 
@@ -115,6 +117,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/status", get(system::status))
         .route("/v1/reload", post(system::reload))
         .route(UPGRADE, post(upgrade::upgrade))
+        .route("/v1/backup", post(backup::take))
         .route("/v1/users", get(accounts::users).post(accounts::add_user))
         .route("/v1/users/{name}", delete(accounts::remove_user))
         .route("/v1/users/{name}/password", put(accounts::set_password))
@@ -297,6 +300,7 @@ impl Admin {
         warnings.extend(self.front.iter().flat_map(FrontDoor::warnings));
         warnings.extend(tls_report::warnings(self));
         warnings.extend(tls_report::unsigned(self).await);
+        warnings.extend(mail::paused_all(self).await);
         warnings
     }
 

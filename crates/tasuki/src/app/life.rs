@@ -20,6 +20,7 @@ use super::successor::{Order, Successor, Upgraded};
 use super::work::{self, Turn, Work};
 use super::{Core, store_failed};
 use crate::admin::{self, Admin};
+use crate::backup;
 use crate::config::Loaded;
 use crate::data::AddressFile;
 use crate::exit::{Fail, Outcome};
@@ -116,6 +117,10 @@ impl Core {
         orders: mpsc::Sender<Order>,
     ) -> Outcome<Serving> {
         self.keep_host().await?;
+        backup::write::clear_scratch(&self.data);
+        backup::restore::hold_if_restored(self.store.as_ref(), &self.data, self.clock.wall())
+            .await
+            .map_err(|e| store_failed(&e))?;
         let first = self.ensure_admin().await?;
         let shutdown = Shutdown::new(self.config().server.grace);
         let others = shutdown.child();

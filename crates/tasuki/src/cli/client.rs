@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
 use crate::exit::{self, Fail, Outcome};
 
@@ -63,7 +66,62 @@ impl Gateway {
         })
     }
 
+    /// Whether somebody listens there.
+    pub(crate) fn is_running(&self) -> bool {
+        std::os::unix::net::UnixStream::connect(&self.socket).is_ok()
+    }
+
+    /// Writes an answer of any length to `out`; `before` sees its head and may refuse it.
+    pub(crate) fn download(
+        &self,
+        path: &str,
+        before: impl FnOnce(&http::HeaderMap) -> Outcome,
+        out: &mut dyn std::io::Write,
+    ) -> Outcome {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Fail::new(exit::SOFTWARE, format!("cannot start the runtime: {e}")))?;
+        runtime.block_on(async {
+            let (response, line) = self.ask(http::Method::POST, path, None).await?;
+            let (head, mut body) = response.into_parts();
+            if !head.status.is_success() {
+                let bytes = collected(body).await?;
+                return Err(refused(head.status, &value_of(&bytes)));
+            }
+            before(&head.headers)?;
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|e| self.broken(&e))?;
+                if let Some(piece) = frame.data_ref() {
+                    out.write_all(piece)
+                        .map_err(|e| Fail::io("the answer cannot be written", &e))?;
+                }
+            }
+            drop(line);
+            Ok(())
+        })
+    }
+
     async fn exchange(&self, method: http::Method, path: &str, body: Option<Value>) -> Outcome<Value> {
+        let (response, line) = self.ask(method, path, body).await?;
+        let status = response.status();
+        let bytes = collected(response.into_body()).await?;
+        drop(line);
+        let value = value_of(&bytes);
+        if status.is_success() {
+            Ok(value)
+        } else {
+            Err(refused(status, &value))
+        }
+    }
+
+    /// Sends the request; the answer's body is still to come as long as the line is kept.
+    async fn ask(
+        &self,
+        method: http::Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Outcome<(http::Response<Incoming>, Line)> {
         let stream = tokio::net::UnixStream::connect(&self.socket)
             .await
             .map_err(|e| self.unreachable(&e))?;
@@ -80,24 +138,11 @@ impl Gateway {
             .body(Full::new(Bytes::from(bytes)))
             .map_err(|e| Fail::new(exit::USAGE, format!("{path:?} cannot be asked for: {e}")))?;
         let response = sender.send_request(request).await.map_err(|e| self.broken(&e))?;
-        let status = response.status();
-        let bytes = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
-            .collect()
-            .await
-            .map_err(|e| Fail::new(exit::UNAVAILABLE, format!("the gateway's answer broke off: {e}")))?
-            .to_bytes();
-        driver.abort();
-        let value: Value = if bytes.is_empty() {
-            Value::Null
-        } else {
-            serde_json::from_slice(&bytes)
-                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()))
+        let line = Line {
+            _sender: sender,
+            driver,
         };
-        if status.is_success() {
-            Ok(value)
-        } else {
-            Err(refused(status, &value))
-        }
+        Ok((response, line))
     }
 
     fn unreachable(&self, error: &std::io::Error) -> Fail {
@@ -129,6 +174,34 @@ impl Gateway {
             ),
         )
     }
+}
+
+/// A connection with a request under way.
+struct Line {
+    _sender: SendRequest<Full<Bytes>>,
+    driver: JoinHandle<hyper::Result<()>>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+async fn collected(body: Incoming) -> Outcome<Bytes> {
+    Ok(Limited::new(body, MAX_ANSWER_BYTES)
+        .collect()
+        .await
+        .map_err(|e| Fail::new(exit::UNAVAILABLE, format!("the gateway's answer broke off: {e}")))?
+        .to_bytes())
+}
+
+fn value_of(bytes: &Bytes) -> Value {
+    if bytes.is_empty() {
+        return Value::Null;
+    }
+    serde_json::from_slice(bytes)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
 }
 
 /// A problem document (RFC 9457) as an exit.

@@ -60,7 +60,7 @@ pub(super) enum Command {
     },
     /// Send nothing to a destination until it is resumed; its mail waits, and expires as always
     Pause {
-        /// A domain, or via:SMARTHOST
+        /// A domain, via:SMARTHOST, or '*' for all
         destination: String,
         /// Why; shown in listings
         #[arg(long, default_value = "")]
@@ -68,7 +68,7 @@ pub(super) enum Command {
     },
     /// End a pause and send what waits
     Resume {
-        /// A domain, or via:SMARTHOST
+        /// A domain, via:SMARTHOST, or '*' for all
         destination: String,
     },
     /// The keys that sign our domains' mail
@@ -233,9 +233,10 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             let path = format!("/v1/mail/lanes/{}/pause", segment(&destination));
             let done = gateway.call(Method::POST, &path, Some(json!({"reason": reason})))?;
             let lane = output::cell(&done, "lane");
-            output::line(format!(
-                "nothing is sent to {lane} until: tasuki mail resume {destination}"
-            ));
+            output::line(match destination.as_str() {
+                "*" => "nothing is sent until: tasuki mail resume '*'".to_owned(),
+                _ => format!("nothing is sent to {lane} until: tasuki mail resume {destination}"),
+            });
             Ok(())
         }
         Command::Resume { destination } => {

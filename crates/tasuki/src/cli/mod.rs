@@ -5,6 +5,7 @@
 
 mod access;
 mod audit;
+mod backup;
 mod brake;
 mod check;
 mod client;
@@ -99,6 +100,13 @@ enum Command {
     Ban(access::BanCommand),
     /// Who changed what, when, from where
     Audit(audit::Args),
+    /// Copy the whole gateway into one file, while it runs
+    Backup(backup::Args),
+    /// Make a data directory from a backup
+    Restore(backup::RestoreArgs),
+    /// What is stored
+    #[command(subcommand)]
+    Store(backup::StoreCommand),
     /// Keys of the gateway
     #[command(subcommand)]
     Key(key::Command),
@@ -144,6 +152,9 @@ pub(crate) fn run() -> ExitCode {
         Command::Acl(command) => access::acl(command, &context),
         Command::Ban(command) => access::ban(command, &context),
         Command::Audit(args) => audit::run(args, &context),
+        Command::Backup(args) => backup::run(args, &context),
+        Command::Restore(args) => backup::run_restore(args, &context),
+        Command::Store(command) => backup::run_store(command, &context),
         Command::Key(command) => key::run(command, &context),
         Command::Mail(command) => mail::run(command, &context),
         Command::Fedi(command) => fedi::run(command, &context),

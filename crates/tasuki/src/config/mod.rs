@@ -310,8 +310,8 @@ impl Loaded {
         DataDir::new(std::path::absolute(path).unwrap_or_else(|_| path.clone()))
     }
 
-    /// Files that the configuration names and that cannot be read now: `serve` would refuse to start, or defer mail.
-    pub(crate) fn unreadable_files(&self) -> Vec<String> {
+    /// Files outside the data directory that the configuration names, with their keys.
+    pub(crate) fn named_files(&self) -> Vec<(String, &PathBuf)> {
         let tls = &self.config.tls;
         let named = [("tls.cert", &tls.cert), ("tls.key", &tls.key)];
         let single = named
@@ -337,9 +337,14 @@ impl Loaded {
             let oauth = smarthost.oauth.iter().filter_map(|oauth| oauth.key_file.as_ref());
             named.extend(oauth.map(|path| (of("oauth.key_file"), path)));
         }
+        named
+    }
+
+    /// Those of them that cannot be read now: `serve` would refuse to start, or defer mail.
+    pub(crate) fn unreadable_files(&self) -> Vec<String> {
         // A directory opens, and gives nothing.
         let read = |path: &Path| std::fs::read(path).err();
-        named
+        self.named_files()
             .into_iter()
             .filter_map(|(key, path)| {
                 let error = read(path)?;

@@ -13,12 +13,12 @@ use tokio::sync::Mutex;
 use super::Place;
 
 /// The file name of a segment.
-pub(super) fn name(segment: u64) -> String {
+pub(crate) fn name(segment: u64) -> String {
     format!("{segment:016x}.seg")
 }
 
 /// The segment of a file name.
-pub(super) fn number(name: &str) -> Option<u64> {
+pub(crate) fn number(name: &str) -> Option<u64> {
     u64::from_str_radix(name.strip_suffix(".seg")?, 16).ok()
 }
 

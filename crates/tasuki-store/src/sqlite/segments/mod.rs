@@ -8,13 +8,15 @@
 //! deleted. Closed segments that are known to be on the disk are `sealed` in the database and are not read again at
 //! the next start.
 
-mod file;
+pub(in crate::sqlite) mod file;
 mod recover;
 mod sink;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -74,6 +76,19 @@ struct State {
     idle: Vec<u64>,
     unclaimed: HashMap<Place, Timestamp>,
     dead: Vec<Place>,
+    /// Backups that read bodies: nothing is punched or deleted meanwhile.
+    holds: usize,
+}
+
+/// As long as this lives, no body that was stored when it was taken leaves the disk.
+#[derive(Debug)]
+pub(super) struct BodyHold(Arc<Segments>);
+
+impl Drop for BodyHold {
+    fn drop(&mut self) {
+        self.0.state().holds -= 1;
+        self.0.freed.notify_one();
+    }
 }
 
 #[derive(Debug, Default)]
@@ -118,6 +133,17 @@ impl Segments {
     /// Opens a body for reading.
     pub(super) async fn source(self: &Arc<Self>, place: Place, checksum: u32) -> StoreResult<Source> {
         Source::open(self.path(place.segment), place, checksum).await
+    }
+
+    /// Keeps on the disk what is there; see [`BodyHold`].
+    pub(super) fn hold(self: &Arc<Self>) -> BodyHold {
+        self.state().holds += 1;
+        BodyHold(Arc::clone(self))
+    }
+
+    /// The directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     fn path(&self, segment: u64) -> PathBuf {
@@ -327,20 +353,25 @@ impl State {
         empty
     }
 
-    /// Dead space by segment, neighbours joined.
-    fn take_dead(&mut self) -> Vec<Place> {
+    /// Joins neighbours in the dead space, so that a long hold of many bodies stays a short list.
+    fn join_dead(&mut self) {
         let mut dead = std::mem::take(&mut self.dead);
         dead.retain(|place| self.entries.contains_key(&place.segment));
         dead.sort_unstable();
-        let mut joined: Vec<Place> = Vec::with_capacity(dead.len());
         for place in dead {
-            match joined.last_mut() {
+            match self.dead.last_mut() {
                 Some(last) if last.segment == place.segment && last.offset + last.len == place.offset => {
                     last.len += place.len;
                 }
-                _ => joined.push(place),
+                _ => self.dead.push(place),
             }
         }
+    }
+
+    /// Dead space by segment, neighbours joined.
+    fn take_dead(&mut self) -> Vec<Place> {
+        self.join_dead();
+        let joined = std::mem::take(&mut self.dead);
         for place in &joined {
             if let Some(entry) = self.entries.get_mut(&place.segment) {
                 entry.punched += place.len;
@@ -375,7 +406,12 @@ async fn round(segments: &Arc<Segments>, writer: &Writer) -> StoreResult<()> {
     let (empty, dead, unsealed) = {
         let mut state = segments.state();
         state.tidy(segments.clock.wall());
-        (state.take_empty(), state.take_dead(), state.unsealed())
+        if state.holds > 0 {
+            state.join_dead();
+            (Vec::new(), Vec::new(), state.unsealed())
+        } else {
+            (state.take_empty(), state.take_dead(), state.unsealed())
+        }
     };
     if !empty.is_empty() || !dead.is_empty() {
         let dir = segments.dir.clone();
