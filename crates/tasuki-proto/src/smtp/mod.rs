@@ -8,6 +8,7 @@ pub mod client;
 pub mod data;
 mod date;
 pub mod dkim;
+pub mod dmarc;
 pub mod dsn;
 mod envelope;
 pub mod header;
@@ -16,8 +17,10 @@ pub mod pace;
 mod params;
 mod reply;
 pub mod server;
+pub mod spf;
 pub mod tlsrpt;
 mod xtext;
+pub mod zone;
 
 pub use date::rfc5322_date;
 pub use envelope::{
