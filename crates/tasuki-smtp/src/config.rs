@@ -41,7 +41,7 @@ pub use recipients::RecipientsConfig;
 pub(crate) use recipients::{Listed, Recipients};
 pub(crate) use rewrite::Rewrite;
 pub use rewrite::{AliasConfig, HeaderConfig, Pattern, RewriteConfig, SenderConfig};
-pub(crate) use smarthost::{Granting, OAuth, Origin, Password, Smarthost, Via, Ways};
+pub(crate) use smarthost::{Granting, OAuth, Origin, Password, ProviderSpf, Smarthost, Via, Ways};
 pub use smarthost::{
     OAuthConfig, OAuthFlow, RouteConfig, SmarthostConfig, SmarthostGroupConfig, SmarthostProtocol,
     SmarthostTls,

@@ -12,6 +12,8 @@ use hickory_resolver::{
     proto::{dnssec::TrustAnchors, rr::RData},
 };
 
+use tasuki_proto::smtp::zone;
+
 use self::secure::Secure;
 use crate::config::DnsConfig;
 
@@ -90,6 +92,10 @@ pub trait Resolver: Send + Sync {
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, LookupError>;
     /// The TXT records of a name, the strings of each joined; empty if there are none.
     async fn txt(&self, name: &str) -> Result<Vec<String>, LookupError>;
+    /// The names that an address's PTR records give, in lower case; empty if there are none.
+    async fn names(&self, ip: IpAddr) -> Result<Vec<String>, LookupError>;
+    /// Forgets what was answered before: who has just published a record wants to see it.
+    fn forget(&self) {}
     /// The TLSA records of a domain's mail server, if DNSSEC proves them and all that leads to them; empty if not, or if
     /// there are none. An error means that something on the way is forged or does not answer: no mail may go there now.
     async fn tlsa(&self, domain: &str, host: &str, port: u16) -> Result<Tlsa, LookupError> {
@@ -242,6 +248,24 @@ impl Resolver for Hickory {
             _ => None,
         });
         Ok(texts.collect())
+    }
+
+    async fn names(&self, ip: IpAddr) -> Result<Vec<String>, LookupError> {
+        let name = zone::reverse_name(ip);
+        let lookup = match in_time(&name, self.plain.reverse_lookup(absolute(&name))).await? {
+            Ok(lookup) => lookup,
+            Err(error) if error.is_no_records_found() || error.is_nx_domain() => return Ok(Vec::new()),
+            Err(error) => return Err(failed(&name, &error)),
+        };
+        let names = lookup.answers().iter().filter_map(|record| match &record.data {
+            RData::PTR(ptr) => Some(ptr.0.to_ascii().trim_end_matches('.').to_ascii_lowercase()),
+            _ => None,
+        });
+        Ok(names.collect())
+    }
+
+    fn forget(&self) {
+        self.plain.clear_cache();
     }
 
     async fn tlsa(&self, domain: &str, host: &str, port: u16) -> Result<Tlsa, LookupError> {

@@ -17,7 +17,7 @@ use tasuki_proto::{
     },
 };
 
-mod dane;
+pub(crate) mod dane;
 mod fetch;
 mod lookup;
 mod require;

@@ -68,6 +68,12 @@ impl Certificate {
         Self::new(chain, key_der, &cert.display().to_string())
     }
 
+    /// What is presented, the certificate itself first.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
+    }
+
     /// Whole days until it expires; negative when it has.
     #[must_use]
     pub fn days_left(&self, now: Timestamp) -> i64 {

@@ -18,12 +18,14 @@ use super::{Pool, SourceConfig, bad};
 
 mod oauth;
 mod presets;
+mod reach;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use oauth::{Granting, OAuth};
 pub use oauth::{OAuthConfig, OAuthFlow};
 use presets::Preset;
+pub(crate) use presets::ProviderSpf;
 
 /// A way for some mail. What is given must all match; of the routes that match, one with a principal wins over one with
 /// a sender's address, that over a sender's domain, and then the longest recipient domain.
@@ -149,6 +151,8 @@ pub(crate) struct Smarthost {
     pub(crate) mails_per_connection: usize,
     /// Parts of replies by which it says that our account is used up, not that the mail is bad.
     pub(crate) quota: &'static [&'static str],
+    /// What domains that send through it have in their SPF records, if that is known.
+    pub(crate) spf: Option<ProviderSpf>,
 }
 
 /// Where a smarthost's password is.
@@ -494,6 +498,7 @@ impl SmarthostConfig {
             connections,
             mails_per_connection,
             quota: preset.quota,
+            spf: preset.spf,
         })
     }
 }

@@ -85,6 +85,11 @@ impl SourceConfig {
 }
 
 impl Pool {
+    /// All of them.
+    pub(crate) fn addresses(&self) -> &[SourceAddressConfig] {
+        &self.addresses
+    }
+
     /// The address for a server of this family; always the same for the same seed, so that a destination which
     /// greylists sees the mail come from where it came before.
     pub(crate) fn pick(&self, ipv6: bool, seed: u64) -> Option<&SourceAddressConfig> {

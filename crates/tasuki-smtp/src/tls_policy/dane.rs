@@ -34,6 +34,14 @@ pub(super) fn usable(records: Vec<TlsaRecord>) -> Vec<TlsaRecord> {
     usable
 }
 
+/// Whether one of these records names the certificate or one of those above it, dates and names aside.
+pub(crate) fn names_one_of(records: &[TlsaRecord], chain: &[CertificateDer<'_>]) -> bool {
+    usable(records.to_vec()).iter().any(|record| match record.usage {
+        DANE_EE => chain.first().is_some_and(|cert| matches(record, cert)),
+        _ => chain.iter().any(|cert| matches(record, cert)),
+    })
+}
+
 /// A client configuration that believes these records alone.
 pub(super) fn client_config(
     records: Arc<[TlsaRecord]>,

@@ -52,8 +52,15 @@ fn free_addr() -> SocketAddr {
 impl Knot {
     /// Serves the root, `org` and `y.org`, all signed, and what is in `y.org` besides: lines of a zone file. Also
     /// `plain.org`, which is not signed, and `bogus.org`, whose signatures are of another key than `org` says,
-    /// and `broken.org`, about which it can only say SERVFAIL.
+    /// and `broken.org`, about which it can only say SERVFAIL. Lines of other names go into the root itself.
     pub(crate) async fn start(records: &str) -> Self {
+        let is_inside = |line: &&str| {
+            line.split(' ')
+                .next()
+                .is_some_and(|name| name.ends_with("y.org."))
+        };
+        let (inside, of_root): (Vec<&str>, Vec<&str>) = records.lines().partition(is_inside);
+        let (inside, of_root) = (inside.join("\n") + "\n", of_root.join("\n") + "\n");
         let dir = tempfile::tempdir().unwrap();
         let (addr, path) = (free_addr(), dir.path());
         let zones = ["root", "org", "y.org", "bogus.org"];
@@ -106,9 +113,9 @@ impl Knot {
         );
         let others = |zone: &str| format!("{zone}. 300 MX 10 mx.{zone}.\nmx.{zone}. 300 A 127.0.0.1\n");
         for (zone, text) in [
-            ("root", format!("org. 300 NS ns.y.org.\n{}\n", ds("org"))),
+            ("root", format!("org. 300 NS ns.y.org.\n{}\n{of_root}", ds("org"))),
             ("org", org),
-            ("y.org", format!("ns.y.org. 300 A 127.0.0.1\n{records}")),
+            ("y.org", format!("ns.y.org. 300 A 127.0.0.1\n{inside}")),
             ("plain.org", others("plain.org")),
             ("bogus.org", others("bogus.org")),
         ] {

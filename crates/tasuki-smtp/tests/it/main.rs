@@ -26,6 +26,7 @@ mod orders;
 mod pace;
 mod proxied;
 mod recipients;
+mod records;
 mod release;
 mod require_tls;
 mod rewrite;

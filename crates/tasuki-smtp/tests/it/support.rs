@@ -118,6 +118,10 @@ impl Resolver for Names {
             .map(|(_, ip)| *ip)
             .collect())
     }
+    async fn names(&self, ip: IpAddr) -> Result<Vec<String>, LookupError> {
+        let here = self.1.iter().filter(|(_, theirs)| *theirs == ip);
+        Ok(here.map(|(host, _)| (*host).to_owned()).collect())
+    }
     async fn txt(&self, name: &str) -> Result<Vec<String>, LookupError> {
         let texts = self.2.lock().unwrap();
         let texts = texts.iter().filter(|(n, _)| n == name);
@@ -170,6 +174,11 @@ impl House {
     /// An engine that asks real name servers.
     pub(crate) async fn resolving(tls: TlsConfig, change: impl FnOnce(&mut MailConfig)) -> Self {
         Self::build(tempfile::tempdir().unwrap(), None, tls, change).await
+    }
+
+    /// The same on a data directory of an earlier life.
+    pub(crate) async fn resolving_on(dir: tempfile::TempDir, change: impl FnOnce(&mut MailConfig)) -> Self {
+        Self::build(dir, None, TlsConfig::default(), change).await
     }
 
     /// An engine that believes further CAs.

@@ -10,6 +10,7 @@ mod backup;
 mod brake;
 mod certificates;
 mod dkim;
+mod dns;
 mod doctor;
 mod engines;
 mod explain;
@@ -155,6 +156,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/v1/mail/lanes/{lane}/resume", post(mail::resume))
         .route("/v1/mail/trace", get(trace::trace))
         .route("/v1/mail/explain", get(explain::mail))
+        .route("/v1/mail/dns", get(dns::report))
         .route("/v1/mail/tls-report", get(tls_report::day))
         .route("/v1/mail/tls-report/{domain}", get(tls_report::file))
         .route("/v1/mail/smarthosts", get(smarthosts::list))

@@ -2,6 +2,7 @@
 
 use http::Method;
 use serde_json::{Value, json};
+use tasuki_proto::smtp::zone;
 
 use super::{Context, JsonFlag, confirmed, output, segment};
 use crate::exit::{self, Fail, Outcome};
@@ -48,9 +49,6 @@ pub(super) enum Command {
         yes: bool,
     },
 }
-
-/// Longest string in a TXT record (RFC 1035 3.3).
-const MAX_STRING: usize = 255;
 
 pub(super) fn run(command: Command, context: &Context) -> Outcome {
     let gateway = context.gateway()?;
@@ -130,21 +128,7 @@ fn records(answer: &Value, state: &str) {
     let keys = answer["keys"].as_array().map_or(&[][..], Vec::as_slice);
     for key in keys.iter().filter(|key| key["state"] == state) {
         output::line("");
-        output::line(zone_line(
-            &output::cell(key, "name"),
-            &output::cell(key, "record"),
-        ));
+        let (name, record) = (output::cell(key, "name"), output::cell(key, "record"));
+        output::line(zone::line(&name, "TXT", &record));
     }
-}
-
-fn zone_line(name: &str, record: &str) -> String {
-    let mut strings = Vec::new();
-    let mut rest = record;
-    while !rest.is_empty() {
-        // A record is ASCII, so any cut is at a character boundary.
-        let (string, more) = rest.split_at(rest.len().min(MAX_STRING));
-        strings.push(format!("\"{string}\""));
-        rest = more;
-    }
-    format!("{name}. IN TXT ( {} )", strings.join(" "))
 }

@@ -4,8 +4,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{
-    Context, Gateway, JsonFlag, confirmed, dkim, explain, output, recipients, segment, smarthost, suppress,
-    tls_report,
+    Context, Gateway, JsonFlag, confirmed, dkim, dns, explain, output, recipients, segment, smarthost,
+    suppress, tls_report,
 };
 use crate::exit::{self, Fail, Outcome};
 
@@ -46,6 +46,13 @@ pub(super) enum Command {
   tasuki mail explain --from me@example.com --to hanako@example.org --client me
   tasuki mail explain --from '<>' --to hanako@example.com --client 203.0.113.9")]
     Explain(explain::Asked),
+    /// The DNS records that mail from here needs, whether they are published, and what to do
+    #[command(after_help = "Examples:
+  tasuki mail dns                                       every domain that sends through here
+  tasuki mail dns shop.example --zone bind              records for a zone file
+  tasuki mail dns shop.example --zone text              the same for a provider's web page
+  tasuki mail dns --address 203.0.113.5 --check         for cron and monitoring: exit code 65 if one is missing")]
+    Dns(dns::Args),
     /// How the TLS of a day's sessions with other mail servers ended
     TlsReport(tls_report::Args),
     /// Destinations with something to do, and paused ones
@@ -218,6 +225,7 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
         Command::Suppress(command) => suppress::run(command, context),
         Command::Trace { what, json } => trace(&gateway, &what, json),
         Command::Explain(asked) => explain::run(&gateway, &asked),
+        Command::Dns(args) => dns::run(&gateway, &args),
         Command::TlsReport(args) => tls_report::run(&gateway, &args),
         Command::Lanes(flag) => lanes(&gateway, flag),
         Command::Why { destination, json } => {

@@ -10,6 +10,7 @@ mod brake;
 mod check;
 mod client;
 mod dkim;
+mod dns;
 mod explain;
 mod fedi;
 mod filter;

@@ -9,6 +9,7 @@ mod admin_api;
 mod commands;
 mod demo;
 mod dkim;
+mod dns;
 mod gateway;
 mod life;
 mod mail_queue;

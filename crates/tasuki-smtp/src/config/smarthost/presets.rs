@@ -1,7 +1,8 @@
 //! Known providers: where they are, what they allow, and how they say that an account is used up.
 //!
 //! What a provider documents is named beside it; numbers without a source are careful ones of ours, and each can be set
-//! in the smarthost's block.
+//! in the smarthost's block. The names for SPF are in each one's instructions for a domain of one's own; さくら's record
+//! names the contract's server, which is not known here.
 
 use super::oauth::OAuthPreset;
 
@@ -15,6 +16,31 @@ pub(super) struct Preset {
     pub(super) mails_per_connection: usize,
     pub(super) quota: &'static [&'static str],
     pub(super) oauth: Option<OAuthPreset>,
+    pub(super) spf: Option<ProviderSpf>,
+}
+
+/// What a provider's customers put into their SPF records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProviderSpf {
+    /// For `include:`.
+    pub(crate) include: &'static str,
+    /// It sends with the customer's own domain in MAIL FROM. Others put in theirs unless they are told otherwise, and then
+    /// the customer's record does not matter.
+    pub(crate) keeps_sender: bool,
+}
+
+const fn keeps(include: &'static str) -> Option<ProviderSpf> {
+    Some(ProviderSpf {
+        include,
+        keeps_sender: true,
+    })
+}
+
+const fn replaces(include: &'static str) -> Option<ProviderSpf> {
+    Some(ProviderSpf {
+        include,
+        keeps_sender: false,
+    })
 }
 
 const NO_PRESET: Preset = Preset {
@@ -26,6 +52,7 @@ const NO_PRESET: Preset = Preset {
     mails_per_connection: 10_000,
     quota: &[],
     oauth: None,
+    spf: None,
 };
 
 /// twilio.com/docs/sendgrid, "Integrating with the SMTP API": host, the literal user name, ports, up to 5,000 messages in a
@@ -36,6 +63,7 @@ const SENDGRID: Preset = Preset {
     username: Some("apikey"),
     mails_per_connection: 100,
     quota: &["maximum credits exceeded"],
+    spf: replaces("sendgrid.net"),
     ..NO_PRESET
 };
 
@@ -45,6 +73,7 @@ const SES: Preset = Preset {
     host_hint: "needs the endpoint of your region, such as email-smtp.ap-northeast-1.amazonaws.com",
     connections: 10,
     quota: &["maximum sending rate exceeded", "daily message quota exceeded"],
+    spf: replaces("amazonses.com"),
     ..NO_PRESET
 };
 
@@ -57,6 +86,7 @@ const MAILGUN: Preset = Preset {
     connections: 10,
     mails_per_connection: 100,
     quota: &["is not allowed to send"],
+    spf: keeps("mailgun.org"),
     ..NO_PRESET
 };
 
@@ -91,6 +121,7 @@ const MICROSOFT365: Preset = Preset {
         user_scope: "https://outlook.office.com/SMTP.Send offline_access",
         no_device: "",
     }),
+    spf: keeps("spf.protection.outlook.com"),
     ..NO_PRESET
 };
 
@@ -115,6 +146,7 @@ const GMAIL: Preset = Preset {
         no_device: "Google's device flow does not give tokens for mail: use flow = \"service_account\" (Workspace), \
                     or an app password without oauth",
     }),
+    spf: keeps("_spf.google.com"),
     ..NO_PRESET
 };
 
