@@ -6,6 +6,7 @@
 pub mod activitypub;
 pub mod backoff;
 pub mod client_hello;
+pub mod dns;
 pub mod minecraft;
 pub mod names;
 pub mod oauth;

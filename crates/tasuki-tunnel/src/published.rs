@@ -3,20 +3,25 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts,
-};
-use hickory_resolver::net::{NetError, runtime::TokioRuntimeProvider};
-use hickory_resolver::proto::rr::RData;
+use tasuki_proto::dns::{self, Found, Kind};
+use tokio::net::UdpSocket;
+
+use crate::agent::any_port_towards;
 
 /// The port that Minecraft clients take when neither a person nor the DNS says another.
 pub const JAVA: u16 = 25565;
-/// How long all queries for one name may take.
-const PATIENCE: Duration = Duration::from_secs(6);
+/// How long a name server may take, and how often it is asked.
+const PATIENCE: Duration = Duration::from_secs(2);
+const TRIES: usize = 2;
+/// Name servers that are asked, one after another (resolv.conf(5) takes as many).
+const MAX_SERVERS: usize = 3;
 
-/// Asks the DNS.
-pub struct Published(TokioResolver);
+/// Asks the DNS. A few lines of our own: a resolver of a library would be a fifth of the agent.
+pub struct Published {
+    servers: Vec<SocketAddr>,
+    /// Names of this machine and its network count too.
+    asks_system: bool,
+}
 
 /// Where a name leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,21 +51,20 @@ impl Published {
     /// # Errors
     /// The system's configuration cannot be used.
     pub fn new(server: Option<SocketAddr>) -> Result<Self, String> {
-        let mut builder = match server {
-            None => TokioResolver::builder_tokio().map_err(|error| error.to_string())?,
-            Some(server) => {
-                let at_port = |mut connection: ConnectionConfig| {
-                    connection.port = server.port();
-                    connection
-                };
-                let connections = vec![at_port(ConnectionConfig::udp()), at_port(ConnectionConfig::tcp())];
-                let server = NameServerConfig::new(server.ip(), true, connections);
-                let config = ResolverConfig::from_name_servers(vec![server]);
-                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        let servers: Vec<SocketAddr> = match server {
+            Some(server) => vec![server],
+            None => {
+                let text = std::fs::read_to_string("/etc/resolv.conf");
+                named_in(&text.map_err(|error| format!("/etc/resolv.conf: {error}"))?)
             }
         };
-        bound(builder.options_mut());
-        builder.build().map(Self).map_err(|error| error.to_string())
+        if servers.is_empty() {
+            return Err("/etc/resolv.conf names no name server".to_owned());
+        }
+        Ok(Self {
+            servers,
+            asks_system: server.is_none(),
+        })
     }
 
     /// The addresses of a host or of an address in writing; empty if there are none.
@@ -71,22 +75,43 @@ impl Published {
         if let Ok(address) = host.trim_matches(['[', ']']).parse() {
             return Ok(vec![address]);
         }
-        let found = in_time(self.0.lookup_ip(format!("{host}."))).await?;
-        Ok(found.map(|found| found.iter().collect()).unwrap_or_default())
+        if self.asks_system
+            && let Ok(found) = tokio::net::lookup_host((host, 0)).await
+        {
+            let mut found: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+            found.dedup();
+            return Ok(found);
+        }
+        // The system does not tell a name that is not there from a DNS that is not.
+        let mut found = self.ask(host, Kind::A).await?;
+        found.extend(self.ask(host, Kind::Aaaa).await?);
+        let addresses = found.into_iter().filter_map(|found| match found {
+            Found::Address(address) => Some(address),
+            Found::Service { .. } => None,
+        });
+        Ok(addresses.collect())
     }
 
     /// Port and host of each SRV record.
     async fn srv(&self, name: &str) -> Result<Vec<(u16, String)>, String> {
-        let found = in_time(self.0.srv_lookup(format!("{name}."))).await?;
-        let records = found.iter().flat_map(|found| found.answers());
-        let services = records.filter_map(|record| match &record.data {
-            RData::SRV(srv) => {
-                let target = srv.target.to_ascii();
-                Some((srv.port, target.trim_end_matches('.').to_ascii_lowercase()))
-            }
-            _ => None,
+        let found = self.ask(name, Kind::Srv).await?;
+        let services = found.into_iter().filter_map(|found| match found {
+            Found::Service { port, target } => Some((port, target)),
+            Found::Address(_) => None,
         });
         Ok(services.collect())
+    }
+
+    async fn ask(&self, name: &str, kind: Kind) -> Result<Vec<Found>, String> {
+        let mut last = String::new();
+        for server in self.servers.iter().cycle().take(self.servers.len() * TRIES) {
+            match tokio::time::timeout(PATIENCE, exchange(*server, name, kind)).await {
+                Ok(Ok(found)) => return Ok(found),
+                Ok(Err(problem)) => last = problem,
+                Err(_) => last = format!("{server} does not answer"),
+            }
+        }
+        Err(last)
     }
 
     /// Where a web server's name leads, with the gateway at these addresses.
@@ -121,18 +146,46 @@ impl Published {
     }
 }
 
-fn bound(options: &mut ResolverOpts) {
-    options.timeout = Duration::from_secs(2);
-    options.attempts = 2;
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+/// The name servers of a resolv.conf(5).
+fn named_in(text: &str) -> Vec<SocketAddr> {
+    let servers = text.lines().filter_map(|line| {
+        let (key, value) = line.trim().split_once(char::is_whitespace)?;
+        let address: IpAddr = value.trim().parse().ok()?;
+        (key == "nameserver").then_some(SocketAddr::new(address, 53))
+    });
+    servers.take(MAX_SERVERS).collect()
 }
 
-/// What was found; `None` if the DNS says that there is nothing.
-async fn in_time<T>(lookup: impl Future<Output = Result<T, NetError>>) -> Result<Option<T>, String> {
-    match tokio::time::timeout(PATIENCE, lookup).await {
-        Ok(Ok(found)) => Ok(Some(found)),
-        Ok(Err(error)) if error.is_no_records_found() || error.is_nx_domain() => Ok(None),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("no answer in time".to_owned()),
+/// One question and its answer.
+async fn exchange(server: SocketAddr, name: &str, kind: Kind) -> Result<Vec<Found>, String> {
+    let id: u16 = rand::random();
+    let question = dns::question(id, name, kind).ok_or("not a name")?;
+    let broken = |error: std::io::Error| format!("{server}: {error}");
+    let socket = UdpSocket::bind(any_port_towards(server)).await.map_err(broken)?;
+    // Only answers from there are taken.
+    socket.connect(server).await.map_err(broken)?;
+    socket.send(&question).await.map_err(broken)?;
+    let mut bytes = [0; dns::MAX_ANSWER];
+    loop {
+        let length = socket.recv(&mut bytes).await.map_err(broken)?;
+        match dns::answer(id, &bytes[..length]) {
+            Ok(found) => return Ok(found),
+            Err(dns::NoAnswer::Strange) => {}
+            Err(error) => return Err(format!("{server}: {error}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named_in;
+
+    #[test]
+    fn the_systems_name_servers_are_read() {
+        let text =
+            "# from DHCP\nsearch lan\nnameserver 192.0.2.53\n nameserver\t2001:db8::53\nnameserver lan\n";
+        let servers = named_in(text);
+        let shown: Vec<String> = servers.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["192.0.2.53:53", "[2001:db8::53]:53"]);
     }
 }

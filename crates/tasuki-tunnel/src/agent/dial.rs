@@ -209,7 +209,7 @@ pub(super) async fn resolve(gateway: &str) -> Result<Vec<SocketAddr>, Why> {
     }
 }
 
-pub(super) fn any_port_towards(gateway: SocketAddr) -> SocketAddr {
+pub(crate) fn any_port_towards(gateway: SocketAddr) -> SocketAddr {
     if gateway.is_ipv4() {
         (Ipv4Addr::UNSPECIFIED, 0).into()
     } else {

@@ -44,6 +44,7 @@ use crate::tls::{BadKey, Fingerprint, Identity};
 use crate::transport::Transport;
 
 pub use control::{Control, ServedLine, Status, VisitorLine};
+pub(crate) use dial::any_port_towards;
 pub use look::{PathReport, Seen};
 pub use probe::{
     GatewayProbe, LocalProbe, front_door as probe_front_door, gateway as probe_gateway, local as probe_local,
