@@ -225,7 +225,7 @@ fn the_gateway_shows_what_to_tell_friends() {
     let range = port.to_string();
     let mut endpoints = Agent::minecraft_at("mc.test", home);
     endpoints.extend(Agent::pair(port, home));
-    let _agent = Agent::enrol(
+    let mut agent = Agent::enrol(
         &gateway,
         "home",
         &["--name", "mc.test", "--port", &range, "--udp", &range],
@@ -251,4 +251,28 @@ fn the_gateway_shows_what_to_tell_friends() {
         assert!(text.contains(&line), "{line} in\n{text}");
     }
     assert_eq!(gateway.fails(&["tunnel", "show", "nobody"]).0, 65);
+    // What is served is not given up; what is no longer served is, and its name is kept for its agent.
+    let label = java["label"].as_str().unwrap();
+    let (code, said) = gateway.fails(&["tunnel", "release", "home", label]);
+    assert!(code == 65 && said.contains("is served now"), "{code}: {said}");
+    agent.stop();
+    eventually("the agent is gone", || {
+        let agents = gateway.json(&["tunnel", "agents", "--json"]);
+        (agents["agents"][0]["connected"] == false).then_some(())
+    });
+    let released = gateway.json(&["tunnel", "release", "home", label, "--json"]);
+    assert_eq!(released["released"], label);
+    assert_eq!(gateway.fails(&["tunnel", "release", "home", label]).0, 65);
+    let left = gateway.json(&["tunnel", "show", "home", "--json"]);
+    assert_eq!(left["endpoints"].as_array().unwrap().len(), 2, "{left}");
+    assert!(gateway.cli(&["audit"]).contains("tunnel.release"));
+    let other = Agent::enrol(
+        &gateway,
+        "other",
+        &["--name", "mc.test"],
+        &Agent::minecraft_at("mc.test", home),
+    );
+    eventually("the name is refused to another", || {
+        other.said().contains("refused by the gateway").then_some(())
+    });
 }

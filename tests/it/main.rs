@@ -26,6 +26,7 @@ mod readme;
 mod restart;
 mod screen;
 mod second_relay;
+mod shed;
 mod stay;
 mod storage;
 mod support;

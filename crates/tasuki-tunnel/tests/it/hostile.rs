@@ -134,7 +134,8 @@ fn hello(version: u32, code: Option<&str>) -> Vec<u8> {
 #[tokio::test]
 async fn a_peer_that_breaks_the_protocol_is_told_how_before_it_is_let_in() {
     let world = World::start().await;
-    let cases: [(&str, Vec<u8>, u64, &str); 10] = [
+    let look = frame(r#"{"type":"look"}"#);
+    let cases: [(&str, Vec<u8>, u64, &str); 11] = [
         ("no JSON", frame("{]"), 1, "a malformed control frame"),
         (
             "JSON of the wrong kind",
@@ -169,6 +170,12 @@ async fn a_peer_that_breaks_the_protocol_is_told_how_before_it_is_let_in() {
         (
             "a frame that nobody knows",
             frame(r#"{"type":"teleport"}"#),
+            1,
+            "the first frame must be a hello",
+        ),
+        (
+            "a second look",
+            look.repeat(2),
             1,
             "the first frame must be a hello",
         ),

@@ -158,6 +158,35 @@ async fn without_a_new_session_in_time_both_ends_are_reset() {
 }
 
 #[tokio::test]
+async fn flows_of_one_start_of_an_agent_are_never_given_to_another() {
+    let world = World::start().await;
+    let code = world.code("home", &[ANY_PORT]).await;
+    let (server, target) = listener().await;
+    let stored = AgentKey::generate();
+    let start = |code| {
+        let key = AgentKey::from_pkcs8(&stored).unwrap();
+        Running::start(world.config(vec![tcp_to(target)]), key, code)
+    };
+    let mut first = start(Some(code));
+    let mut player = TcpStream::connect(first.open_port().await).await.unwrap();
+    player.write_all(b"x").await.unwrap();
+    let (mut served, _) = soon("the visit", server.accept()).await.unwrap();
+    assert_eq!(soon("a byte", served.read_u8()).await.unwrap(), b'x');
+    // A stolen or copied key: the session is taken over, the player's connection is not.
+    let mut second = start(None);
+    second.open_port().await;
+    let end = soon("the end", player.read(&mut [0])).await;
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    let ended = soon("the end at home", served.read(&mut [0])).await;
+    assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    let resumed = world.metrics.encode();
+    assert!(
+        resumed.contains("tasuki_tunnel_connections_resumed_total 0"),
+        "{resumed}"
+    );
+}
+
+#[tokio::test]
 async fn visitors_of_a_revoked_agent_do_not_wait_for_it() {
     let world = World::start().await;
     let (agent, port) = agent_of(&world, echo().await).await;

@@ -276,6 +276,42 @@ pub(super) async fn revoke_agent(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Gives up a name or port that an agent serves no longer. A name is kept for its agent for 30 days more.
+pub(super) async fn release_endpoint(
+    State(admin): State<Arc<Admin>>,
+    Path((name, label)): Path<(String, String)>,
+    Caller(actor): Caller,
+) -> Answer<StatusCode> {
+    let agent = admin.of_kind(&name, PrincipalKind::Agent).await?;
+    let tunnel = admin.engines.tunnel.as_ref();
+    let tunnel = tunnel.ok_or_else(|| switched_off(EngineKind::Tunnel))?;
+    let endpoints = admin.store.endpoints().await?;
+    let endpoint = endpoints
+        .iter()
+        .find(|endpoint| endpoint.agent == agent.id && endpoint.label == label);
+    let endpoint = endpoint.ok_or_else(|| {
+        Problem::missing(format!(
+            "{name} has no endpoint {label:?}; `tasuki tunnel show {name}` lists them"
+        ))
+    })?;
+    let is_open = tunnel
+        .agents()
+        .iter()
+        .filter(|line| line.agent == agent.id)
+        .any(|line| line.endpoints.iter().any(|open| open.open && open.label == label));
+    if is_open {
+        return Err(Problem::conflict(format!(
+            "{label} is served now: take it out of the agent's settings and start it again first, or revoke {name}"
+        )));
+    }
+    let now = admin.clock.wall();
+    let detail = endpoint.kind.to_string();
+    let entry = actor.entry(now, "tunnel.release", format!("{name} {label}"), detail);
+    admin.store.release_endpoint(endpoint.id, now, entry).await?;
+    tunnel.read_owners().await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// Sessions that last would go on by what was decided at their start: after each change they are looked at anew.
 pub(super) async fn look_again_after_changes(
     State(admin): State<Arc<Admin>>,

@@ -228,6 +228,10 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
             "/v1/tunnel/agents/{name}",
             get(show::agent).delete(engines::revoke_agent),
         )
+        .route(
+            "/v1/tunnel/agents/{name}/endpoints/{label}",
+            delete(engines::release_endpoint),
+        )
         .fallback(|| async {
             Problem::missing("there is no such resource; see `tasuki --help` for what can be asked")
         })

@@ -68,6 +68,16 @@ What only the home side can see: tasuki-agent doctor, there.")]
         #[arg(long)]
         json: bool,
     },
+    /// Give up a name or port that an agent serves no longer; a name is kept for it for 30 days more
+    Release {
+        /// The agent's name
+        name: String,
+        /// The endpoint's label, as `tasuki tunnel show` has it
+        label: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove an agent: its key and its names are given up
     Revoke {
         /// Which
@@ -147,6 +157,19 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             output::line(format!("  {}", output::cell(&made, "command")));
             output::line("");
             output::line("The code works once.");
+            Ok(())
+        }
+        Command::Release { name, label, json } => {
+            let path = format!(
+                "/v1/tunnel/agents/{}/endpoints/{}",
+                segment(&name),
+                segment(&label)
+            );
+            gateway.call(Method::DELETE, &path, None)?;
+            if json {
+                return output::json(&json!({"agent": name, "released": label}));
+            }
+            output::line(format!("{label} of {name} is given up"));
             Ok(())
         }
         Command::Revoke { name, yes } => {
