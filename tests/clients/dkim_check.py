@@ -49,8 +49,8 @@ def send(port, user, password, sender, recipient):
 
 def records_in(zone):
     found = {}
-    for name, strings in re.findall(r'^(\S+\._domainkey\.\S+)\s+IN TXT \((.*?)\)', zone, re.M | re.S):
-        found[name.rstrip(".").encode()] = "".join(re.findall(r'"([^"]*)"', strings)).encode()
+    for name, *strings in re.findall(r'^(\S+\._domainkey\.\S+)\s+IN TXT (?:\((.*?)\)|(.*?)$)', zone, re.M | re.S):
+        found[name.rstrip(".").encode()] = "".join(re.findall(r'"([^"]*)"', "".join(strings))).encode()
     return found
 
 

@@ -288,13 +288,18 @@ impl Gateway {
     pub(crate) fn assert_healthy(&self) {
         let answer = http::get(self.address("admin"), "localhost", "/healthz", "");
         assert_eq!(answer.status, 200, "{}", answer.text());
-        self.assert_never_panicked();
+        self.look_for_panics();
     }
 
     /// The same for a gateway in another network.
     #[track_caller]
     pub(crate) fn assert_never_panicked(&self) {
         self.cli(&["status"]);
+        self.look_for_panics();
+    }
+
+    #[track_caller]
+    fn look_for_panics(&self) {
         let log = std::fs::read_to_string(self.log_file()).unwrap();
         let panicked = log.lines().find(|line| line.contains("panicked at"));
         assert!(panicked.is_none(), "{panicked:?}");

@@ -1,8 +1,8 @@
 //! Known providers: where they are, what they allow, and how they say that an account is used up.
 //!
 //! What a provider documents is named beside it; numbers without a source are careful ones of ours, and each can be set
-//! in the smarthost's block. The names for SPF are in each one's instructions for a domain of one's own; さくら's record
-//! names the contract's server, which is not known here.
+//! in the smarthost's block. The names for SPF are those in common use for a domain of one's own, not compared with each
+//! one's own words; さくら's record names the contract's server, which is not known here.
 
 use super::oauth::OAuthPreset;
 
