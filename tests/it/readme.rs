@@ -141,6 +141,8 @@ fn the_first_steps_of_the_readme_work_as_written() {
                 place.run(&script);
             }
             "run: demo" | "run: serve" | "run: init" | "run: none" | "nginx" | "caddy" => {}
+            // In `upgrade`, where players stay meanwhile.
+            "run: upgrade" => {}
             // The mail chapter: in the order of a newcomer, in `mail`.
             mark if mail::BLOCKS.contains(&mark) => {}
             // The fediverse chapter, in `fediverse`.
