@@ -107,7 +107,7 @@ impl Tasuki {
         wait_for_port(self.port)?;
         done(
             "tasuki service add",
-            &mut self.command(&["service", "add", "bench", "--send-as", "*"]),
+            &mut self.command(&["service", "add", "bench", "--send-as", "bench.test"]),
         )
     }
 }
