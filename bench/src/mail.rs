@@ -186,9 +186,9 @@ fn relayed(relay: &Relay, case: &Case, place: &Place<'_>, count: u16, line: Line
         .map(Running::pid)
         .collect();
     let measured = !roots.is_empty();
-    // Warm up: connections, caches, the database's first pages; a JIT needs some thousand.
+    // Warm up: connections, caches, the database's first pages; a JIT needs some thousand, but not of the largest.
     let warm_up = match line.peer.as_str() {
-        "haraka" => 2000,
+        "haraka" => case.messages.min(2000),
         _ => (case.messages / 10).max(case.senders),
     };
     let peak = PeakMemory::watch(own);
