@@ -15,6 +15,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 async fn over_the_daily_cap_a_client_hears_when_it_is_free_again() {
     let sink = Sink::start().await;
     let house = House::with_sink(&sink, |_| {}).await;
+    house.next_morning();
     let password = house
         .service("news", &["mail:send:x.org", "mail:class:bulk", "mail:daily:5"])
         .await;

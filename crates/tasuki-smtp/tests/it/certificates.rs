@@ -15,10 +15,7 @@ use tasuki_core::{
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::{
-    sink::Sink,
-    support::{House, Talk},
-};
+use crate::{sink::Sink, support::House, talk::Talk};
 
 const DAY: Duration = Duration::from_secs(86_400);
 

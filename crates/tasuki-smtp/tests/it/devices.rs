@@ -2,10 +2,7 @@
 
 use tasuki_smtp::{DeviceConfig, DevicesConfig, MailConfig};
 
-use crate::{
-    sink::Sink,
-    support::{House, Talk},
-};
+use crate::{sink::Sink, support::House, talk::Talk};
 
 fn copier(change: impl FnOnce(&mut DeviceConfig)) -> DeviceConfig {
     let mut device = DeviceConfig {
@@ -33,6 +30,7 @@ fn listening(config: &mut MailConfig, device: DeviceConfig) {
 
 async fn house(sink: &Sink) -> House {
     let house = House::with_sink(sink, |c| listening(c, copier(|_| {}))).await;
+    house.next_morning();
     house
         .service(
             "copier",

@@ -11,7 +11,8 @@ use tasuki_smtp::MailConfig;
 
 use crate::{
     sink::{Received, Sink},
-    support::{House, Look, Talk},
+    support::{House, Look},
+    talk::Talk,
 };
 
 /// NOTIFY as given, and whether success, failure, delay shall be told (RFC 3461 4.1; the default is our choice of what it

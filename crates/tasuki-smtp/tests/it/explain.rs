@@ -99,6 +99,7 @@ async fn grant_rewrite_route_signature_and_limits_are_explained_and_nothing_is_s
         )
         .await
         .unwrap();
+    house.next_morning();
     let password = house
         .service("news", &["mail:send:x.org", "mail:class:bulk", "mail:daily:3"])
         .await;

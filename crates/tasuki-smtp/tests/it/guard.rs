@@ -14,10 +14,7 @@ use tasuki_core::{
 use tasuki_smtp::{MailConfig, NetworkConfig};
 use tokio::net::TcpStream;
 
-use crate::{
-    sink::Sink,
-    support::{House, Talk},
-};
+use crate::{sink::Sink, support::House, talk::Talk};
 
 const PASSWORD: &str = "correct horse battery";
 

@@ -37,6 +37,7 @@ mod slow;
 mod sources;
 mod support;
 mod suppress;
+mod talk;
 mod tls_policy;
 mod tls_report;
 mod trail;

@@ -12,10 +12,7 @@ use tasuki_core::{
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::{
-    sink::Sink,
-    support::{House, Talk},
-};
+use crate::{sink::Sink, support::House, talk::Talk};
 
 fn mac(key: &[u8], message: &[u8]) -> Vec<u8> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key);

@@ -84,7 +84,7 @@ async fn open_relay_is_refused() {
 async fn submission_needs_a_login_and_a_login_needs_tls() {
     let sink = Sink::start().await;
     let house = House::with_sink(&sink, |_| {}).await;
-    let mut client = crate::support::Talk::connect(house.addrs.submission[0]).await;
+    let mut client = crate::talk::Talk::connect(house.addrs.submission[0]).await;
     let offers = client.expect("EHLO c", "250").await;
     assert!(
         offers.contains("STARTTLS") && !offers.contains("AUTH"),
@@ -153,7 +153,7 @@ async fn implicit_tls_serves_from_the_first_octet() {
     let stream = tokio::net::TcpStream::connect(house.addrs.submissions[0])
         .await
         .unwrap();
-    let mut client = crate::support::Talk::over_tls(stream, &house.tls).await;
+    let mut client = crate::talk::Talk::over_tls(stream, &house.tls).await;
     assert!(client.reply().await.starts_with("220 relay.example"));
     let offers = client.expect("EHLO c", "250").await;
     assert!(offers.contains("AUTH PLAIN LOGIN") && !offers.contains("STARTTLS"));

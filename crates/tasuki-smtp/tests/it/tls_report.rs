@@ -148,6 +148,7 @@ async fn every_result_is_counted_and_a_policy_in_testing_stops_nothing() {
         }];
     })
     .await;
+    house.next_morning();
     let mut events = house.events.subscribe();
     let delivered = [
         "ee",
@@ -290,6 +291,7 @@ async fn the_days_report_goes_to_the_places_that_the_domain_names_and_is_not_rep
         c.tls_reports.spread = Duration::ZERO;
     })
     .await;
+    house.next_morning();
     let x_org = Domain::parse("x.org").unwrap();
     assert_eq!(house.handle.tls_reports_unsigned().await, Some(x_org.clone()));
     let keys = house
@@ -379,6 +381,7 @@ async fn no_report_goes_out_unless_somebody_is_named_to_send_it() {
         c.delivery.idle = Duration::from_millis(1);
     })
     .await;
+    house.next_morning();
     send(&house, "b@a.y.org").await;
     house
         .until("the delivery", |l| l.figure("delivered_recipients_total") == 1)
