@@ -111,7 +111,7 @@ impl Acceptor {
         max_connections: usize,
     ) -> io::Result<Self> {
         let purpose = Purpose::new(name, Wire::Tcp, addr);
-        let listener = match sockets.claim(&purpose) {
+        let listener = match sockets.claim_listener(&purpose, v6_only) {
             Some(fd) => {
                 let listener = std::net::TcpListener::from(fd);
                 listener.set_nonblocking(true)?;

@@ -79,8 +79,16 @@ impl Purpose {
     }
 
     /// Whether `bound` serves: it was made for the same, or it is bound where this one would be.
-    fn is_served_by(&self, bound: &Bound, exactly: bool) -> bool {
+    fn is_served_by(&self, bound: &Bound, exactly: bool, v6_only: Option<bool>) -> bool {
         if bound.purpose.wire != self.wire {
+            return false;
+        }
+        // ipv6(7): a bound socket takes IPv4 or does not, and cannot be told otherwise any more.
+        let is_v6 = |fd| SockRef::from(fd).local_addr().is_ok_and(|local| local.is_ipv6());
+        if let Some(v6_only) = v6_only
+            && is_v6(&bound.fd)
+            && SockRef::from(&bound.fd).only_v6().ok() != Some(v6_only)
+        {
             return false;
         }
         if exactly {
@@ -111,11 +119,21 @@ impl Sockets {
     /// Takes a socket that another process gave for this purpose, or at this address.
     #[must_use]
     pub fn claim(&self, purpose: &Purpose) -> Option<OwnedFd> {
+        self.claim_if(purpose, None)
+    }
+
+    /// The same for a listener that takes IPv4 too, or IPv6 only: one of the other kind is left where it is.
+    #[must_use]
+    pub fn claim_listener(&self, purpose: &Purpose, v6_only: bool) -> Option<OwnedFd> {
+        self.claim_if(purpose, Some(v6_only))
+    }
+
+    fn claim_if(&self, purpose: &Purpose, v6_only: Option<bool>) -> Option<OwnedFd> {
         let waiting = &mut self.lock().waiting;
         let place = [true, false].into_iter().find_map(|exactly| {
             waiting
                 .iter()
-                .position(|bound| purpose.is_served_by(bound, exactly))
+                .position(|bound| purpose.is_served_by(bound, exactly, v6_only))
         })?;
         Some(waiting.remove(place).fd)
     }

@@ -53,6 +53,38 @@ async fn both_families_stand_side_by_side_on_one_port_and_mapped_peers_are_unmap
     assert_eq!(apart.len(), 2);
 }
 
+/// Port 0 is the same port for both only when it is named: binds both families until the port is free in both.
+fn both_families(sockets: &Sockets) -> (u16, Vec<Acceptor>) {
+    for _ in 0..50 {
+        let probe = std::net::TcpListener::bind("[::]:0").unwrap();
+        let port = probe.local_addr().unwrap().port();
+        drop(probe);
+        let addrs = [
+            ("mail", SocketAddr::from(([0, 0, 0, 0], port))),
+            ("mail", SocketAddr::new("::".parse().unwrap(), port)),
+        ];
+        if let Ok(apart) = Acceptor::bind_all(sockets, &addrs, 8) {
+            return (port, apart);
+        }
+    }
+    panic!("no port is free in both families");
+}
+
+#[tokio::test]
+async fn a_listener_of_ipv6_alone_is_not_taken_for_one_of_both_families() {
+    let before = Sockets::default();
+    let (port, apart) = both_families(&before);
+    let given = before.hand_over();
+    drop(apart);
+    let after = Sockets::inherited(given);
+    let wildcard = SocketAddr::new("::".parse().unwrap(), port);
+    // It would be served by the socket of IPv6 alone, and nobody would take IPv4 any more.
+    let error = Acceptor::bind_all(&after, &[("mail", wildcard)], 8).unwrap_err();
+    assert_eq!(error.1.kind(), std::io::ErrorKind::AddrInUse, "{error:?}");
+    let same = [("mail", SocketAddr::from(([0, 0, 0, 0], port))), ("mail", wildcard)];
+    assert_eq!(Acceptor::bind_all(&after, &same, 8).unwrap().len(), 2);
+}
+
 #[test]
 fn a_process_without_descriptors_sheds_and_then_accepts_again() {
     const CHILD: &str = "TASUKI_TEST_FEW_DESCRIPTORS";
