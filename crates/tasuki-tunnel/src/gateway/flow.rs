@@ -378,13 +378,16 @@ pub(crate) async fn carry(
 /// Resolves when rules or bans keep the visitor out.
 async fn banished(inner: &Inner, visit: &Visit) {
     let mut changes = inner.changes.subscribe();
-    // The sender lives as long as the engine does.
-    while changes.changed().await.is_ok() {
+    loop {
+        // First of all: one who came from another process was let in under the rules of that time.
         if admit::may_visit(inner, visit.from.ip(), visit.name.as_ref()).is_err() {
             return;
         }
+        // The sender lives as long as the engine does.
+        if changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
-    std::future::pending().await
 }
 
 /// Notes a player who has stayed; never resolves.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tasuki_core::acl::Origin;
 use tasuki_tunnel::agent::Notice;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -113,4 +114,21 @@ async fn visitors_whose_agent_does_not_come_back_are_reset() {
     let end = soon("the visitor's end", visitor.read(&mut [0])).await;
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     drop(given);
+}
+
+#[tokio::test]
+async fn visitors_whom_the_rules_of_the_next_process_keep_out_are_cut() {
+    let world = World::start().await;
+    let mut agent = world.agent(&[ANY_PORT], vec![tcp_to(echo().await)]).await;
+    let mut visitor = TcpStream::connect(agent.open_port().await).await.unwrap();
+    visitor.write_all(b"x").await.unwrap();
+    assert_eq!(soon("a byte", visitor.read_u8()).await.unwrap(), b'x');
+    let rule = r#"{"effect":"deny","engine":"tunnel","action":"visit","from":["127.0.0.0/8"]}"#;
+    let rules = vec![(Origin::File(1), serde_json::from_str(rule).unwrap())];
+    let (world, given) = world.hand_over_under(rules).await;
+    assert_eq!(given, 2);
+    assert!(soon("the cut", visitor.read(&mut [0])).await.is_err());
+    world
+        .counted(r#"tasuki_tunnel_connections_closed_total{door="tcp",result="denied"} 1"#)
+        .await;
 }

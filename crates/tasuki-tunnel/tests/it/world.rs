@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tasuki_core::accounts::{Accounts, Grant};
-use tasuki_core::acl::Acl;
+use tasuki_core::acl::{Acl, Origin, RuleSpec};
 use tasuki_core::bans::Bans;
 use tasuki_core::budget::Budget;
 use tasuki_core::clock::Clock;
@@ -131,6 +131,17 @@ impl World {
     }
 
     async fn build_from(settings: TunnelConfig, dir: TempDir, sockets: Vec<Bound>, given: Vec<Item>) -> Self {
+        Self::build_under(Vec::new(), settings, dir, sockets, given).await
+    }
+
+    /// With these rules from the beginning.
+    async fn build_under(
+        rules: Vec<(Origin, RuleSpec)>,
+        settings: TunnelConfig,
+        dir: TempDir,
+        sockets: Vec<Bound>,
+        given: Vec<Item>,
+    ) -> Self {
         tasuki_core::tls::install_provider();
         let clock = Clock::adjustable();
         let events = EventBus::new(clock.clone());
@@ -158,6 +169,7 @@ impl World {
         let metrics = Metrics::new();
         let budget = Budget::new(64 << 20);
         let acl = Acl::new();
+        acl.replace(rules);
         let deps: Deps<dyn TunnelStore> = Deps {
             sockets: Sockets::inherited(sockets),
             store: Arc::clone(&store) as _,
@@ -280,6 +292,11 @@ impl World {
     /// Another gateway goes on with everything, as another process would: what it gets has gone over a link. The second value
     /// is how many things that were.
     pub(crate) async fn hand_over(self) -> (Self, usize) {
+        self.hand_over_under(Vec::new()).await
+    }
+
+    /// The same to one that has other rules.
+    pub(crate) async fn hand_over_under(self, rules: Vec<(Origin, RuleSpec)>) -> (Self, usize) {
         let sockets = self.sockets.hand_over();
         let items = self.handle.hand_over().await;
         soon("the engine's end", self.task).await.unwrap();
@@ -292,7 +309,7 @@ impl World {
             tokio::task::spawn_blocking(move || theirs.take(count as u64, Duration::from_secs(20)).unwrap());
         giving.await.unwrap();
         let given = taking.await.unwrap();
-        let next = Self::build_from(self.settings, self.dir, sockets, given).await;
+        let next = Self::build_under(rules, self.settings, self.dir, sockets, given).await;
         assert_eq!((next.quic, next.players), (self.quic, self.players));
         (next, count)
     }
