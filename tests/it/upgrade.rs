@@ -293,3 +293,28 @@ fn a_reload_works_before_and_after_an_upgrade() {
     gateway.upgrade(&[]);
     assert_eq!(gateway.json(&["status", "--json"])["pid"], gateway.id());
 }
+
+#[test]
+fn an_engine_that_is_switched_off_leaves_nobody_waiting() {
+    let mut gateway = Gateway::start("");
+    let port = free_port();
+    let grant = port.to_string();
+    let _agent = Agent::enrol(
+        &gateway,
+        "home",
+        &["--port", &grant],
+        &Agent::tcp(port, echo()),
+    );
+    let mut visitor = eventually("the port is open", || TcpStream::connect(loopback(port)).ok());
+    visitor.set_read_timeout(Some(PATIENCE)).unwrap();
+    visitor.write_all(b"x").unwrap();
+    visitor.read_exact(&mut [0]).unwrap();
+    gateway.change_config("engines = [\"mail\", \"fediverse\"]\n");
+    gateway.upgrade(&[]);
+    match visitor.read(&mut [0]) {
+        Ok(read) => assert_eq!(read, 0, "the end"),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+    TcpStream::connect(loopback(port)).unwrap_err();
+    gateway.assert_healthy();
+}

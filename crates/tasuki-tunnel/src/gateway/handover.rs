@@ -315,6 +315,9 @@ impl Given {
                 () = tokio::time::sleep(RESUME_WITHIN + Duration::from_secs(1)) => {}
                 () = of_task.closing.cancelled() => return,
             }
+            // Nobody serves the port of an agent that did not come: who visits it is to hear so.
+            let sockets = &of_task.deps.sockets;
+            sockets.close_unclaimed(|purpose| !is_agents_port(purpose));
             // Nobody waits any more for an agent that did not come.
             for (agent, visitors) in waiting {
                 if visitors.wait_for_agent() {

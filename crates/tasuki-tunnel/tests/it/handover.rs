@@ -101,11 +101,12 @@ async fn a_direction_that_has_ended_stays_ended_and_the_other_goes_on() {
 }
 
 #[tokio::test]
-async fn visitors_whose_agent_does_not_come_back_are_reset() {
+async fn visitors_whose_agent_does_not_come_back_are_reset_and_its_port_is_closed() {
     let world = World::start().await;
     let (server, target) = listener().await;
     let mut agent = world.agent(&[ANY_PORT], vec![tcp_to(target)]).await;
-    let mut visitor = TcpStream::connect(agent.open_port().await).await.unwrap();
+    let port = agent.open_port().await;
+    let mut visitor = TcpStream::connect(port).await.unwrap();
     visitor.write_all(b"x").await.unwrap();
     let (mut served, _) = soon("the visit", server.accept()).await.unwrap();
     assert_eq!(soon("a byte", served.read_u8()).await.unwrap(), b'x');
@@ -113,6 +114,12 @@ async fn visitors_whose_agent_does_not_come_back_are_reset() {
     let (given, ()) = tokio::join!(given, agent.stop());
     let end = soon("the visitor's end", visitor.read(&mut [0])).await;
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    let closed = async {
+        while TcpStream::connect(port).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon("the port is closed", closed).await;
     drop(given);
 }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tasuki_core::Snapshot;
 use tasuki_core::handover::Item;
 use tasuki_core::metrics::House;
 use tasuki_core::shutdown::{Drained, Shutdown};
-use tasuki_core::sockets::Bound;
+use tasuki_core::sockets::{Bound, Purpose};
+use tasuki_core::{EngineKind, Snapshot};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -134,6 +134,8 @@ impl Core {
             });
         }
         let engines = engines::build(self, &shared, front.as_ref()).await?;
+        // What an engine that does not run any more left: nobody would ever come for it.
+        drop(self.start.take_items());
         self.metrics.register_house(House {
             data_dir: self.data.path().to_owned(),
             store: Arc::clone(&self.store) as _,
@@ -184,7 +186,9 @@ impl Core {
         // Last of all: whoever sees this file finds everything listening, and everything said.
         let addresses = AddressFile::write(&self.data, &listeners)?;
         // What nobody asked for is closed: the configuration may be another one.
-        self.start.sockets.close_unclaimed(tasuki_tunnel::is_agents_port);
+        let has_agents = self.config().has(EngineKind::Tunnel);
+        let may_be_claimed = |purpose: &Purpose| has_agents && tasuki_tunnel::is_agents_port(purpose);
+        self.start.sockets.close_unclaimed(may_be_claimed);
         match predecessor {
             Some(predecessor) => {
                 predecessor.serving();
