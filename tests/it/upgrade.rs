@@ -318,3 +318,24 @@ fn an_engine_that_is_switched_off_leaves_nobody_waiting() {
     TcpStream::connect(loopback(port)).unwrap_err();
     gateway.assert_healthy();
 }
+
+#[test]
+fn an_upgrade_that_fails_leaves_the_name_as_it_was() {
+    let mut gateway = Gateway::start(Gateway::FEDIVERSE);
+    let list = gateway.directory().join("list.csv");
+    std::fs::write(&list, "actor,inbox\nhttps://a.test/actor,https://a.test/inbox\n").unwrap();
+    gateway.cli(&["fedi", "import", "--from", "csv", list.to_str().unwrap()]);
+    let sound = gateway.config_text();
+    let taken = TcpListener::bind(loopback(0)).unwrap();
+    gateway.change_config(&format!(
+        "[server]\nhost = \"other.test\"\ndanger_change_host = true\n[mail.relay]\nlisten = [\"{}\"]\n",
+        taken.local_addr().unwrap()
+    ));
+    let (code, said) = gateway.fails(&["upgrade", "--drain", "1"]);
+    assert_eq!(code, 69, "{said}");
+    gateway.write_config(&sound);
+    // With the other name in the store it would not start again: an instance has subscribed.
+    assert!(gateway.stop().success());
+    gateway.restart();
+    gateway.assert_healthy();
+}

@@ -35,6 +35,7 @@ use tasuki_core::sockets::{Noted, Purpose, Wire};
 use tasuki_core::store::Store;
 use tasuki_core::tls::Tls;
 use tasuki_core::{BuildError, EngineKind, Shared};
+use tasuki_proto::names::Domain;
 
 use self::life::{Ended, Undone};
 use self::start::Start;
@@ -50,6 +51,8 @@ use crate::reload::{Live, Reloader};
 pub(crate) use self::predecessor::Predecessor;
 pub(crate) use self::successor::Order;
 
+/// The fact in the store by which name instances know the relay.
+const HOST: &str = "server.host";
 /// Jobs that the CPU pool holds at most, running ones included.
 const CPU_QUEUE: usize = 4096;
 
@@ -224,14 +227,16 @@ impl Core {
         first_start::ensure_admin(&self.accounts, &self.data).await
     }
 
-    /// Instances know the relay by its name: with another one they would all be lost without a word.
-    async fn keep_host(&self) -> Outcome {
-        const FACT: &str = "server.host";
+    /// Instances know the relay by its name: with another one they would all be lost without a word. Writes nothing; gives
+    /// the name that is to be kept, if it is new here.
+    async fn check_host(&self) -> Outcome<Option<&Domain>> {
         let server = &self.config().server;
-        let Some(host) = &server.host else { return Ok(()) };
-        let known = self.store.fact(FACT).await.map_err(|e| store_failed(&e))?;
+        let Some(host) = &server.host else {
+            return Ok(None);
+        };
+        let known = self.store.fact(HOST).await.map_err(|e| store_failed(&e))?;
         if known.as_deref() == Some(host.as_str()) {
-            return Ok(());
+            return Ok(None);
         }
         let subscribers = self
             .store
@@ -251,10 +256,12 @@ impl Core {
                 ),
             ));
         }
-        self.store
-            .put_fact(FACT, host.as_str())
-            .await
-            .map_err(|e| store_failed(&e))
+        Ok(Some(host))
+    }
+
+    async fn keep_host(&self, host: &Domain) -> Outcome {
+        let kept = self.store.put_fact(HOST, host.as_str()).await;
+        kept.map_err(|e| store_failed(&e))
     }
 
     /// The public web ports, if anybody needs them.

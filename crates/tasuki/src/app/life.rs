@@ -116,7 +116,7 @@ impl Core {
         predecessor: Option<&Predecessor>,
         orders: mpsc::Sender<Order>,
     ) -> Outcome<Serving> {
-        self.keep_host().await?;
+        let new_host = self.check_host().await?;
         backup::write::clear_scratch(&self.data);
         backup::restore::hold_if_restored(self.store.as_ref(), &self.data, self.clock.wall())
             .await
@@ -159,6 +159,13 @@ impl Core {
         if let Some(predecessor) = predecessor {
             // Nothing has been accepted, sent or moved here so far.
             predecessor.commit().await?;
+        }
+        if let Some(host) = new_host {
+            match (self.keep_host(host).await, predecessor) {
+                // Too late to give up: the next start asks the same again.
+                (Err(fail), Some(_)) => tracing::error!("the name {host} could not be written down: {fail}"),
+                (kept, _) => kept?,
+            }
         }
         let router = admin::router(Arc::clone(&admin));
         let admin_shutdown = shutdown.child();
