@@ -11,7 +11,8 @@ use crate::support::figures::Figures;
 use crate::support::gateway::Gateway;
 use crate::support::minecraft::{MinecraftServer, Player, wait_for_motd};
 use crate::support::postgres::Postgres;
-use crate::support::{PATIENCE, eventually, free_port, http, loopback, readme};
+use crate::support::process;
+use crate::support::{PATIENCE, eventually, free_port, http, loopback, readme, root};
 
 /// A server at home that sends back what comes, until the visitor has ended.
 fn echo() -> SocketAddr {
@@ -277,6 +278,71 @@ fn when_the_new_process_does_not_start_the_old_one_goes_on_and_says_why() {
     // And it can still be done.
     gateway.upgrade(&[]);
     player.says("another process has taken over");
+    gateway.assert_healthy();
+}
+
+/// A program that takes part in an upgrade up to some word, and ends.
+fn successor_until(gateway: &Gateway, word: &str) -> String {
+    let (python, script) = (process::find("python3"), root().join("tests/clients/successor.py"));
+    program(
+        gateway,
+        &format!("exec {} {} {word}", python.display(), script.display()),
+    )
+}
+
+#[test]
+fn when_the_new_process_dies_after_it_was_given_everything_the_old_one_serves_again() {
+    let mut gateway = Gateway::start("");
+    let port = free_port();
+    let grant = port.to_string();
+    let _agent = Agent::enrol(
+        &gateway,
+        "home",
+        &["--port", &grant],
+        &Agent::tcp(port, echo()),
+    );
+    let visit = || {
+        let mut visitor = TcpStream::connect(loopback(port)).ok()?;
+        visitor.set_read_timeout(Some(PATIENCE)).unwrap();
+        visitor.write_all(b"x").ok()?;
+        visitor.read_exact(&mut [0]).ok()?;
+        Some(visitor)
+    };
+    let mut visitor = eventually("the port is open", visit);
+    let pid = gateway.id();
+    let mail = gateway.address("mail.relay");
+    let dying = successor_until(&gateway, "commit");
+    let (code, said) = gateway.fails(&["upgrade", "--binary", &dying, "--drain", "1"]);
+    assert_eq!(code, 69, "{said}");
+    assert!(
+        said.contains("exit status: 3") && said.contains("The old one goes on"),
+        "{said}"
+    );
+    assert_eq!(gateway.json(&["status", "--json"])["pid"], pid);
+    assert!(is_greeted(TcpStream::connect(mail).unwrap()));
+    // Its bytes may have moved in the other process, so it cannot go on; others can.
+    assert!(visitor.read(&mut [0]).map_or(true, |read| read == 0));
+    eventually("the port is served again", visit);
+    gateway.upgrade(&[]);
+    gateway.assert_healthy();
+}
+
+#[test]
+fn where_nothing_can_be_written_the_new_process_fails_before_the_old_one_has_given_up() {
+    let mut gateway = Gateway::start("");
+    let pid = gateway.id();
+    let file = gateway.directory().join("data/addresses.json");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let (code, said) = gateway.fails(&["upgrade", "--drain", "1"]);
+    assert_eq!(code, 69, "{said}");
+    assert!(
+        said.contains("addresses.json") && said.contains("does not start"),
+        "{said}"
+    );
+    assert_eq!(gateway.json(&["status", "--json"])["pid"], pid);
+    std::fs::remove_dir(&file).unwrap();
+    gateway.upgrade(&[]);
     gateway.assert_healthy();
 }
 

@@ -63,7 +63,8 @@ struct Serving {
     work: Work,
     front: Option<JoinHandle<Drained>>,
     engines: Vec<Running>,
-    addresses: AddressFile,
+    /// None where it could not be written.
+    addresses: Option<AddressFile>,
     shutdown: Shutdown,
     /// Of everything but the tunnel, whose visitors stay while the rest finishes.
     others: Shutdown,
@@ -156,10 +157,16 @@ impl Core {
         let admin = Arc::new(Admin { orders, ..admin });
         let work = work::start(self, &admin, &shutdown).await?;
 
-        if let Some(predecessor) = predecessor {
-            // Nothing has been accepted, sent or moved here so far.
-            predecessor.commit().await?;
-        }
+        // Where another process stands ready to serve, all that may fail does so before it has given everything up.
+        let early = match predecessor {
+            Some(predecessor) => {
+                let addresses = AddressFile::write(&self.data, &listeners)?;
+                // Nothing has been accepted, sent or moved here so far.
+                predecessor.commit().await?;
+                Some(addresses)
+            }
+            None => None,
+        };
         if let Some(host) = new_host {
             match (self.keep_host(host).await, predecessor) {
                 // Too late to give up: the next start asks the same again.
@@ -191,7 +198,18 @@ impl Core {
             tracing::warn!("{warning}");
         }
         // Last of all: whoever sees this file finds everything listening, and everything said.
-        let addresses = AddressFile::write(&self.data, &listeners)?;
+        let addresses = match early {
+            Some(addresses) => Some(addresses),
+            None => match AddressFile::write(&self.data, &listeners) {
+                Ok(addresses) => Some(addresses),
+                // An upgrade failed, perhaps because nothing can be written here: no reason to end.
+                Err(fail) if self.start.goes_on => {
+                    tracing::error!("the addresses cannot be written down: {fail}");
+                    None
+                }
+                Err(fail) => return Err(fail),
+            },
+        };
         // What nobody asked for is closed: the configuration may be another one.
         let has_agents = self.config().has(EngineKind::Tunnel);
         let may_be_claimed = |purpose: &Purpose| has_agents && tasuki_tunnel::is_agents_port(purpose);
@@ -296,16 +314,19 @@ impl Core {
 
         let (listeners, connections) = (sockets.len(), given.len().saturating_sub(1));
         let done = match self.all_items(sockets, given) {
-            Ok(items) => successor.give(items).await,
+            Ok(items) => successor.give(items, start::is_left_after_the_commit).await,
             Err(fail) => Err((Vec::new(), fail)),
         };
         // The files are the next one's, whoever that is.
-        addresses.leave();
+        if let Some(addresses) = addresses {
+            addresses.leave();
+        }
         let (items, why) = match done {
-            Ok(successor) => {
+            Ok(mut successor) => {
                 let pid = successor.pid();
                 notify::main_process(pid);
-                order.answer(Ok(Upgraded {
+                let doubt = successor.doubt.take();
+                order.answer(doubt.map_or(Ok(()), Err).map(|()| Upgraded {
                     from_pid: std::process::id(),
                     from_version: env!("CARGO_PKG_VERSION"),
                     pid,

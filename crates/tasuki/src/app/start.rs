@@ -68,6 +68,12 @@ impl Start {
     }
 }
 
+/// Whether this can still be used when the process that it was given to has served and ended: the lock and the listeners. A
+/// visitor's bytes may have moved there.
+pub(super) fn is_left_after_the_commit(item: &Item) -> bool {
+    [LOCK, SOCKET].contains(&item.what.as_str())
+}
+
 /// Everything that another life needs: the lock, the sockets, and what the engines gave.
 pub(super) fn to_items(lock: &Lock, sockets: Vec<Bound>, engines: Vec<Item>) -> Outcome<Vec<Item>> {
     let failed = |error: &dyn std::fmt::Display| {

@@ -58,6 +58,8 @@ pub(super) struct Successor {
     child: Child,
     link: Link,
     pub(super) version: String,
+    /// It has everything and lives, but did not say in time that it serves.
+    pub(super) doubt: Option<Fail>,
     has_taken_over: bool,
 }
 
@@ -96,6 +98,7 @@ impl Successor {
             child,
             link,
             version: String::new(),
+            doubt: None,
             has_taken_over: false,
         };
         match successor.hear(HELLO)? {
@@ -109,9 +112,13 @@ impl Successor {
         self.child.id()
     }
 
-    /// Gives everything; on success the other process has taken over and serves. Otherwise it has ended, and the items are
-    /// as they were.
-    pub(super) async fn give(mut self, items: Vec<Item>) -> Result<Self, (Vec<Item>, Fail)> {
+    /// Gives everything; on success the other process has taken over and serves. Otherwise it has ended, and the items that
+    /// come back are as they were. When it ended after the commit, those are the ones of which `is_left` is true.
+    pub(super) async fn give(
+        mut self,
+        items: Vec<Item>,
+        is_left: fn(&Item) -> bool,
+    ) -> Result<Self, (Vec<Item>, Fail)> {
         let given = tokio::task::spawn_blocking(move || match self.give_now(&items) {
             Ok(()) => Ok((self, items)),
             Err(fail) => {
@@ -119,32 +126,59 @@ impl Successor {
                 Err((items, fail))
             }
         });
-        let (mut successor, items) = match given.await {
+        let (mut successor, mut items) = match given.await {
             Ok(given) => given?,
             Err(error) => return Err((Vec::new(), Fail::new(exit::SOFTWARE, error.to_string()))),
         };
-        // From here on only the other process moves anything.
-        successor.has_taken_over = true;
-        let committed = successor.link.say(&Word::Commit);
-        drop(items);
-        if let Err(error) = committed {
-            tracing::error!(error = %chain(&error), "the new process ended as it took over");
-        }
-        let serving = tokio::task::spawn_blocking(move || {
-            let heard = successor.hear(SERVING);
-            (successor, heard)
+        // From here on only the other process moves anything, as long as it lives.
+        items.retain(is_left);
+        let serving = tokio::task::spawn_blocking(move || match successor.commit() {
+            Ok(()) => Ok(successor),
+            Err(fail) => Err((items, fail)),
         });
         match serving.await {
-            Ok((successor, Ok(Word::Serving))) => Ok(successor),
-            Ok((successor, heard)) => {
-                tracing::error!(
-                    ?heard,
-                    "the new process has everything, and does not say that it serves"
-                );
-                Ok(successor)
-            }
+            Ok(served) => served,
             Err(error) => Err((Vec::new(), Fail::new(exit::SOFTWARE, error.to_string()))),
         }
+    }
+
+    /// Says that it is this process's turn, and waits until it serves. On failure it has ended.
+    fn commit(&mut self) -> Outcome {
+        let heard = self
+            .link
+            .say(&Word::Commit)
+            .and_then(|()| self.link.hear(Some(SERVING)));
+        let why = match heard {
+            Ok(Word::Serving) => {
+                self.has_taken_over = true;
+                return Ok(());
+            }
+            // It lives and has everything: ending it would end all whom it serves.
+            Err(LinkError::Silent) => {
+                let pid = self.pid();
+                let text = format!(
+                    "process {pid} has taken everything over, and has not said within {SERVING:?} that it serves: look at the log"
+                );
+                tracing::error!("{text}");
+                self.has_taken_over = true;
+                self.doubt = Some(Fail::new(exit::UNAVAILABLE, text));
+                return Ok(());
+            }
+            Ok(Word::Failed { message, .. }) => message,
+            Ok(other) => format!("it said something unexpected: {other:?}"),
+            Err(error) => match self.status() {
+                Some(status) => format!("it ended ({status})"),
+                None => chain(&error),
+            },
+        };
+        self.end();
+        Err(Fail::new(
+            exit::UNAVAILABLE,
+            format!(
+                "the new process had everything and did not serve: {why}. The old one goes on with its listeners; those who \
+                 visited the tunnel have to come again"
+            ),
+        ))
     }
 
     fn give_now(&mut self, items: &[Item]) -> Outcome {
