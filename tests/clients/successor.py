@@ -2,6 +2,8 @@
 
     successor.py commit    takes everything, hears that it is its turn, and ends with status 3
     successor.py take      hears that it is to take everything, tells the gateway to stop, and ends
+    successor.py serving   takes everything, tells the gateway to stop, says that it serves, and is told to stop itself: it
+                           makes the file `stopped`
 """
 
 import json
@@ -51,4 +53,17 @@ while items < take["items"]:
     items += len(hear(ITEMS))
 say(word="ready")
 assert hear(WORD)["word"] == "commit"
-sys.exit(3)
+if sys.argv[1] == "commit":
+    sys.exit(3)
+
+
+def stopped(_signal, _frame):
+    with open("stopped", "w"):
+        sys.exit(0)
+
+
+signal.signal(signal.SIGTERM, stopped)
+os.kill(os.getppid(), signal.SIGTERM)
+say(word="serving")
+signal.alarm(60)
+signal.pause()

@@ -347,6 +347,27 @@ fn where_nothing_can_be_written_the_new_process_fails_before_the_old_one_has_giv
 }
 
 #[test]
+fn a_signal_that_comes_while_the_old_process_hands_over_ends_the_gateway() {
+    let mut gateway = Gateway::start("");
+    let failing = successor_until(&gateway, "take");
+    gateway.fails(&["upgrade", "--binary", &failing, "--drain", "1"]);
+    // It has taken everything back, and was told to stop.
+    assert!(gateway.ends().success());
+    assert!(
+        gateway.log_text().contains("the gateway goes on in this process"),
+        "the signal came too early"
+    );
+
+    let mut gateway = Gateway::start("");
+    let serving = successor_until(&gateway, "serving");
+    gateway.upgrade(&["--binary", &serving, "--drain", "1"]);
+    let stopped = gateway.directory().join("stopped");
+    eventually("the newer process is told to stop", || {
+        stopped.exists().then_some(())
+    });
+}
+
+#[test]
 fn a_reload_works_before_and_after_an_upgrade() {
     let mut gateway = Gateway::start("");
     assert_eq!(readme::block("run: upgrade").trim(), "tasuki upgrade");

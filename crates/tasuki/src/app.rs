@@ -39,6 +39,7 @@ use tasuki_proto::names::Domain;
 
 use self::life::{Ended, Undone};
 use self::start::Start;
+use self::work::Signals;
 use crate::admin::{self, Admin};
 use crate::config::{Config, Loaded};
 use crate::data;
@@ -97,10 +98,18 @@ async fn lives(
     mut predecessor: Option<&Predecessor>,
 ) -> Outcome {
     let mut undone: Option<Undone> = None;
+    // Of all lives: a signal that comes while one hands over ends the next.
+    let mut signals = Signals::take()?;
     loop {
         let data = loaded.data_dir();
-        let core = Core::open(loaded, data, start, undone.is_some()).await?;
-        match core.serve(log.clone(), predecessor.take(), undone.take()).await? {
+        let opening = Core::open(loaded, data, start, undone.is_some());
+        let core = tokio::select! {
+            core = opening => core?,
+            // Nothing serves yet; a life that goes on is ended in good order instead.
+            () = signals.end(), if undone.is_none() => return Ok(()),
+        };
+        let served = core.serve(log.clone(), &mut signals, predecessor.take(), undone.take());
+        match served.await? {
             Ended::Stopped => return Ok(()),
             Ended::TakenBack(again) => {
                 loaded = again.loaded;

@@ -352,6 +352,11 @@ impl Gateway {
         self.pin_ports();
     }
 
+    /// Waits until it ends by itself; its exit status.
+    pub(crate) fn ends(&mut self) -> ExitStatus {
+        self.running.take().unwrap().wait()
+    }
+
     /// SIGTERM, and its exit status.
     pub(crate) fn stop(&mut self) -> ExitStatus {
         let status = self.running.as_mut().unwrap().terminate();

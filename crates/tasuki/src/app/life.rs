@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::FutureExt as _;
 use tasuki_core::handover::Item;
 use tasuki_core::metrics::House;
 use tasuki_core::shutdown::{Drained, Shutdown};
@@ -17,7 +18,7 @@ use super::engines::{self, Running};
 use super::predecessor::Predecessor;
 use super::start::{self, Start};
 use super::successor::{Order, Successor, Upgraded};
-use super::work::{self, Turn, Work};
+use super::work::{self, Signals, Turn, Work};
 use super::{Core, store_failed};
 use crate::admin::{self, Admin};
 use crate::backup;
@@ -75,10 +76,10 @@ impl Core {
     pub(super) async fn serve(
         self,
         log: LogHandle,
+        signals: &mut Signals,
         predecessor: Option<&Predecessor>,
         undone: Option<Undone>,
     ) -> Outcome<Ended> {
-        let mut signals = work::Signals::take()?;
         let (orders, mut ordered) = mpsc::channel(1);
         let serving = self.begin(log, predecessor, orders).await?;
         if let Some(undone) = undone {
@@ -103,10 +104,10 @@ impl Core {
         };
         match upgrade {
             None => {
-                self.stop(serving, &mut signals).await;
+                self.stop(serving, signals).await;
                 Ok(Ended::Stopped)
             }
-            Some((order, successor)) => self.hand_over(serving, order, successor).await,
+            Some((order, successor)) => self.hand_over(serving, order, successor, signals).await,
         }
     }
 
@@ -235,7 +236,7 @@ impl Core {
     }
 
     /// Finishes what is under way, and everything.
-    async fn stop(self, serving: Serving, signals: &mut work::Signals) {
+    async fn stop(self, serving: Serving, signals: &mut Signals) {
         let shutdown = serving.shutdown;
         tracing::info!(grace = ?shutdown.grace(), "stopping: finishing what is under way");
         notify::stopping();
@@ -274,7 +275,13 @@ impl Core {
     }
 
     /// Hands everything over, or takes it back.
-    async fn hand_over(self, serving: Serving, order: Order, successor: Successor) -> Outcome<Ended> {
+    async fn hand_over(
+        self,
+        serving: Serving,
+        order: Order,
+        successor: Successor,
+        signals: &mut Signals,
+    ) -> Outcome<Ended> {
         let Serving {
             admin,
             admin_tasks,
@@ -340,6 +347,10 @@ impl Core {
                     admin_shutdown.drained().await;
                 };
                 let _ = tokio::time::timeout(LAST_REQUESTS, last).await;
+                if signals.end().now_or_never().is_some() {
+                    // Meant for the gateway, whoever that is by now.
+                    successor.stop();
+                }
                 tracing::info!(pid, "another process goes on; this one ends");
                 return Ok(Ended::Stopped);
             }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal};
 use tasuki_core::handover::{Item, Link, LinkError, Word};
 use tokio::sync::oneshot;
 
@@ -237,6 +238,14 @@ impl Successor {
             }
         }
         None
+    }
+
+    /// Tells it to stop, as this process was told.
+    pub(super) fn stop(&self) {
+        let told = rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM);
+        if let Err(error) = told {
+            tracing::warn!(%error, "the new process cannot be told to stop");
+        }
     }
 
     /// Ends the process; it is gone when this returns.
