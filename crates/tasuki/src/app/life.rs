@@ -59,8 +59,7 @@ pub(super) struct Undone {
 /// What runs.
 struct Serving {
     admin: Arc<Admin>,
-    admin_tasks: [JoinHandle<()>; 2],
-    admin_shutdown: Shutdown,
+    doors: AdminDoors,
     work: Work,
     front: Option<JoinHandle<Drained>>,
     engines: Vec<Running>,
@@ -69,6 +68,24 @@ struct Serving {
     shutdown: Shutdown,
     /// Of everything but the tunnel, whose visitors stay while the rest finishes.
     others: Shutdown,
+}
+
+/// Where the admin API is served.
+struct AdminDoors {
+    tasks: [JoinHandle<()>; 2],
+    shutdown: Shutdown,
+}
+
+impl AdminDoors {
+    /// Lets the last requests end. One that takes longer is cut: a backup streams as long as somebody reads it.
+    async fn close(self) {
+        self.shutdown.begin();
+        let last = async {
+            futures_util::future::join_all(self.tasks).await;
+            self.shutdown.drained().await;
+        };
+        let _ = tokio::time::timeout(LAST_REQUESTS, last).await;
+    }
 }
 
 impl Core {
@@ -178,7 +195,7 @@ impl Core {
         let router = admin::router(Arc::clone(&admin));
         let admin_shutdown = shutdown.child();
         let serving_socket = admin::serve_socket(socket, router.clone(), admin_shutdown.clone());
-        let admin_tasks = [
+        let tasks = [
             tokio::spawn(async move {
                 serving_socket.await;
                 drop(noted);
@@ -224,8 +241,10 @@ impl Core {
         }
         Ok(Serving {
             admin,
-            admin_tasks,
-            admin_shutdown,
+            doors: AdminDoors {
+                tasks,
+                shutdown: admin_shutdown,
+            },
             work,
             front,
             engines,
@@ -242,14 +261,12 @@ impl Core {
         notify::stopping();
         shutdown.begin();
         drop(serving.addresses);
-        let drain = drain(serving.engines, serving.front);
+        let drain = drain(serving.engines, serving.front, Duration::MAX);
         tokio::select! {
             () = drain => {}
             () = signals.end() => tracing::warn!("stopped at once by a second signal"),
         }
-        let last = futures_util::future::join_all(serving.admin_tasks);
-        let _ = tokio::time::timeout(LAST_REQUESTS, last).await;
-        serving.admin_shutdown.drained().await;
+        serving.doors.close().await;
         serving.work.end().await;
         self.store.close().await;
         let _ = std::fs::remove_file(self.data.socket());
@@ -282,41 +299,21 @@ impl Core {
         successor: Successor,
         signals: &mut Signals,
     ) -> Outcome<Ended> {
-        let Serving {
-            admin,
-            admin_tasks,
-            admin_shutdown,
-            work,
-            front,
-            engines,
-            addresses,
-            shutdown,
-            others,
-        } = serving;
         tracing::info!(pid = successor.pid(), drain = ?order.drain, "finishing what is under way before another process goes on");
         // From here on nobody is refused, whoever accepts them: connections wait in the kernel.
         let sockets = self.start.sockets.hand_over();
-        others.begin_within(order.drain);
-        admin_shutdown.begin();
-        let (tunnel, engines): (Vec<_>, Vec<_>) = engines.into_iter().partition(Running::is_tunnel);
-        let engines = futures_util::future::join_all(engines.into_iter().map(Running::drained));
-        let web = async {
-            if let Some(mut front) = front {
-                let limit = order.drain.min(WEB_DRAIN);
-                if tokio::time::timeout(limit, &mut front).await.is_err() {
-                    front.abort();
-                }
-            }
-        };
-        tokio::join!(engines, web);
+        serving.others.begin_within(order.drain);
+        serving.doors.shutdown.begin();
+        let (tunnel, engines): (Vec<_>, Vec<_>) = serving.engines.into_iter().partition(Running::is_tunnel);
+        drain(engines, serving.front, order.drain.min(WEB_DRAIN)).await;
         let rests_since = Instant::now();
-        let given = match &admin.engines.tunnel {
+        let given = match &serving.admin.engines.tunnel {
             Some(tunnel) => tunnel.hand_over().await,
             None => Vec::new(),
         };
         drop(tunnel);
-        shutdown.begin();
-        work.end().await;
+        serving.shutdown.begin();
+        serving.work.end().await;
         self.store.close().await;
 
         let (listeners, connections) = (sockets.len(), given.len().saturating_sub(1));
@@ -325,7 +322,7 @@ impl Core {
             Err(fail) => Err((Vec::new(), fail)),
         };
         // The files are the next one's, whoever that is.
-        if let Some(addresses) = addresses {
+        if let Some(addresses) = serving.addresses {
             addresses.leave();
         }
         let (items, why) = match done {
@@ -342,11 +339,7 @@ impl Core {
                     connections,
                     rested_ms: u64::try_from(rests_since.elapsed().as_millis()).unwrap_or(u64::MAX),
                 }));
-                let last = async {
-                    futures_util::future::join_all(admin_tasks).await;
-                    admin_shutdown.drained().await;
-                };
-                let _ = tokio::time::timeout(LAST_REQUESTS, last).await;
+                serving.doors.close().await;
                 if signals.end().now_or_never().is_some() {
                     // Meant for the gateway, whoever that is by now.
                     successor.stop();
@@ -357,7 +350,7 @@ impl Core {
             Err(failed) => failed,
         };
         tracing::error!("the upgrade failed, the gateway goes on in this process: {why}");
-        let loaded = admin.live.load().loaded.clone();
+        let loaded = serving.admin.live.load().loaded.clone();
         let start = Start::from_items(items, &self.data)?;
         let undone = Undone { order, why };
         Ok(Ended::TakenBack(Box::new(TakenBack {
@@ -387,10 +380,13 @@ impl Undone {
     }
 }
 
-async fn drain(engines: Vec<Running>, front: Option<JoinHandle<Drained>>) {
+/// Waits until all have drained in their grace. The web ports are cut after `web_limit`.
+async fn drain(engines: Vec<Running>, front: Option<JoinHandle<Drained>>, web_limit: Duration) {
     let front = async {
-        if let Some(front) = front {
-            let _ = front.await;
+        if let Some(mut front) = front
+            && tokio::time::timeout(web_limit, &mut front).await.is_err()
+        {
+            front.abort();
         }
     };
     let engines = futures_util::future::join_all(engines.into_iter().map(Running::drained));
