@@ -16,6 +16,7 @@ mod log;
 mod notify;
 mod place;
 mod reload;
+mod runtime;
 
 fn main() -> std::process::ExitCode {
     cli::run()

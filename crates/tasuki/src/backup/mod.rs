@@ -86,7 +86,8 @@ fn is_plain(step: &str) -> bool {
     !step.is_empty() && !step.starts_with('.') && step.bytes().all(|b| b.is_ascii_graphic() && b != b'\\')
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Two digits for each byte.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

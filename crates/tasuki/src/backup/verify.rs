@@ -11,6 +11,7 @@ use super::{DATABASE, Manifest, SEAL_KEY};
 use crate::config::Loaded;
 use crate::data;
 use crate::exit::{self, Fail, Outcome, chain};
+use crate::runtime;
 
 /// What was looked at, all of it whole.
 pub(crate) struct Verified {
@@ -124,12 +125,7 @@ pub(crate) fn live(loaded: &Loaded) -> Outcome<Verified> {
 }
 
 fn check(database: &Path, is_live: bool, bodies: &dyn Bodies) -> Outcome<Checked> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Fail::io("cannot start the runtime", &e))?;
-    runtime
-        .block_on(tasuki_store::check(database, is_live, bodies))
+    runtime::block_on(tasuki_store::check(database, is_live, bodies))?
         .map_err(|e| Fail::new(exit::DATA, chain(&e)))
 }
 

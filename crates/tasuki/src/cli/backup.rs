@@ -15,6 +15,7 @@ use crate::backup::{require_room, restore};
 use crate::config::Loaded;
 use crate::data;
 use crate::exit::{self, Fail, Outcome, chain};
+use crate::runtime;
 
 #[derive(clap::Args, Debug)]
 #[command(
@@ -136,10 +137,6 @@ fn at_rest(loaded: &Loaded, origin: &Origin, file: &mut File) -> Outcome {
     let _lock = data::lock(&place)?;
     let database = tasuki_store::database_file(loaded.config.store_url(), place.path())
         .map_err(|e| Fail::new(exit::USAGE, chain(&e)))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Fail::io("cannot start the runtime", &e))?;
     let take = async |copy: &Path| match database {
         None => Ok(None),
         Some(database) => tasuki_store::snapshot_at_rest(&database, place.path(), copy)
@@ -147,7 +144,7 @@ fn at_rest(loaded: &Loaded, origin: &Origin, file: &mut File) -> Outcome {
             .map(Some)
             .map_err(|e| Fail::new(exit::IO, chain(&e))),
     };
-    runtime.block_on(write::archive(origin, take, file))
+    runtime::block_on(write::archive(origin, take, file))?
 }
 
 /// What PostgreSQL has to be told; its address has no password.

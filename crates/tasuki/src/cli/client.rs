@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::exit::{self, Fail, Outcome};
+use crate::runtime;
 
 /// How long a gateway may take to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,11 +48,7 @@ impl Gateway {
         path: &str,
         body: Option<Value>,
     ) -> Outcome<Value> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Fail::new(exit::SOFTWARE, format!("cannot start the runtime: {e}")))?;
-        runtime.block_on(async {
+        runtime::block_on(async {
             tokio::time::timeout(patience, self.exchange(method, path, body))
                 .await
                 .map_err(|_| {
@@ -63,7 +60,7 @@ impl Gateway {
                         ),
                     )
                 })?
-        })
+        })?
     }
 
     /// Whether somebody listens there.
@@ -78,11 +75,7 @@ impl Gateway {
         before: impl FnOnce(&http::HeaderMap) -> Outcome,
         out: &mut dyn std::io::Write,
     ) -> Outcome {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Fail::new(exit::SOFTWARE, format!("cannot start the runtime: {e}")))?;
-        runtime.block_on(async {
+        runtime::block_on(async {
             let (response, line) = self.ask(http::Method::POST, path, None).await?;
             let (head, mut body) = response.into_parts();
             if !head.status.is_success() {
@@ -99,7 +92,7 @@ impl Gateway {
             }
             drop(line);
             Ok(())
-        })
+        })?
     }
 
     async fn exchange(&self, method: http::Method, path: &str, body: Option<Value>) -> Outcome<Value> {

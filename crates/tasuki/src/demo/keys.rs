@@ -11,7 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::report::hex;
+use crate::backup::hex;
+
 
 /// An actor's key.
 pub(super) struct Key {

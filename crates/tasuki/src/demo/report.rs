@@ -6,6 +6,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tasuki_core::clock::Clock;
 
+use crate::backup::hex;
 use crate::cli::output;
 
 /// The whole result.
@@ -129,16 +130,6 @@ impl Watch {
 /// Seconds with milliseconds.
 pub(super) fn rounded(time: Duration) -> f64 {
     (time.as_secs_f64() * 1000.0).round() / 1000.0
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 impl Report {

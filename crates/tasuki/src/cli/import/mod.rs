@@ -108,12 +108,7 @@ pub(super) fn run(import: Import, gateway: &Gateway) -> Outcome {
 }
 
 fn activityrelay(file: &Path) -> Outcome<ForeignRelay> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Fail::new(exit::SOFTWARE, format!("no runtime: {error}")))?;
-    runtime
-        .block_on(tasuki_store::read_activityrelay(file))
+    crate::runtime::block_on(tasuki_store::read_activityrelay(file))?
         .map_err(|error| Fail::new(exit::DATA, chain(&error)))
 }
 
