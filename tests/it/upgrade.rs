@@ -271,6 +271,18 @@ fn when_the_new_process_does_not_start_the_old_one_goes_on_and_says_why() {
     );
     player.says("the old process has taken everything back");
 
+    // And so does this one, as the old one listens at an address that overlaps.
+    let mail = gateway.address("mail.relay").port();
+    gateway.write_config(&sound);
+    gateway.change_config(&format!("[mail.relay]\nlisten = [\"0.0.0.0:{mail}\"]\n"));
+    let (code, said) = gateway.fails(&["upgrade", "--drain", "1"]);
+    assert_eq!(code, 69, "{said}");
+    assert!(
+        said.contains("overlaps") && said.contains("The old one goes on"),
+        "{said}"
+    );
+    player.says("and again");
+
     gateway.write_config(&sound);
     assert_eq!(gateway.json(&["status", "--json"])["pid"], pid);
     let audit = gateway.json(&["audit", "--json"]).to_string();
@@ -283,7 +295,10 @@ fn when_the_new_process_does_not_start_the_old_one_goes_on_and_says_why() {
 
 /// A program that takes part in an upgrade up to some word, and ends.
 fn successor_until(gateway: &Gateway, word: &str) -> String {
-    let (python, script) = (process::find("python3"), root().join("tests/clients/successor.py"));
+    let (python, script) = (
+        process::find("python3"),
+        root().join("tests/clients/successor.py"),
+    );
     program(
         gateway,
         &format!("exec {} {} {word}", python.display(), script.display()),
@@ -295,12 +310,7 @@ fn when_the_new_process_dies_after_it_was_given_everything_the_old_one_serves_ag
     let mut gateway = Gateway::start("");
     let port = free_port();
     let grant = port.to_string();
-    let _agent = Agent::enrol(
-        &gateway,
-        "home",
-        &["--port", &grant],
-        &Agent::tcp(port, echo()),
-    );
+    let _agent = Agent::enrol(&gateway, "home", &["--port", &grant], &Agent::tcp(port, echo()));
     let visit = || {
         let mut visitor = TcpStream::connect(loopback(port)).ok()?;
         visitor.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -386,12 +396,7 @@ fn an_engine_that_is_switched_off_leaves_nobody_waiting() {
     let mut gateway = Gateway::start("");
     let port = free_port();
     let grant = port.to_string();
-    let _agent = Agent::enrol(
-        &gateway,
-        "home",
-        &["--port", &grant],
-        &Agent::tcp(port, echo()),
-    );
+    let _agent = Agent::enrol(&gateway, "home", &["--port", &grant], &Agent::tcp(port, echo()));
     let mut visitor = eventually("the port is open", || TcpStream::connect(loopback(port)).ok());
     visitor.set_read_timeout(Some(PATIENCE)).unwrap();
     visitor.write_all(b"x").unwrap();

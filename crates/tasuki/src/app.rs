@@ -293,7 +293,30 @@ impl Core {
         };
         FrontDoor::build(config.front.clone(), deps)
             .map(Some)
-            .map_err(|e| not_built(&e))
+            .map_err(|e| self.not_built(&e))
+    }
+
+    /// A part that could not be built, with the exit code that tells why.
+    fn not_built(&self, error: &BuildError) -> Fail {
+        let code = match error {
+            BuildError::Bind { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                exit::NO_PERMISSION
+            }
+            BuildError::Bind { .. } => exit::UNAVAILABLE,
+            BuildError::Config { .. } => exit::USAGE,
+            BuildError::Other { .. } => exit::SOFTWARE,
+        };
+        let mut message = chain(error);
+        if code == exit::NO_PERMISSION {
+            message.push_str(
+                ". Ports below 1024 need a privilege: give it with `setcap cap_net_bind_service=+ep`, or start by the systemd \
+                 unit",
+            );
+        }
+        if let BuildError::Bind { key, addr, source } = error {
+            message.push_str(&cure(key, *addr, source, self.start.goes_on));
+        }
+        Fail::new(code, message)
     }
 
     fn shared(&self, front: Option<&FrontDoor>) -> Arc<Shared> {
@@ -319,7 +342,7 @@ impl Core {
         let admin = &self.config().admin;
         let key = "admin.listen";
         Acceptor::bind_as(&self.start.sockets, key, admin.listen, admin.max_connections).map_err(|source| {
-            not_built(&BuildError::Bind {
+            self.not_built(&BuildError::Bind {
                 key,
                 addr: admin.listen,
                 source,
@@ -432,31 +455,15 @@ fn store_failed(error: &tasuki_core::store::StoreError) -> Fail {
     Fail::new(exit::UNAVAILABLE, format!("the store: {}", chain(error)))
 }
 
-/// A part that could not be built, with the exit code that tells why.
-fn not_built(error: &BuildError) -> Fail {
-    let code = match error {
-        BuildError::Bind { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            exit::NO_PERMISSION
-        }
-        BuildError::Bind { .. } => exit::UNAVAILABLE,
-        BuildError::Config { .. } => exit::USAGE,
-        BuildError::Other { .. } => exit::SOFTWARE,
-    };
-    let mut message = chain(error);
-    if code == exit::NO_PERMISSION {
-        message.push_str(
-            ". Ports below 1024 need a privilege: give it with `setcap cap_net_bind_service=+ep`, or start by the systemd unit",
-        );
-    }
-    if let BuildError::Bind { key, addr, source } = error {
-        message.push_str(&cure(key, *addr, source));
-    }
-    Fail::new(code, message)
-}
-
-/// What helps against an address that cannot be had.
-fn cure(key: &str, addr: SocketAddr, source: &std::io::Error) -> String {
+/// What helps against an address that cannot be had. `in_upgrade`: another gateway has its own listeners still.
+fn cure(key: &str, addr: SocketAddr, source: &std::io::Error, in_upgrade: bool) -> String {
     match source.kind() {
+        std::io::ErrorKind::AddrInUse if in_upgrade => format!(
+            ". If the gateway has a listener there that overlaps (0.0.0.0 with one address of the machine, [::] with or without \
+             IPv4), only a stop and a start change it, and no upgrade: `systemctl restart tasuki`. Otherwise another program \
+             listens there (`ss -lntup 'sport = :{}'` names it): stop it, or choose another address or port in {key}",
+            addr.port()
+        ),
         std::io::ErrorKind::AddrInUse => format!(
             ". Another program listens there (`ss -lntup 'sport = :{}'` names it): stop it, or choose another address or port in {key}",
             addr.port()

@@ -81,7 +81,10 @@ async fn a_listener_of_ipv6_alone_is_not_taken_for_one_of_both_families() {
     // It would be served by the socket of IPv6 alone, and nobody would take IPv4 any more.
     let error = Acceptor::bind_all(&after, &[("mail", wildcard)], 8).unwrap_err();
     assert_eq!(error.1.kind(), std::io::ErrorKind::AddrInUse, "{error:?}");
-    let same = [("mail", SocketAddr::from(([0, 0, 0, 0], port))), ("mail", wildcard)];
+    let same = [
+        ("mail", SocketAddr::from(([0, 0, 0, 0], port))),
+        ("mail", wildcard),
+    ];
     assert_eq!(Acceptor::bind_all(&after, &same, 8).unwrap().len(), 2);
 }
 

@@ -10,7 +10,7 @@ use tasuki_core::shutdown::{Drained, Shutdown};
 use tasuki_core::{BuildError, Deps, EngineKind, Shared};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::{Core, name_all, not_built};
+use super::{Core, name_all};
 use crate::admin::Engines;
 use crate::exit::{Fail, Outcome};
 
@@ -61,7 +61,8 @@ pub(super) async fn build(core: &Core, shared: &Arc<Shared>, front: Option<&Fron
             config.mail.clone(),
             deps(core, shared, EngineKind::Mail, Arc::clone(&core.store) as _),
         );
-        built.mail = Some(on_own_runtime(EngineKind::Mail, tasuki_smtp::Engine::build(config, deps)).await?);
+        built.mail =
+            Some(on_own_runtime(core, EngineKind::Mail, tasuki_smtp::Engine::build(config, deps)).await?);
     }
     if config.has(EngineKind::Fediverse) {
         let (config, deps) = (
@@ -69,6 +70,7 @@ pub(super) async fn build(core: &Core, shared: &Arc<Shared>, front: Option<&Fron
             deps(core, shared, EngineKind::Fediverse, Arc::clone(&core.store) as _),
         );
         let (engine, runtime) = on_own_runtime(
+            core,
             EngineKind::Fediverse,
             tasuki_activitypub::Engine::build(config, deps),
         )
@@ -87,7 +89,7 @@ pub(super) async fn build(core: &Core, shared: &Arc<Shared>, front: Option<&Fron
             deps(core, shared, EngineKind::Tunnel, Arc::clone(&core.store) as _),
         );
         let building = tasuki_tunnel::Engine::build_from(config, deps, core.start.take_items());
-        let (engine, runtime) = on_own_runtime(EngineKind::Tunnel, building).await?;
+        let (engine, runtime) = on_own_runtime(core, EngineKind::Tunnel, building).await?;
         if let Some(front) = front {
             engine.open_web(front);
             // Agents whose network lets no UDP out.
@@ -101,13 +103,14 @@ pub(super) async fn build(core: &Core, shared: &Arc<Shared>, front: Option<&Fron
 }
 
 async fn on_own_runtime<E: Send + 'static>(
+    core: &Core,
     engine: EngineKind,
     build: impl Future<Output = Result<E, BuildError>> + Send + 'static,
 ) -> Outcome<(E, OwnRuntime)> {
     let runtime = OwnRuntime::new(engine)?;
     match runtime.run(build).await {
         Some(Ok(built)) => Ok((built, runtime)),
-        Some(Err(error)) => Err(not_built(&error)),
+        Some(Err(error)) => Err(core.not_built(&error)),
         None => Err(Fail::new(
             crate::exit::SOFTWARE,
             format!("the {engine} engine could not be built; the log says more"),

@@ -18,6 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(240);
 and the connections of players and other visitors of the tunnel's TCP endpoints; their agents come back by themselves.
 Mail and web requests under way are finished by the old process within the drain; new ones wait meanwhile.
 If the new process does not start, the old one goes on, and this command says why.
+A listener whose new address overlaps the old one (127.0.0.1:25565, then 0.0.0.0:25565) needs a stop and a start.
 
 Examples:
   tasuki upgrade                          after a new package was installed, or the configuration needs a restart

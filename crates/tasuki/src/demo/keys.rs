@@ -13,7 +13,6 @@ use sha2::{Digest as _, Sha256};
 
 use crate::backup::hex;
 
-
 /// An actor's key.
 pub(super) struct Key {
     /// `https://H/actor#main-key`.
