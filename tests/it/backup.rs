@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::support::agent::Agent;
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, SmallDisk};
 use crate::support::mail::{self, Report, Sink};
 use crate::support::postgres::Postgres;
 use crate::support::process;
@@ -254,4 +254,36 @@ fn with_postgresql_the_archive_has_keys_and_configuration_and_says_how_to_dump_t
     assert_eq!(key(&data), key(&gateway.directory().join("data")));
     let (code, said) = gateway.fails(&["store", "verify"]);
     assert_eq!(code, 64, "{said}");
+}
+
+/// Lets the database of a stopped gateway grow.
+fn fill_database(gateway: &Gateway, mib: usize) {
+    let script = format!(
+        "import sqlite3\nwith sqlite3.connect('data/tasuki.db') as c:\n    c.execute('CREATE TABLE filler AS SELECT randomblob({})')\n",
+        mib << 20
+    );
+    let mut python = Command::new(process::find("python3"));
+    process::succeed(python.args(["-c", &script]).current_dir(gateway.directory()));
+}
+
+#[test]
+fn a_backup_for_which_there_is_no_room_is_refused_before_it_is_begun() {
+    let mut gateway = Gateway::start("");
+    assert!(gateway.stop().success());
+    fill_database(&gateway, 16);
+    // Room for the archive, but not for the copy of the database that is looked into as well.
+    let folder = gateway.directory().join("small");
+    let _disk = SmallDisk::mount_for(&folder, gateway.directory(), 24);
+    let refused = |gateway: &Gateway| {
+        let (code, said) = gateway.fails(&["backup", path(&folder)]);
+        assert_eq!(code, 73, "{said}");
+        assert!(said.contains("MiB are needed"), "{said}");
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "nothing is left");
+    };
+    refused(&gateway);
+    gateway.restart();
+    refused(&gateway);
+    let enough = gateway.directory().join("enough");
+    let _disk = SmallDisk::mount_for(&enough, gateway.directory(), 48);
+    gateway.cli(&["backup", path(&enough)]);
 }

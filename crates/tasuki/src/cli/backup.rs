@@ -1,10 +1,12 @@
 //! `tasuki backup`, `tasuki restore`, `tasuki store`: copies of the whole gateway, and whether they are whole.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use tasuki_core::clock::Clock;
+use tasuki_core::health;
 use tempfile::NamedTempFile;
 
 use super::{Context, JsonFlag, output};
@@ -110,11 +112,13 @@ fn take(target: &Path, flag: JsonFlag, context: &Context) -> Outcome {
     if gateway.is_running() {
         let room = |head: &http::HeaderMap| {
             let size = head.get(BACKUP_SIZE).and_then(|v| v.to_str().ok());
-            require_room(dir, size.and_then(|size| size.parse().ok()).unwrap_or(0))
+            has_room(dir, size.and_then(|size| size.parse().ok()).unwrap_or(0), &loaded)
         };
         gateway.download("/v1/backup", room, file.as_file_mut())?;
     } else {
         data::require_furnished(&place)?;
+        let segments = sizes(&place.path().join("segments"));
+        has_room(dir, segments + database_bytes(&loaded), &loaded)?;
         at_rest(&loaded, &origin, file.as_file_mut())?;
     }
     file.as_file().sync_all().map_err(|e| cannot(&e))?;
@@ -129,6 +133,39 @@ fn take(target: &Path, flag: JsonFlag, context: &Context) -> Outcome {
         .and_then(|dir| dir.sync_all())
         .map_err(|e| cannot(&e))?;
     shown(&verified, &target, flag, dump_command(&loaded))
+}
+
+/// Refuses a backup for which there is no room beside the file: for the archive itself, and for the copy of its database
+/// that is looked into. Where the gateway has its own data, its reserve stays, or mail would be refused meanwhile.
+fn has_room(dir: &Path, archive_bytes: u64, loaded: &Loaded) -> Outcome {
+    let device = |path: &Path| std::fs::metadata(path).map(|found| found.dev()).ok();
+    let is_beside = device(dir).is_some_and(|found| device(loaded.data_dir().path()) == Some(found));
+    let reserve = match health::disk_space(dir) {
+        Ok(space) if is_beside => health::reserve_bytes(space.size_bytes),
+        _ => 0,
+    };
+    require_room(dir, archive_bytes + database_bytes(loaded) + reserve)
+}
+
+/// The embedded database with its log; 0 for another one.
+fn database_bytes(loaded: &Loaded) -> u64 {
+    let database = tasuki_store::database_file(loaded.config.store_url(), loaded.data_dir().path());
+    let Ok(Some(database)) = database else { return 0 };
+    let log = PathBuf::from(format!("{}-wal", database.display()));
+    [database, log]
+        .iter()
+        .filter_map(|file| std::fs::metadata(file).ok())
+        .map(|found| found.len())
+        .sum()
+}
+
+/// Bytes in the files of a directory.
+fn sizes(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|found| found.len())
+        .sum()
 }
 
 /// Of a gateway that is stopped, and stays so meanwhile.
