@@ -23,8 +23,24 @@ pub(crate) fn is_furnished(data: &DataDir) -> bool {
     seal_key_file(data).exists()
 }
 
-/// Makes the directory with its first key, for its owner alone. What is there already stays.
+/// Makes the directory with its first key, for its owner alone. What is there already stays. A gateway's files without the
+/// key are not given a new one: the key comes first here, and last in a restore, so that one was cut short.
 pub(crate) fn furnish(data: &DataDir) -> Outcome {
+    let others = [data.node_name(), data.restored(), data.path().join("segments")];
+    if !is_furnished(data)
+        && let Some(found) = others.iter().find(|path| path.exists())
+    {
+        return Err(Fail::new(
+            exit::CONFIG,
+            format!(
+                "{} is there and {} is not: a restore that was cut short, or a lost key. Delete {} and restore again from the \
+                 backup",
+                found.display(),
+                seal_key_file(data).display(),
+                data.path().display()
+            ),
+        ));
+    }
     let cannot = |what: &std::path::Path, e: &std::io::Error| {
         Fail::new(
             exit::CANT_CREATE,

@@ -137,9 +137,11 @@ impl Core {
     ) -> Outcome<Serving> {
         let new_host = self.check_host().await?;
         backup::write::clear_scratch(&self.data);
-        backup::restore::hold_if_restored(self.store.as_ref(), &self.data, self.clock.wall())
-            .await
-            .map_err(|e| store_failed(&e))?;
+        if let Some(taken_at) = backup::restore::restored_of(&self.data)? {
+            backup::restore::hold(self.store.as_ref(), &self.data, &taken_at, self.clock.wall())
+                .await
+                .map_err(|e| store_failed(&e))?;
+        }
         let first = self.ensure_admin().await?;
         let shutdown = Shutdown::new(self.config().server.grace);
         let others = shutdown.child();

@@ -2,7 +2,8 @@
 //!
 //! What was delivered after the backup is in the restored queue too, and would be sent again. So a restored gateway takes
 //! mail and activities and sends none until its operator lets it. The key that marks a directory as a gateway's is
-//! written last: a restore that was cut short leaves nothing that starts.
+//! written last, and without it nothing starts in a directory that has anything else of a gateway
+//! ([`crate::data::furnish`]).
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt as _;
@@ -86,16 +87,24 @@ fn require_room(data: &DataDir, archive: &Archive) -> Outcome {
     super::require_room(data.path(), needed)
 }
 
-/// In a directory that was restored: nothing is sent until somebody says so.
-pub(crate) async fn hold_if_restored(
+/// When the backup was taken of which this directory was restored, if it has not been started since.
+pub(crate) fn restored_of(data: &DataDir) -> Outcome<Option<String>> {
+    let marker = data.restored();
+    match std::fs::read_to_string(&marker) {
+        Ok(taken_at) => Ok(Some(taken_at)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // Whoever cannot tell must not send.
+        Err(e) => Err(Fail::io(marker.display(), &e)),
+    }
+}
+
+/// In a directory that was restored: nothing is sent until somebody says so, but for answers to those who follow or leave.
+pub(crate) async fn hold(
     store: &dyn Store,
     data: &DataDir,
+    taken_at: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let marker = data.restored();
-    let Ok(taken_at) = std::fs::read_to_string(&marker) else {
-        return Ok(());
-    };
     let reason = format!("restored from the backup of {}", taken_at.trim());
     let by = Actor::gateway("restore");
     let paused = Paused {
@@ -114,11 +123,12 @@ pub(crate) async fn hold_if_restored(
     let entry = by.entry(now, "fedi.pause", "hold", reason.clone());
     store.set_brake(Some(brake), Some(entry)).await?;
     // Only now: after a crash before this it is simply done again.
-    if let Err(error) = std::fs::remove_file(&marker) {
+    if let Err(error) = std::fs::remove_file(data.restored()) {
         tracing::warn!(%error, "data/restored cannot be deleted: the next start pauses everything again");
     }
     tracing::warn!(
-        "{reason}: mail and activities are taken and not sent, as what was delivered after the backup would be sent again. \
+        "{reason}: mail and activities are taken and not sent, as what was delivered after the backup would be sent again; \
+         only answers to instances that follow or leave are. \
          Look at `tasuki mail queue`, then: tasuki mail resume '*'; tasuki fedi resume"
     );
     Ok(())

@@ -6,7 +6,9 @@ use std::path::Path;
 use sha2::{Digest as _, Sha256};
 
 use super::read::Archive;
+use super::restore::restored_of;
 use super::{MANIFEST, MANIFEST_SUM, hex, is_known, tar};
+use crate::place::DataDir;
 
 fn member(archive: &mut Vec<u8>, name: &str, bytes: &[u8]) {
     archive.extend(tar::head(name, bytes.len() as u64, 0).unwrap());
@@ -167,4 +169,33 @@ fn sizes_beyond_eight_gibibytes_survive_the_header() {
     }
     assert!(tar::head(&"x".repeat(101), 0, 0).is_none());
     assert!(Archive::open(Path::new("/")).is_err());
+}
+
+#[test]
+fn a_restore_that_was_cut_short_leaves_nothing_that_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = DataDir::new(directory.path().to_owned());
+    for left in ["segments", "node-name", "restored"] {
+        let left = directory.path().join(left);
+        std::fs::create_dir(&left).unwrap();
+        let refused = crate::data::furnish(&data).unwrap_err();
+        assert_eq!(refused.code, crate::exit::CONFIG, "{refused}");
+        assert!(!crate::data::is_furnished(&data), "no new key is made");
+        std::fs::remove_dir(left).unwrap();
+    }
+    crate::data::furnish(&data).unwrap();
+    // Again, now that all is there.
+    crate::data::furnish(&data).unwrap();
+}
+
+#[test]
+fn a_marker_that_cannot_be_read_is_not_taken_for_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = DataDir::new(directory.path().to_owned());
+    assert!(restored_of(&data).unwrap().is_none());
+    std::fs::write(data.restored(), "2026-01-01").unwrap();
+    assert_eq!(restored_of(&data).unwrap().as_deref(), Some("2026-01-01"));
+    std::fs::remove_file(data.restored()).unwrap();
+    std::fs::create_dir(data.restored()).unwrap();
+    assert!(restored_of(&data).is_err());
 }
