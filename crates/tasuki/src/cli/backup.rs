@@ -206,7 +206,7 @@ fn dump_command(loaded: &Loaded) -> Vec<String> {
 Looks into the backup first, as `tasuki backup verify` does, and writes only into a directory that is empty or does not exist.
 Stop the old gateway for good before: both have the same keys and the same queue.
 What was delivered after the backup is in its queue too, and would be sent again. So the restored gateway takes mail and activities
-and sends none until `tasuki mail resume '*'` and `tasuki fedi resume`.")]
+and sends none until `tasuki mail resume '*'` and `tasuki fedi resume`; only answers to instances that follow or leave go out.")]
 pub(super) struct RestoreArgs {
     /// The backup
     file: PathBuf,
@@ -248,7 +248,8 @@ pub(super) fn run_restore(args: RestoreArgs, context: &Context) -> Outcome {
     next.push(if args.release {
         "what waits is sent at the start, even what was delivered after the backup".to_owned()
     } else {
-        "nothing is sent until: tasuki mail resume '*', and tasuki fedi resume".to_owned()
+        "nothing but answers to follows is sent until: tasuki mail resume '*', and tasuki fedi resume"
+            .to_owned()
     });
     next.push("the gateway that this was taken of must not run any more".to_owned());
     if args.json.json {
