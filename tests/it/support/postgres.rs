@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -109,6 +110,16 @@ impl Postgres {
             "postgres://postgres@localhost/tasuki?host={}",
             self.directory.path().display()
         )
+    }
+}
+
+/// A server that is killed leaves its shared memory behind.
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            process::signal(rustix::process::Signal::QUIT, server.id());
+            server.ended_within(Duration::from_secs(5));
+        }
     }
 }
 

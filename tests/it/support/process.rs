@@ -277,17 +277,18 @@ impl Running {
 
     #[track_caller]
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
+        let ended = self.ended_within(PATIENCE);
+        ended.unwrap_or_else(|| panic!("{} does not end\n{}", self.name, self.log()))
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn ended_within(&mut self, time: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + time;
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            let status = self.child.try_wait().unwrap();
+            if status.is_some() || Instant::now() >= deadline {
                 return status;
             }
-            assert!(
-                Instant::now() < deadline,
-                "{} does not end\n{}",
-                self.name,
-                self.log()
-            );
             std::thread::park_timeout(Duration::from_millis(20));
         }
     }
