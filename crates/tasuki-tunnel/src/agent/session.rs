@@ -30,6 +30,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOOKS_WITHOUT_LINES: u32 = 3;
 /// Full packets sent from a new port, so that the gateway may answer it with full ones.
 const PADDINGS: usize = 2;
+/// How long a try to return to UDP may go on when the session that it was to replace is lost: a new one over TLS may
+/// stand by then, and visitors stay only if there is one soon.
+const RETURN: Duration = Duration::from_secs(1);
 /// What a datagram has before its payload.
 const DATAGRAM_HEAD: usize = 5;
 /// How long the last packets may take when the session ends.
@@ -93,7 +96,43 @@ pub(super) async fn hold(
 }
 
 /// A session that is dialled beside another.
-type Race<'a> = Pin<Box<dyn Future<Output = Result<Session, Why>> + Send + 'a>>;
+struct Race<'a> {
+    dialling: Pin<Box<dyn Future<Output = Result<Session, Why>> + Send + 'a>>,
+    /// Its end, if the session beside it is lost. None if it tries every way: a new one could do no better.
+    patience: Option<Duration>,
+}
+
+impl<'a> Race<'a> {
+    /// By every way, since this session seems dead.
+    fn to_replace(inner: &'a Arc<Inner>, identity: &'a Identity) -> Self {
+        Self {
+            dialling: Box::pin(greet(inner, identity, None)),
+            patience: None,
+        }
+    }
+
+    /// Over UDP alone, while this session serves well by another way.
+    fn to_return(inner: &'a Arc<Inner>, identity: &'a Identity) -> Self {
+        Self {
+            dialling: Box::pin(greet_by_udp(inner, identity)),
+            patience: Some(RETURN),
+        }
+    }
+
+    /// Whether a session that seems dead has to dial by every way, because nothing does yet.
+    fn is_too_narrow(race: Option<&Self>) -> bool {
+        race.is_none_or(|race| race.patience.is_some())
+    }
+
+    /// The new session, if it comes although the one beside it is lost.
+    async fn after_loss(self) -> Option<Session> {
+        let outcome = match self.patience {
+            None => self.dialling.await,
+            Some(patience) => tokio::time::timeout(patience, self.dialling).await.ok()?,
+        };
+        outcome.ok()
+    }
+}
 
 struct Session {
     endpoint: Endpoint,
@@ -249,16 +288,16 @@ impl Session {
             let ended = tokio::select! {
                 _ = look.tick() => {
                     let is_dead = self.look_at_path(inner, tell);
-                    if is_dead && self.resumes && race.is_none() {
-                        race = Some(Box::pin(greet(inner, identity, None)));
+                    if is_dead && self.resumes && Race::is_too_narrow(race.as_ref()) {
+                        race = Some(Race::to_replace(inner, identity));
                     }
                     if race.is_none() && self.may_return_to_udp(inner) {
-                        race = Some(Box::pin(greet_by_udp(inner, identity)));
+                        race = Some(Race::to_return(inner, identity));
                     }
                     let leaves = leave_at.filter(|at| inner.is_alone() || Instant::now() >= *at);
                     leaves.map(|_| Why::Shutdown).or_else(|| self.lost_way())
                 }
-                raced = async { race.as_mut().expect("polled only while there is one").await }, if race.is_some() => {
+                raced = async { (&mut race.as_mut().expect("polled only while there is one").dialling).await }, if race.is_some() => {
                     race = None;
                     if let Ok(next) = raced {
                         helpers = self.go_on_in(next, helpers, inner, tell);
@@ -287,13 +326,14 @@ impl Session {
                 }
             };
             let Some(why) = ended else { continue };
-            // The gateway ends the old session when it takes the new one, whose first word is on its way then.
-            if let (Why::Lost(_), Some(coming)) = (&why, race.take()) {
+            // The gateway ends the old session when it takes the new one, whose first word is on its way then. What was
+            // dialled to a process that has handed over leads nowhere.
+            if let (Why::Lost(_), Some(coming), false) = (&why, race.take(), self.was_handed_over()) {
                 let raced = tokio::select! {
-                    raced = coming => raced,
+                    raced = coming.after_loss() => raced,
                     () = shutdown.begun() => return Why::Shutdown,
                 };
-                if let Ok(next) = raced {
+                if let Some(next) = raced {
                     helpers = self.go_on_in(next, helpers, inner, tell);
                     continue;
                 }

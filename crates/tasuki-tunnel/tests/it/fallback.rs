@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -12,6 +13,7 @@ use tasuki_tunnel::agent::{AgentConfig, LocalEndpoint, Notice};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::path::Router;
@@ -59,6 +61,49 @@ async fn where_no_udp_passes_the_session_travels_in_tls_and_returns_to_udp_later
     assert_eq!(soon("a byte", visitor.read_u8()).await.unwrap(), b'y');
     let told = agent.stop_and_tell().await;
     assert!(!told.iter().any(|notice| matches!(notice, Notice::Lost { .. })));
+}
+
+/// How long after `lose` began the agent dials anew, if that happens while it tries UDP in vain.
+async fn dials_anew_after(lose: impl AsyncFnOnce(World) -> World) -> Duration {
+    let world = World::start().await;
+    let router = Router::before(world.quic).await;
+    router.cut(true);
+    let code = world.code("home", &[ANY_PORT]).await;
+    let config = behind(&router, &world, vec![tcp_to(echo().await)]).await;
+    let mut agent = Running::start(config, new_key(), Some(code));
+    assert_eq!(connected(&mut agent).await, Transport::Tls);
+    let before = router.dialled_from();
+    soon("a try over UDP", async {
+        while router.dialled_from() == before {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let lost = Instant::now();
+    let (_world, took) = tokio::join!(lose(world), async {
+        let dials = |notice| matches!(notice, Notice::Connecting).then_some(());
+        agent.notice("a new dial", dials).await;
+        lost.elapsed()
+    });
+    assert_eq!(connected(&mut agent).await, Transport::Tls);
+    agent.stop().await;
+    took
+}
+
+#[tokio::test]
+async fn a_try_over_udp_holds_nothing_up_when_the_session_is_lost() {
+    let (lost, handed_over) = tokio::join!(
+        dials_anew_after(async |world: World| {
+            let agent = world.handle.agents()[0].agent;
+            assert!(world.handle.disconnect(agent));
+            world
+        }),
+        dials_anew_after(async |world: World| world.hand_over().await.0),
+    );
+    // The try itself would take 4 s.
+    for took in [lost, handed_over] {
+        assert!(took < Duration::from_millis(2500), "{took:?}");
+    }
 }
 
 #[tokio::test]

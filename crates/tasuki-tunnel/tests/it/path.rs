@@ -1,6 +1,6 @@
 //! Players stay while the way between home and gateway changes under them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -31,6 +31,8 @@ struct Table {
     /// Only what begins with a handshake gets a way.
     is_strict: bool,
     faults: Faults,
+    /// Ports at home from which handshakes came.
+    dialled_from: HashSet<SocketAddr>,
 }
 
 /// What is wrong with a router for good.
@@ -81,6 +83,11 @@ impl Router {
         self.table.lock().unwrap().faults = faults;
     }
 
+    /// How many ports at home handshakes came from, also those that were lost.
+    pub(crate) fn dialled_from(&self) -> usize {
+        self.table.lock().unwrap().dialled_from.len()
+    }
+
     pub(crate) fn cut(&self, cut: bool) {
         self.table.lock().unwrap().cut = cut;
     }
@@ -105,6 +112,9 @@ async fn forward(inside: Arc<UdpSocket>, table: Arc<Mutex<Table>>, gateway: Sock
             }
             // RFC 9000 17.2: packets of a handshake have a long header.
             count += u32::from(buffer[0] & 0x80 == 0);
+            if buffer[0] & 0x80 != 0 {
+                table.dialled_from.insert(from);
+            }
             let is_lost =
                 buffer[0] & 0x80 == 0 && faults.loses_every.is_some_and(|n| count.is_multiple_of(n));
             if is_lost || faults.largest.is_some_and(|largest| length > largest) {
