@@ -148,9 +148,7 @@ impl Engine {
             tasks: TaskTracker::new(),
         };
         let inner = Arc::new(inner);
-        let gso = inner.config().quic.gso;
-        let mut in_way = server;
-        in_way.transport_config(Arc::new(quic::in_way(quic::gateway_transport(gso))));
+        let in_way = in_way(server, inner.config().quic.gso);
         Ok(Self {
             tls_door: TlsDoor::new(Arc::clone(&inner), tls, in_way),
             inner,
@@ -335,6 +333,15 @@ fn server_configs(
         .max_incoming(4096)
         .incoming_buffer_size_total(16 << 20);
     Ok((Arc::new(tls), server))
+}
+
+/// QUIC of one way in TLS connections. It carries one session: what else begins there waits for nobody.
+fn in_way(mut server: quinn::ServerConfig, gso: bool) -> quinn::ServerConfig {
+    server
+        .transport_config(Arc::new(quic::in_way(quic::gateway_transport(gso))))
+        .max_incoming(1)
+        .incoming_buffer_size_total(64 << 10);
+    server
 }
 
 fn bind_quic(
