@@ -108,6 +108,8 @@ pub(crate) struct Settings {
     gateway: Option<String>,
     tls: Option<String>,
     proxy: Option<HttpProxy>,
+    /// Why the environment's proxy is not used.
+    pub(crate) useless_proxy: Option<String>,
     pin: Option<Fingerprint>,
     pub(crate) dir: Option<PathBuf>,
     file: File,
@@ -142,10 +144,12 @@ impl Settings {
         if let Some(tls) = &tls {
             check_target("--tls", tls)?;
         }
+        let (proxy, useless_proxy) = proxy(&file.proxy, |name| std::env::var(name).ok())?;
         Ok(Self {
             gateway,
             tls,
-            proxy: proxy(&file.proxy)?,
+            proxy,
+            useless_proxy,
             pin,
             dir: filled(&file.dir).map(PathBuf::from),
             file,
@@ -205,23 +209,26 @@ impl Settings {
     }
 }
 
-/// The network's HTTP proxy: what the file says, or else the environment.
-fn proxy(in_file: &str) -> Result<Option<HttpProxy>, Fail> {
-    let from = |name: &'static str| {
-        let value = std::env::var(name).ok()?;
-        (!value.is_empty()).then_some((name, value))
-    };
-    let named = filled(in_file).map(|text| ("proxy", text));
-    let Some((name, text)) = named
-        .or_else(|| from("HTTPS_PROXY"))
-        .or_else(|| from("https_proxy"))
-    else {
-        return Ok(None);
-    };
+/// The network's HTTP proxy: what the file says, or else the environment. The environment is set for other programs too:
+/// a proxy there that cannot be used is no error; the second value says why.
+fn proxy(
+    in_file: &str,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<(Option<HttpProxy>, Option<String>), Fail> {
     // The text may hold a password: it is not repeated.
-    HttpProxy::parse(&text)
-        .map(Some)
-        .map_err(|error| Fail::new(CONFIG, format!("{name}: {error}")))
+    let parse = |name: &str, text: &str| HttpProxy::parse(text).map_err(|error| format!("{name}: {error}"));
+    if let Some(text) = filled(in_file) {
+        let proxy = parse("proxy", &text).map_err(|problem| Fail::new(CONFIG, problem))?;
+        return Ok((Some(proxy), None));
+    }
+    let named = ["HTTPS_PROXY", "https_proxy"]
+        .into_iter()
+        .find_map(|name| Some((name, environment(name).filter(|text| !text.is_empty())?)));
+    Ok(match named.map(|(name, text)| parse(name, &text)) {
+        None => (None, None),
+        Some(Ok(proxy)) => (Some(proxy), None),
+        Some(Err(problem)) => (None, Some(problem)),
+    })
 }
 
 fn filled(text: &str) -> Option<String> {
@@ -484,6 +491,36 @@ mod tests {
         assert_eq!(endpoints.len(), 5);
         assert_eq!(endpoints[1].door, LocalDoor::Tcp(25570));
         assert_eq!(endpoints[2].door, LocalDoor::Udp(24454));
+    }
+
+    #[test]
+    fn a_useless_proxy_is_an_error_only_in_the_file() {
+        let with = |in_file: &str, environment: &'static [(&str, &str)]| {
+            proxy(in_file, |asked| {
+                let (_, value) = environment.iter().find(|(name, _)| *name == asked)?;
+                Some((*value).to_owned())
+            })
+        };
+        let (used, problem) = with("", &[("HTTPS_PROXY", ""), ("https_proxy", "http://a.test:3128")])
+            .ok()
+            .unwrap();
+        assert_eq!(used.unwrap().address, "a.test:3128");
+        assert!(problem.is_none());
+        for useless in [
+            &[("HTTPS_PROXY", "socks5://hana:sakura@a.test:1080")][..],
+            &[("https_proxy", "https://hana:sakura@a.test:443")],
+        ] {
+            let (used, problem) = with("", useless).ok().unwrap();
+            assert!(used.is_none());
+            let problem = problem.unwrap();
+            assert!(problem.starts_with(useless[0].0), "{problem}");
+            assert!(!problem.contains("sakura"), "{problem}");
+            let (used, problem) = with("http://b.test:3128", useless).ok().unwrap();
+            assert_eq!(used.unwrap().address, "b.test:3128");
+            assert!(problem.is_none(), "the file is what counts");
+        }
+        let fail = with("socks5://a.test:1080", &[]).err().unwrap();
+        assert_eq!(fail.code, CONFIG);
     }
 
     #[test]

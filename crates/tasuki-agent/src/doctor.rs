@@ -28,7 +28,8 @@ pub(crate) struct Doctor {
 pub(crate) fn doctor(doctor: Doctor, words: Words) -> Result<(), Fail> {
     tasuki_core::tls::install_provider();
     let dir = doctor.run.dir.clone();
-    let settings = Settings::gather(doctor.run)?;
+    let mut settings = Settings::gather(doctor.run)?;
+    let useless_proxy = settings.useless_proxy.take();
     let home = Home::at(dir.clone(), settings.dir.clone())?;
     let key = home.key()?;
     let config = settings.agent_config(home.remembered()?)?;
@@ -41,6 +42,7 @@ pub(crate) fn doctor(doctor: Doctor, words: Words) -> Result<(), Fail> {
         Ok(status) => running(status, words),
         Err(fail) => vec![bad(fail.text.clone())],
     };
+    found.extend(useless_proxy.map(|problem| note(words.useless_proxy(&problem))));
     runtime.block_on(async {
         let (gateway, names) = tokio::join!(
             gateway(&config, &key, words),

@@ -190,7 +190,8 @@ fn serve(arguments: Run, words: Words) -> Result<(), Fail> {
     tasuki_core::tls::install_provider();
     let dir = arguments.dir.clone();
     let code = arguments.code.clone();
-    let settings = Settings::gather(arguments)?;
+    let mut settings = Settings::gather(arguments)?;
+    let useless_proxy = settings.useless_proxy.take();
     let home = Home::at(dir, settings.dir.clone())?;
     let key = home.key()?;
     let rules = home.rules()?;
@@ -199,7 +200,8 @@ fn serve(arguments: Run, words: Words) -> Result<(), Fail> {
     let mut config = settings.agent_config(remembered)?;
     config.networks = home.networks();
     let met = known_pin == Some(config.pin);
-    let started = words.start(&config, &key.fingerprint().to_string());
+    let mut started = words.start(&config, &key.fingerprint().to_string());
+    started.extend(useless_proxy.map(|problem| words.useless_proxy(&problem)));
     // One thread: a home line is slower than one core, and an idle agent stays small.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

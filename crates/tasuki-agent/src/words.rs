@@ -53,6 +53,14 @@ impl Words {
         served.chain([key]).collect()
     }
 
+    /// The environment names a proxy that cannot be used.
+    pub(crate) fn useless_proxy(self, problem: &str) -> String {
+        self.pick(
+            format!("goes on without the proxy of the environment: {problem}"),
+            format!("環境変数のプロキシは使いません: {problem}"),
+        )
+    }
+
     /// A notice, if it is worth words.
     pub(crate) fn notice(self, notice: &Notice) -> Option<String> {
         Some(match (self, notice) {
