@@ -100,7 +100,10 @@ impl Gateway<'_> {
 
     /// Only over UDP: to leave the other way again.
     pub(super) async fn reach_by_udp(&self) -> Result<Reached, Why> {
-        OverUdp(self).dial().await
+        let reached = OverUdp(self).dial().await?;
+        let network = network_towards(&self.config.gateway).await;
+        self.networks.note(network, reached.transport);
+        Ok(reached)
     }
 
     fn carrier<'b>(&self, kind: Transport, udp: &'b dyn Carrier, tls: &'b dyn Carrier) -> &'b dyn Carrier {

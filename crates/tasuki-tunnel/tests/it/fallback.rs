@@ -47,6 +47,8 @@ async fn where_no_udp_passes_the_session_travels_in_tls_and_returns_to_udp_later
     let config = behind(&router, &world, vec![tcp_to(echo().await)]).await;
     let mut agent = Running::start(config, new_key(), Some(code));
     assert_eq!(connected(&mut agent).await, Transport::Tls);
+    let known = agent.control.networks();
+    assert_eq!(known, [("127.0.0.0/24".to_owned(), Transport::Tls)]);
     let port = agent.open_port().await;
     assert_eq!(exchange(port, b"over tls").await, b"over tls");
     assert_eq!(world.handle.agents()[0].transport, Transport::Tls);
@@ -56,6 +58,8 @@ async fn where_no_udp_passes_the_session_travels_in_tls_and_returns_to_udp_later
     assert_eq!(soon("a byte", visitor.read_u8()).await.unwrap(), b'x');
     router.cut(false);
     assert_eq!(connected(&mut agent).await, Transport::Quic);
+    // Known when the session is told, so that whoever keeps it for the next start keeps this.
+    assert_eq!(agent.control.networks(), [], "UDP is tried first again");
     assert_eq!(world.handle.agents()[0].transport, Transport::Quic);
     visitor.write_all(b"y").await.unwrap();
     assert_eq!(soon("a byte", visitor.read_u8()).await.unwrap(), b'y');

@@ -26,7 +26,7 @@ use tasuki_core::store::{Store, TunnelStore};
 use tasuki_core::tls::{Tls, TlsConfig};
 use tasuki_core::{Deps, EngineKind, Shared};
 use tasuki_proto::tunnel::{ALPN, EndpointState};
-use tasuki_tunnel::agent::{Agent, AgentConfig, AgentKey, Final, LocalDoor, LocalEndpoint, Notice};
+use tasuki_tunnel::agent::{Agent, AgentConfig, AgentKey, Control, Final, LocalDoor, LocalEndpoint, Notice};
 use tasuki_tunnel::{Engine, Fingerprint, Handle, PortRange, TunnelConfig};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -326,6 +326,7 @@ pub(crate) fn new_key() -> AgentKey {
 }
 
 pub(crate) struct Running {
+    pub(crate) control: Control,
     notices: mpsc::UnboundedReceiver<Notice>,
     task: JoinHandle<Result<(), Final>>,
     shutdown: Shutdown,
@@ -342,6 +343,7 @@ impl Running {
     }
 
     fn run(agent: Agent) -> Self {
+        let control = agent.control();
         let (sender, notices) = mpsc::unbounded_channel();
         let shutdown = Shutdown::new(Duration::from_secs(2));
         let signal = shutdown.clone();
@@ -350,6 +352,7 @@ impl Running {
             agent.run(signal, move |notice| drop(sender.send(notice))).await
         });
         Self {
+            control,
             notices,
             task,
             shutdown,
