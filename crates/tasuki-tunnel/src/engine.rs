@@ -29,7 +29,7 @@ use crate::gateway::ports::Ports;
 use crate::gateway::registry::Registry;
 use crate::gateway::regulars::{MOST, Regulars, WEEK};
 use crate::gateway::tls_door::{TlsDoor, ToTlsDoor};
-use crate::gateway::{Inner, handover, minecraft, session, web};
+use crate::gateway::{Inner, handover, minecraft, owners, session, web};
 use crate::handle::Handle;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -41,8 +41,6 @@ const KEY_NAME: &str = "tunnel.key";
 /// The keys of the two listeners, and their names among sockets that are handed over.
 const QUIC: &str = "tunnel.quic.listen";
 const MINECRAFT: &str = "tunnel.minecraft.listen";
-/// How often the owners of names and ports are read again: another gateway or a command may have changed them.
-const REFRESH: Duration = Duration::from_secs(15);
 
 /// The tunnel engine, gateway side.
 pub struct Engine {
@@ -224,7 +222,7 @@ impl Engine {
                 minecraft::serve(inner_of_task, acceptor, token).await;
             });
         }
-        inner.tasks.spawn(refresh_owners(Arc::clone(&inner)));
+        inner.tasks.spawn(owners::refresh(Arc::clone(&inner)));
         tokio::select! {
             () = shutdown.begun() => drain(&inner, &endpoint, shutdown.grace()).await,
             () = inner.handing.said() => {
@@ -361,44 +359,6 @@ fn bind_quic(
         "tunnel socket buffer in bytes; the kernel caps it at net.core.rmem_max"
     );
     quic::endpoint(socket, Some(server)).map_err(bind_error(QUIC, addr))
-}
-
-/// Reads the owners again and again until the engine closes.
-async fn refresh_owners(inner: Arc<Inner>) {
-    let mut failing = false;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(REFRESH) => {}
-            () = inner.closing.cancelled() => return,
-        }
-        note_regulars(&inner).await;
-        match inner.deps.store.endpoints().await {
-            Ok(owned) => {
-                inner.registry.set_owned(owned);
-                inner.certify_names();
-                failing = false;
-            }
-            // The last answer stays good enough; say it once.
-            Err(error) if !failing => {
-                failing = true;
-                tracing::warn!(error = %error, "tunnel endpoints cannot be read; the last known ones stay in use");
-            }
-            Err(_) => {}
-        }
-    }
-}
-
-/// Writes down who has stayed. What cannot be written now is written the next time.
-async fn note_regulars(inner: &Inner) {
-    let fresh = inner.regulars.take_fresh();
-    if fresh.is_empty() {
-        return;
-    }
-    let now = inner.deps.clock.wall();
-    if let Err(error) = inner.deps.store.note_regulars(&fresh, now, now.minus(WEEK)).await {
-        tracing::debug!(error = %error, "regular visitors cannot be written down now");
-        inner.regulars.give_back(fresh);
-    }
 }
 
 async fn drain(inner: &Arc<Inner>, endpoint: &quinn::Endpoint, grace: Duration) -> Drained {

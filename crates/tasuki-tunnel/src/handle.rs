@@ -151,14 +151,6 @@ impl Handle {
         self.inner.changes.send_modify(|changes| *changes += 1);
     }
 
-    /// Endpoints were changed in the store: what is known of their owners is read again. If that fails, it is done within
-    /// seconds anyway.
-    pub async fn read_owners(&self) {
-        if let Ok(owned) = self.inner.deps.store.endpoints().await {
-            self.inner.registry.set_owned(owned);
-        }
-    }
-
     fn close(&self, agent: PrincipalId, code: CloseCode, text: &str) -> bool {
         let session = self.inner.registry.session(agent);
         if let Some(session) = &session {

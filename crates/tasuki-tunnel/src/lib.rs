@@ -36,6 +36,7 @@ pub use config::{
 };
 pub use engine::{Addrs, Engine};
 pub use gateway::handover::is_agents_port;
+pub use gateway::owners::NotReleased;
 pub use handle::{AgentLine, EndpointLine, Handle};
 pub use published::{JAVA, Leads, Published};
 pub use tls::{BadFingerprint, BadKey, Fingerprint};

@@ -9,6 +9,7 @@ pub(crate) mod grants;
 pub(crate) mod handover;
 pub(crate) mod http;
 pub(crate) mod minecraft;
+pub(crate) mod owners;
 pub(crate) mod ports;
 mod progress;
 pub(crate) mod registry;

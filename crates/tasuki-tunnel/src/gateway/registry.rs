@@ -207,6 +207,23 @@ impl Registry {
         self.lock().own(endpoint);
     }
 
+    /// Forgets that the agent owns this: the store is asked when it is declared next. The door stays known.
+    pub(crate) fn disown(&self, agent: PrincipalId, label: &str) {
+        self.lock().owned.remove(&(agent, label.to_owned()));
+    }
+
+    /// Whether visitors come to this endpoint of the agent.
+    pub(crate) fn serves(&self, agent: PrincipalId, label: &str) -> bool {
+        let tables = self.lock();
+        let mut targets = tables.live.values().flatten();
+        targets.any(|target| target.session.agent == agent && &*target.label == label)
+    }
+
+    /// All endpoints to which visitors come.
+    pub(crate) fn served(&self) -> Vec<Target> {
+        self.lock().live.values().flatten().cloned().collect()
+    }
+
     /// What the agent owns under this label.
     pub(crate) fn owned(&self, agent: PrincipalId, label: &str) -> Option<Endpoint> {
         self.lock().owned.get(&(agent, label.to_owned())).cloned()

@@ -15,6 +15,7 @@ use tasuki_core::events::EventBus;
 use tasuki_core::front::{FrontConfig, FrontDeps, FrontDoor};
 use tasuki_core::handover::{Item, Link};
 use tasuki_core::health::Health;
+use tasuki_core::ids::PrincipalId;
 use tasuki_core::limits::Limits;
 use tasuki_core::metrics::Metrics;
 use tasuki_core::pool::CpuPool;
@@ -27,7 +28,7 @@ use tasuki_core::tls::{Tls, TlsConfig};
 use tasuki_core::{Deps, EngineKind, Shared};
 use tasuki_proto::tunnel::{ALPN, EndpointState};
 use tasuki_tunnel::agent::{Agent, AgentConfig, AgentKey, Control, Final, LocalDoor, LocalEndpoint, Notice};
-use tasuki_tunnel::{Engine, Fingerprint, Handle, PortRange, TunnelConfig};
+use tasuki_tunnel::{Engine, Fingerprint, Handle, NotReleased, PortRange, TunnelConfig};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -230,6 +231,34 @@ impl World {
             task,
             dir,
         }
+    }
+
+    /// Gives up all endpoints, as another gateway of the same store would: their numbers.
+    pub(crate) async fn release_elsewhere(&self) -> Vec<i64> {
+        let mut released = Vec::new();
+        for endpoint in self.store.endpoints().await.unwrap() {
+            let now = self.clock.wall();
+            let entry = Actor::gateway("other").entry(now, "tunnel.release", "", "");
+            self.store
+                .release_endpoint(endpoint.id, now, entry)
+                .await
+                .unwrap();
+            released.push(endpoint.id.0);
+        }
+        released
+    }
+
+    /// The numbers of all endpoints that have an owner.
+    pub(crate) async fn owned(&self) -> Vec<i64> {
+        let all = self.store.endpoints().await.unwrap();
+        all.iter().map(|endpoint| endpoint.id.0).collect()
+    }
+
+    /// Gives up an endpoint of the agent, by this gateway.
+    pub(crate) async fn release(&self, agent: PrincipalId, label: &str) -> Result<(), NotReleased> {
+        let now = self.clock.wall();
+        let entry = |_: &_| Actor::gateway("test").entry(now, "tunnel.release", label, "");
+        self.handle.release(agent, label, entry).await
     }
 
     /// Waits until the metrics have this line.

@@ -15,6 +15,7 @@ use tasuki_core::accounts::{Grant, PrincipalKind};
 use tasuki_core::store::accounts::Principal;
 use tasuki_core::store::fedi::DeliveryForm;
 use tasuki_core::store::tunnel::Endpoint;
+use tasuki_tunnel::NotReleased;
 
 use super::Admin;
 use super::accounts::span;
@@ -285,31 +286,21 @@ pub(super) async fn release_endpoint(
     let agent = admin.of_kind(&name, PrincipalKind::Agent).await?;
     let tunnel = admin.engines.tunnel.as_ref();
     let tunnel = tunnel.ok_or_else(|| switched_off(EngineKind::Tunnel))?;
-    let endpoints = admin.store.endpoints().await?;
-    let endpoint = endpoints
-        .iter()
-        .find(|endpoint| endpoint.agent == agent.id && endpoint.label == label);
-    let endpoint = endpoint.ok_or_else(|| {
-        Problem::missing(format!(
-            "{name} has no endpoint {label:?}; `tasuki tunnel show {name}` lists them"
-        ))
-    })?;
-    let is_open = tunnel
-        .agents()
-        .iter()
-        .filter(|line| line.agent == agent.id)
-        .any(|line| line.endpoints.iter().any(|open| open.open && open.label == label));
-    if is_open {
-        return Err(Problem::conflict(format!(
-            "{label} is served now: take it out of the agent's settings and start it again first, or revoke {name}"
-        )));
-    }
     let now = admin.clock.wall();
-    let detail = endpoint.kind.to_string();
-    let entry = actor.entry(now, "tunnel.release", format!("{name} {label}"), detail);
-    admin.store.release_endpoint(endpoint.id, now, entry).await?;
-    tunnel.read_owners().await;
-    Ok(StatusCode::NO_CONTENT)
+    let entry = |endpoint: &Endpoint| {
+        let object = format!("{name} {label}");
+        actor.entry(now, "tunnel.release", object, endpoint.kind.to_string())
+    };
+    match tunnel.release(agent.id, &label, entry).await {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Err(NotReleased::Missing) => Err(Problem::missing(format!(
+            "{name} has no endpoint {label:?}; `tasuki tunnel show {name}` lists them"
+        ))),
+        Err(NotReleased::Served) => Err(Problem::conflict(format!(
+            "{label} is served now: take it out of the agent's settings and start it again first, or revoke {name}"
+        ))),
+        Err(NotReleased::Store(error)) => Err(error.into()),
+    }
 }
 
 /// Sessions that last would go on by what was decided at their start: after each change they are looked at anew.

@@ -69,6 +69,10 @@ What only the home side can see: tasuki-agent doctor, there.")]
         json: bool,
     },
     /// Give up a name or port that an agent serves no longer; a name is kept for it for 30 days more
+    #[command(
+        after_help = "What is served at this gateway is refused. What another gateway of the same database serves
+cannot be known here: it ends there within 15 seconds, and the agent asks for it anew."
+    )]
     Release {
         /// The agent's name
         name: String,
