@@ -1,10 +1,12 @@
 //! What the DNS says of visitors' names: do they lead to the gateway?
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tasuki_proto::dns::{self, Found, Kind};
-use tokio::net::UdpSocket;
+use tasuki_proto::dns::{self, Found, Kind, NoAnswer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
 
 use crate::agent::any_port_towards;
 
@@ -156,24 +158,42 @@ fn named_in(text: &str) -> Vec<SocketAddr> {
     servers.take(MAX_SERVERS).collect()
 }
 
-/// One question and its answer.
+/// One question and its answer: over UDP, and over TCP if it does not fit.
 async fn exchange(server: SocketAddr, name: &str, kind: Kind) -> Result<Vec<Found>, String> {
-    let id: u16 = rand::random();
-    let question = dns::question(id, name, kind).ok_or("not a name")?;
-    let broken = |error: std::io::Error| format!("{server}: {error}");
-    let socket = UdpSocket::bind(any_port_towards(server)).await.map_err(broken)?;
+    let question = dns::question(rand::random(), name, kind).ok_or("not a name")?;
+    let outcome = match over_udp(server, &question).await {
+        Ok(Err(NoAnswer::Truncated)) => over_tcp(server, &question).await,
+        outcome => outcome,
+    };
+    let found = outcome.map_err(|error| format!("{server}: {error}"))?;
+    found.map_err(|error| format!("{server}: {error}"))
+}
+
+async fn over_udp(server: SocketAddr, question: &[u8]) -> io::Result<Result<Vec<Found>, NoAnswer>> {
+    let socket = UdpSocket::bind(any_port_towards(server)).await?;
     // Only answers from there are taken.
-    socket.connect(server).await.map_err(broken)?;
-    socket.send(&question).await.map_err(broken)?;
+    socket.connect(server).await?;
+    socket.send(question).await?;
     let mut bytes = [0; dns::MAX_ANSWER];
     loop {
-        let length = socket.recv(&mut bytes).await.map_err(broken)?;
-        match dns::answer(id, &bytes[..length]) {
-            Ok(found) => return Ok(found),
-            Err(dns::NoAnswer::Strange) => {}
-            Err(error) => return Err(format!("{server}: {error}")),
+        let length = socket.recv(&mut bytes).await?;
+        match dns::answer(question, &bytes[..length]) {
+            Err(NoAnswer::Strange) => {}
+            outcome => return Ok(outcome),
         }
     }
+}
+
+/// RFC 1035 4.2.2: each message after its length.
+async fn over_tcp(server: SocketAddr, question: &[u8]) -> io::Result<Result<Vec<Found>, NoAnswer>> {
+    let mut stream = TcpStream::connect(server).await?;
+    let length = u16::try_from(question.len()).map_err(io::Error::other)?;
+    stream
+        .write_all(&[&length.to_be_bytes(), question].concat())
+        .await?;
+    let mut bytes = vec![0; usize::from(stream.read_u16().await?)];
+    stream.read_exact(&mut bytes).await?;
+    Ok(dns::answer(question, &bytes))
 }
 
 #[cfg(test)]

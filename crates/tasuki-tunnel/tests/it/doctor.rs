@@ -8,7 +8,8 @@ use hickory_resolver::proto::rr::rdata::{A, CNAME, SRV};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tasuki_tunnel::agent::{GatewayProbe, PathReport, probe_front_door, probe_gateway};
 use tasuki_tunnel::{JAVA, Leads, Published};
-use tokio::net::UdpSocket;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
 
 use crate::path::{Faults, Router};
 use crate::world::{World, new_key};
@@ -84,12 +85,32 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 
 async fn name_server() -> SocketAddr {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (socket, listener) = loop {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        // Somebody else may have the same port in TCP.
+        if let Ok(listener) = TcpListener::bind(socket.local_addr().unwrap()).await {
+            break (socket, listener);
+        }
+    };
     let addr = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut question = vec![0; usize::from(socket.read_u16().await.unwrap())];
+            socket.read_exact(&mut question).await.unwrap();
+            let mut answer = answer(&Message::from_vec(&question).unwrap());
+            answer.metadata.truncation = false;
+            let bytes = answer.to_vec().unwrap();
+            socket.write_u16(bytes.len() as u16).await.unwrap();
+            socket.write_all(&bytes).await.unwrap();
+        }
+    });
     tokio::spawn(async move {
         let mut buffer = [0; 1500];
         while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
-            let answer = answer(&Message::from_vec(&buffer[..length]).unwrap());
+            let mut answer = answer(&Message::from_vec(&buffer[..length]).unwrap());
+            if answer.metadata.truncation {
+                answer.answers.clear();
+            }
             let _ = socket.send_to(&answer.to_vec().unwrap(), from).await;
         }
     });
@@ -110,6 +131,12 @@ fn answer(query: &Message) -> Message {
     match (name.as_str(), question.query_type()) {
         ("relay.example." | "good.example.", RecordType::A) => add(&name, a(GATEWAY)),
         ("moved.example.", RecordType::A) => add(&name, a(OTHER)),
+        ("crowded.example.", RecordType::A) => {
+            for last in 1..=100 {
+                add(&name, a(Ipv4Addr::new(192, 0, 2, last)));
+            }
+            reply.metadata.truncation = true;
+        }
         ("alias.example.", RecordType::A) => {
             add(
                 &name,
@@ -147,5 +174,7 @@ async fn names_and_services_are_compared_with_what_the_dns_says() {
     assert_eq!(game("moved.example", JAVA).await, elsewhere);
     assert_eq!(published.web("moved.example", &here).await, elsewhere);
     assert_eq!(game("nowhere.example", JAVA).await, Leads::Nowhere);
+    let crowded = published.addresses("crowded.example").await.unwrap();
+    assert_eq!(crowded.len(), 100, "what does not fit in UDP comes over TCP");
     assert!(matches!(game("broken.example", JAVA).await, Leads::Unknown(_)));
 }
