@@ -182,10 +182,7 @@ async fn names(
             format!("DNS に問い合わせできません: {problem}"),
         )
     };
-    let published = match Published::new(server) {
-        Ok(published) => published,
-        Err(problem) => return vec![bad(unusable(problem))],
-    };
+    let published = Published::new(server);
     let host = config.gateway.rsplit_once(':').map_or("", |(host, _)| host);
     let gateway = match published.addresses(host).await {
         Ok(gateway) => gateway,

@@ -21,6 +21,7 @@ mod flows;
 mod gateway;
 mod handle;
 mod metrics;
+mod os;
 mod pool;
 mod published;
 mod quic;

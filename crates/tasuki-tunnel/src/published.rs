@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
 use crate::agent::any_port_towards;
+use crate::os;
 
 /// The port that Minecraft clients take when neither a person nor the DNS says another.
 pub const JAVA: u16 = 25565;
@@ -48,25 +49,17 @@ pub enum Leads {
 }
 
 impl Published {
-    /// Asks this name server, or whom the system asks.
-    ///
-    /// # Errors
-    /// The system's configuration cannot be used.
-    pub fn new(server: Option<SocketAddr>) -> Result<Self, String> {
-        let servers: Vec<SocketAddr> = match server {
+    /// Asks this name server, or whom the system asks. On a system that does not say whom, only addresses are found.
+    #[must_use]
+    pub fn new(server: Option<SocketAddr>) -> Self {
+        let servers = match server {
             Some(server) => vec![server],
-            None => {
-                let text = std::fs::read_to_string("/etc/resolv.conf");
-                named_in(&text.map_err(|error| format!("/etc/resolv.conf: {error}"))?)
-            }
+            None => named_in(&os::resolv_conf().unwrap_or_default()),
         };
-        if servers.is_empty() {
-            return Err("/etc/resolv.conf names no name server".to_owned());
-        }
-        Ok(Self {
+        Self {
             servers,
             asks_system: server.is_none(),
-        })
+        }
     }
 
     /// The addresses of a host or of an address in writing; empty if there are none.
@@ -105,7 +98,7 @@ impl Published {
     }
 
     async fn ask(&self, name: &str, kind: Kind) -> Result<Vec<Found>, String> {
-        let mut last = String::new();
+        let mut last = "this system names no DNS server".to_owned();
         for server in self.servers.iter().cycle().take(self.servers.len() * TRIES) {
             match tokio::time::timeout(PATIENCE, exchange(*server, name, kind)).await {
                 Ok(Ok(found)) => return Ok(found),
@@ -198,7 +191,20 @@ async fn over_tcp(server: SocketAddr, question: &[u8]) -> io::Result<Result<Vec<
 
 #[cfg(test)]
 mod tests {
-    use super::named_in;
+    use super::{Leads, Published, named_in};
+
+    #[tokio::test]
+    async fn a_system_that_names_no_server_still_finds_addresses() {
+        let published = Published {
+            servers: named_in(""),
+            asks_system: true,
+        };
+        let here = published.addresses("localhost").await.unwrap_or_default();
+        assert!(here.iter().any(std::net::IpAddr::is_loopback), "{here:?}");
+        assert_eq!(published.web("localhost", &here).await, Leads::There);
+        let game = published.game("localhost", &here, 1).await;
+        assert!(matches!(game, Leads::Unknown(_)), "{game:?}");
+    }
 
     #[test]
     fn the_systems_name_servers_are_read() {

@@ -192,10 +192,7 @@ async fn names(server: Option<SocketAddr>, host: &str, door: u16, kinds: Vec<End
             "{host} cannot be looked up: {problem}; does this machine reach a DNS server?"
         ))]
     };
-    let published = match Published::new(server) {
-        Ok(published) => published,
-        Err(problem) => return unusable(&problem),
-    };
+    let published = Published::new(server);
     let here = match published.addresses(host).await {
         Ok(here) => here,
         Err(problem) => return unusable(&problem),
