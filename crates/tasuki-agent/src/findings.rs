@@ -11,7 +11,7 @@ const SMALL_BYTES: u16 = 1350;
 /// Loss in percent that players feel.
 const LOSS: f64 = 2.0;
 /// Milliseconds that clocks may be apart.
-const APART_MS: i64 = 30_000;
+const APART_MS: u64 = 30_000;
 
 /// One finding, with what helps.
 #[derive(Debug, PartialEq, Eq)]
@@ -153,8 +153,10 @@ fn translation(path: &PathReport, seen: &Seen, words: Words) -> Finding {
 }
 
 fn clock(ahead_ms: i64, words: Words) -> Finding {
-    let seconds = ahead_ms.unsigned_abs() / 1000;
-    if ahead_ms.abs() < APART_MS {
+    // What the gateway says may be any number.
+    let apart_ms = ahead_ms.unsigned_abs();
+    let seconds = apart_ms / 1000;
+    if apart_ms < APART_MS {
         return well(words.pick(
             "the clock agrees with the gateway's".into(),
             "時計はゲートウェイと合っています".into(),
@@ -219,6 +221,10 @@ mod tests {
         assert_eq!(count(&lossy), (0, 1));
         assert_eq!(count(&forgetful), (1, 0));
         assert_eq!(count(&late), (0, 1));
+        for extreme in [i64::MIN, i64::MAX] {
+            late.seen.as_mut().unwrap().ahead_ms = extreme;
+            assert_eq!(count(&late), (0, 1));
+        }
         forgetful.seen.as_mut().unwrap().after_silence = "192.0.2.7:5000".parse().ok();
         assert_eq!(count(&forgetful), (0, 0));
     }

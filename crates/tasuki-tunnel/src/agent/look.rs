@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use super::dial::{self, Gateway, any_port_towards};
 use crate::gateway::session::read_frame;
 use crate::quic;
-use crate::tls::KeyExchange;
 
 /// Packets that are sent to see how many arrive, how large, and how far apart: as a player's.
 const PACKETS: u32 = 200;
@@ -73,9 +72,11 @@ pub(super) async fn along(gateway: &Gateway<'_>, endpoint: &Endpoint, connection
         && seen.address != own
     {
         tokio::time::sleep(SILENCE).await;
-        let transport = quic::agent_transport(gateway.config.gso);
-        let again = dial::connect(gateway, endpoint, peer, transport, KeyExchange::Hybrid);
-        if let Ok(Ok(connection)) = tokio::time::timeout(PATIENCE, again).await {
+        let again = dial::with_one_retry(|exchange| {
+            let transport = quic::agent_transport(gateway.config.gso);
+            dial::connect(gateway, endpoint, peer, transport, exchange)
+        });
+        if let Ok(Ok(connection)) = tokio::time::timeout(PATIENCE + dial::SWALLOWED, again).await {
             seen.after_silence = ask(&connection).await.map(|(seen, _)| seen.address);
             leave(endpoint, &connection).await;
         }

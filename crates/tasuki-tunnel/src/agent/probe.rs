@@ -8,11 +8,10 @@ use tasuki_proto::proxy_protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::dial::Carrier as _;
+use super::dial::{Carrier as _, with_one_retry};
 use super::look::PathReport;
 use super::tls_line::Dialler;
 use super::{AgentConfig, AgentKey, Final, LocalDoor, LocalEndpoint, dial, look, session};
-use crate::tls::KeyExchange;
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -69,7 +68,8 @@ pub async fn gateway(config: &AgentConfig, key: &AgentKey) -> GatewayProbe {
     };
     let mut last = GatewayProbe::Silent(addresses.clone());
     for address in addresses {
-        match tokio::time::timeout(PATIENCE, dial::dial(&gateway, address, KeyExchange::Hybrid)).await {
+        let dialling = with_one_retry(|exchange| dial::dial(&gateway, address, exchange));
+        match tokio::time::timeout(PATIENCE, dialling).await {
             Ok(Ok((endpoint, connection))) => {
                 let path = look::along(&gateway, &endpoint, connection).await;
                 return GatewayProbe::Answers { address, path };

@@ -185,8 +185,13 @@ fn session(agent: &AgentLine) -> Vec<Finding> {
     found
 }
 
-/// Whether the names that visitors type lead here.
+/// Whether the names that visitors type lead here. Without a name of its own the gateway cannot say what to publish.
 async fn names(server: Option<SocketAddr>, host: &str, door: u16, kinds: Vec<EndpointKind>) -> Vec<Finding> {
+    if host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok() {
+        return vec![Finding::note(
+            "set server.host to the gateway's public name: without it, nobody can be told which names to publish".into(),
+        )];
+    }
     let unusable = |problem: &str| {
         vec![Finding::bad(format!(
             "{host} cannot be looked up: {problem}; does this machine reach a DNS server?"
@@ -303,6 +308,22 @@ mod tests {
         assert_eq!(levels(&door(public, &[agent(), tls.clone()])), [Level::Ok]);
         assert_eq!(levels(&door(public, &[tls])), [Level::Bad]);
         assert_eq!(levels(&door(public, &[])), [Level::Note]);
+    }
+
+    #[tokio::test]
+    async fn without_a_public_name_the_gateway_says_to_set_it_and_nothing_of_records() {
+        for host in ["[::]", "0.0.0.0", "192.0.2.1", "[2001:db8::1]"] {
+            let kinds = vec![EndpointKind::Http {
+                name: "map.test".parse().expect("a name"),
+            }];
+            let found = names(None, host, JAVA, kinds).await;
+            assert_eq!(levels(&found), [Level::Note], "{host}");
+            assert!(
+                found
+                    .iter()
+                    .all(|finding| finding.text.contains("set server.host"))
+            );
+        }
     }
 
     #[test]
