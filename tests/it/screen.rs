@@ -22,6 +22,29 @@ fn in_terminal(command: &Command, locale: &str) -> Command {
     terminal
 }
 
+/// The same as a job of a shell that obeys this script.
+fn in_shell(command: &Command, script: &str) -> Command {
+    let mut shell = Command::new("bash");
+    shell.args(["-c", script, "bash"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    copy_surroundings(command, &mut shell);
+    in_terminal(&shell, "C.UTF-8")
+}
+
+/// An agent that enrols and serves `server`, as `place` runs it.
+fn run(gateway: &Gateway, server: &MinecraftServer, place: impl Fn(&Command) -> Command) -> Agent {
+    let made = gateway.json(&["tunnel", "enroll", "home", "--default", "--json"]);
+    let (pin, code) = (made["pin"].as_str().unwrap(), made["code"].as_str().unwrap());
+    Agent::run_where(
+        gateway,
+        gateway.address("tunnel.quic"),
+        "home",
+        &["--pin", pin, "--code", code],
+        &Agent::minecraft(server.address),
+        place,
+    )
+}
+
 /// What was drawn last.
 fn frame(agent: &Agent) -> String {
     let said = agent.said();
@@ -47,22 +70,14 @@ fn in_a_terminal_the_agent_shows_how_it_stands_in_english_and_japanese() {
         "Hanako",
         "メッセージ",
     ];
-    for (locale, parts, nothing_sent, stopped) in [
-        ("C.UTF-8", &english[..], " 0 B sent", "stopped"),
-        ("ja_JP.UTF-8", &japanese[..], "送信 0 B", "停止しました"),
+    // Ctrl-C and Ctrl-\, as they are typed.
+    for (locale, parts, nothing_sent, stopped, key) in [
+        ("C.UTF-8", &english[..], " 0 B sent", "stopped", "\x03"),
+        ("ja_JP.UTF-8", &japanese[..], "送信 0 B", "停止しました", "\x1c"),
     ] {
         let gateway = Gateway::start("");
         let server = MinecraftServer::start(gateway.directory(), "home");
-        let made = gateway.json(&["tunnel", "enroll", "home", "--default", "--json"]);
-        let (pin, code) = (made["pin"].as_str().unwrap(), made["code"].as_str().unwrap());
-        let mut agent = Agent::run_where(
-            &gateway,
-            gateway.address("tunnel.quic"),
-            "home",
-            &["--pin", pin, "--code", code],
-            &Agent::minecraft(server.address),
-            |command| in_terminal(command, locale),
-        );
+        let mut agent = run(&gateway, &server, |command| in_terminal(command, locale));
         let door = gateway.address("tunnel.minecraft");
         wait_for_motd(door, "home");
         let mut hanako = Player::join(gateway.directory(), door, "Hanako");
@@ -72,8 +87,7 @@ fn in_a_terminal_the_agent_shows_how_it_stands_in_english_and_japanese() {
             is_all.then_some(())
         });
         hanako.says("still here");
-        // Ctrl-C, as it is typed.
-        agent.types("\x03");
+        agent.types(key);
         assert!(agent.ends().success(), "{}", agent.said());
         let said = agent.said();
         let (_, after) = said
@@ -81,6 +95,46 @@ fn in_a_terminal_the_agent_shows_how_it_stands_in_english_and_japanese() {
             .unwrap_or_else(|| panic!("{said}"));
         assert!(after.contains(stopped), "{after}");
     }
+}
+
+#[test]
+fn a_suspended_agent_gives_the_terminal_back_and_takes_it_again() {
+    let gateway = Gateway::start("");
+    let server = MinecraftServer::start(gateway.directory(), "home");
+    let script = "set -m; \"$@\"; echo the shell has it; fg";
+    let mut agent = run(&gateway, &server, |command| in_shell(command, script));
+    let (enter, leave) = ANOTHER_SCREEN;
+    eventually("the screen is there", || {
+        frame(&agent).contains("connected for").then_some(())
+    });
+    // Ctrl-Z.
+    agent.types("\x1a");
+    eventually("it is there again", || {
+        let said = agent.said();
+        let (_, after) = said.split_once("the shell has it")?;
+        (after.contains(enter) && after.contains("connected for")).then_some(())
+    });
+    agent.types("\x03");
+    assert!(agent.ends().success(), "{}", agent.said());
+    let said = agent.said();
+    let (before, after) = said.split_once("the shell has it").unwrap();
+    for part in [before, after] {
+        assert!(part.contains(enter), "{said}");
+        assert!(part.rfind(leave) > part.rfind(enter), "{said}");
+    }
+}
+
+#[test]
+fn in_the_background_the_agent_leaves_the_terminal_to_the_shell() {
+    let gateway = Gateway::start("");
+    let server = MinecraftServer::start(gateway.directory(), "home");
+    let script = "set -m; \"$@\" & read -r; kill $!; wait $!";
+    let mut agent = run(&gateway, &server, |command| in_shell(command, script));
+    eventually("plain lines", || agent.said().contains("open at").then_some(()));
+    agent.types("\n");
+    assert!(agent.ends().success(), "{}", agent.said());
+    let said = agent.said();
+    assert!(said.contains("stopped") && !said.contains('\x1b'), "{said}");
 }
 
 #[test]

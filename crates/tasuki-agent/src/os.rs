@@ -60,18 +60,72 @@ pub(crate) fn terminal_size() -> Option<(u16, u16)> {
     None
 }
 
-/// Ctrl-C, or SIGTERM from a service manager.
+/// Whether the terminal is this program's now, and not that of the shell which put it into the background. True where no
+/// shell does such things.
+pub(crate) fn is_in_foreground() -> bool {
+    #[cfg(unix)]
+    return rustix::termios::tcgetpgrp(std::io::stdout())
+        .map_or(true, |group| group == rustix::process::getpgrp());
+    #[cfg(not(unix))]
+    true
+}
+
+/// Ctrl-Z, as long as there is one of these; it does nothing by itself then.
+pub(crate) struct Suspensions(#[cfg(unix)] Option<tokio::signal::unix::Signal>);
+
+impl Suspensions {
+    pub(crate) fn new() -> Self {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let kind = SignalKind::from_raw(rustix::process::Signal::TSTP.as_raw());
+            Self(signal(kind).ok())
+        }
+        #[cfg(not(unix))]
+        Self()
+    }
+
+    /// The next one. Only if there is a shell that can go on with the program: without one, POSIX has it ignored.
+    pub(crate) async fn next(&mut self) {
+        #[cfg(unix)]
+        if let Some(signals) = &mut self.0 {
+            use rustix::process::{getppid, getsid};
+            while signals.recv().await.is_some() {
+                let session_above = getppid().map(|parent| getsid(Some(parent)));
+                if let (Some(Ok(above)), Ok(own)) = (session_above, getsid(None))
+                    && above == own
+                {
+                    return;
+                }
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Stops this program until somebody goes on with it.
+pub(crate) fn suspend() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Signal, getpid, kill_process};
+        let _ = kill_process(getpid(), Signal::STOP);
+    }
+}
+
+/// Ctrl-C, Ctrl-\, or SIGTERM from a service manager.
 pub(crate) async fn stopped() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let (Ok(mut terminate), Ok(mut quit)) = (signal(SignalKind::terminate()), signal(SignalKind::quit()))
+        else {
             let _ = tokio::signal::ctrl_c().await;
             return;
         };
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
             _ = terminate.recv() => {}
+            _ = quit.recv() => {}
         }
     }
     #[cfg(not(unix))]

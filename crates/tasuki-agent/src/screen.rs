@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal as _, Write as _};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,8 +20,9 @@ use crate::words::Words;
 const EVERY: Duration = Duration::from_secs(1);
 /// Messages that are kept.
 const MESSAGES: usize = 50;
-/// How long a held terminal may delay the end.
+/// How long a held terminal may delay the end, and how often it is looked at meanwhile.
 const FAREWELL: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(5);
 /// Another screen, so that the shell's text is there again afterwards, without a cursor and without line wrap.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
@@ -57,34 +58,63 @@ impl Messages {
 
 /// The terminal while it shows the screen; as before when this is dropped.
 pub(crate) struct Screen {
-    frames: Option<SyncSender<String>>,
+    orders: Option<SyncSender<Order>>,
     ended: Receiver<()>,
     messages: Messages,
 }
 
+/// What the writing thread is told.
+enum Order {
+    Draw(String),
+    /// The shell's text is there again, until the next frame; answered when it is.
+    Leave(SyncSender<()>),
+}
+
+/// Obeys until nobody gives orders any more.
+fn write_by_order(orders: &Receiver<Order>) {
+    let write = |text: &str| {
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush())
+    };
+    let mut is_shown = true;
+    let mut outcome = write(ENTER);
+    while let (Ok(()), Ok(order)) = (&outcome, orders.recv()) {
+        outcome = match order {
+            Order::Draw(frame) => match std::mem::replace(&mut is_shown, true) {
+                true => write(&frame),
+                false => write(&[ENTER, &frame].concat()),
+            },
+            Order::Leave(done) => {
+                let left = match std::mem::replace(&mut is_shown, false) {
+                    true => write(LEAVE),
+                    false => Ok(()),
+                };
+                let _ = done.send(());
+                left
+            }
+        };
+    }
+    if is_shown {
+        let _ = write(LEAVE);
+    }
+}
+
 impl Screen {
-    /// Takes the terminal, if standard output is one that can show it.
+    /// Takes the terminal, if standard output is one that can show it and is not the shell's at the moment.
     pub(crate) fn take() -> Option<Self> {
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-        if is_dumb || !std::io::stdout().is_terminal() || os::terminal_size().is_none() {
+        let is_ours = std::io::stdout().is_terminal() && os::is_in_foreground();
+        if is_dumb || !is_ours || os::terminal_size().is_none() {
             return None;
         }
-        let (frames, to_write) = sync_channel::<String>(1);
+        let (orders, to_obey) = sync_channel(1);
         let (end, ended) = sync_channel(1);
         std::thread::spawn(move || {
-            let write = |text: &str| {
-                let mut out = std::io::stdout().lock();
-                out.write_all(text.as_bytes()).and_then(|()| out.flush())
-            };
-            let mut is_there = write(ENTER).is_ok();
-            while let (true, Ok(frame)) = (is_there, to_write.recv()) {
-                is_there = write(&frame).is_ok();
-            }
-            let _ = write(LEAVE);
+            write_by_order(&to_obey);
             let _ = end.send(());
         });
         Some(Self {
-            frames: Some(frames),
+            orders: Some(orders),
             ended,
             messages: Messages::default(),
         })
@@ -94,13 +124,39 @@ impl Screen {
         self.messages.clone()
     }
 
-    /// Draws until it is dropped.
+    /// Gives the terminal back until the next frame.
+    fn step_aside(&self) {
+        let Some(orders) = &self.orders else { return };
+        let (done, seen) = sync_channel(1);
+        let (mut order, end) = (Order::Leave(done), Instant::now() + FAREWELL);
+        // The program is about to stop altogether, so it may be held here.
+        while let Err(TrySendError::Full(back)) = orders.try_send(order) {
+            if Instant::now() >= end {
+                return;
+            }
+            order = back;
+            std::thread::sleep(PAUSE);
+        }
+        let _ = seen.recv_timeout(FAREWELL);
+    }
+
+    /// Draws until it is dropped, whenever the terminal is this program's.
     pub(crate) async fn draw(&self, control: &Control, words: Words) {
         let mut tick = tokio::time::interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut traffic = Traffic::default();
+        let mut suspensions = os::Suspensions::new();
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = suspensions.next() => {
+                    self.step_aside();
+                    os::suspend();
+                }
+            }
+            if !os::is_in_foreground() {
+                continue;
+            }
             let Some((columns, rows)) = os::terminal_size() else {
                 continue;
             };
@@ -116,8 +172,8 @@ impl Screen {
             };
             let frame = frame(&view.lines(rows), columns, rows);
             // A terminal that is held gets a later one.
-            if let Some(frames) = &self.frames {
-                let _ = frames.try_send(frame);
+            if let Some(orders) = &self.orders {
+                let _ = orders.try_send(Order::Draw(frame));
             }
         }
     }
@@ -125,7 +181,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        drop(self.frames.take());
+        drop(self.orders.take());
         let _ = self.ended.recv_timeout(FAREWELL);
     }
 }
