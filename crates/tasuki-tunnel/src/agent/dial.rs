@@ -27,7 +27,7 @@ use crate::way::Way;
 /// One address of the gateway: one that swallows packets must leave time for the others.
 const DIAL: Duration = Duration::from_secs(4);
 /// TCP, perhaps through a proxy, then TLS, then QUIC.
-const DIAL_TLS: Duration = Duration::from_secs(10);
+pub(super) const DIAL_TLS: Duration = Duration::from_secs(10);
 /// Addresses that are tried.
 const MAX_ADDRESSES: usize = 4;
 /// How long the second way waits for the first.

@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::dial::{Gateway, HeldWay, resolve, with_one_retry};
+use super::dial::{DIAL_TLS, Gateway, HeldWay, resolve, with_one_retry};
 use super::session::Why;
 use crate::quic;
 use crate::tls::KeyExchange;
@@ -160,7 +160,11 @@ impl Dialler {
             let stream = match ready.take() {
                 Some(stream) => Ok(stream),
                 None => tokio::select! {
-                    made = self.connect() => made.map(|(stream, _)| stream),
+                    // What answers over TCP and then falls silent would hold the line for good.
+                    made = tokio::time::timeout(DIAL_TLS, self.connect()) => match made {
+                        Ok(made) => made.map(|(stream, _)| stream),
+                        Err(_) => Err(Why::Lost(format!("{} does not answer", self.target))),
+                    },
                     () = way.ended() => return,
                 },
             };
