@@ -6,9 +6,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::agent::Agent;
+use crate::support::agent::{Agent, game};
 use crate::support::gateway::Gateway;
-use crate::support::minecraft::{MinecraftServer, Player, play, wait_for_motd};
+use crate::support::minecraft::{Player, play, wait_for_motd};
 use crate::support::process::{self, tool};
 use crate::support::{eventually, free_port, loopback};
 
@@ -20,24 +20,9 @@ fn names(players: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// A gateway with one server at home, open to players.
-fn game() -> (Gateway, MinecraftServer, Agent, SocketAddr) {
-    let gateway = Gateway::start("");
-    let server = MinecraftServer::start(gateway.directory(), "home");
-    let agent = Agent::enrol(
-        &gateway,
-        "home",
-        &["--default"],
-        &Agent::minecraft(server.address),
-    );
-    let door = gateway.address("tunnel.minecraft");
-    wait_for_motd(door, "home");
-    (gateway, server, agent, door)
-}
-
 #[test]
 fn the_home_host_sees_kicks_and_bans_players() {
-    let (gateway, _server, agent, door) = game();
+    let (gateway, _server, agent, door) = game("home");
     let status = agent.json(&["status", "--json"]);
     assert_eq!(
         (&status["connected"], &status["agent"]),
@@ -88,7 +73,7 @@ fn the_home_host_sees_kicks_and_bans_players() {
 
 #[test]
 fn only_those_on_the_list_may_join_also_after_a_restart_of_the_agent() {
-    let (gateway, server, mut agent, door) = game();
+    let (gateway, server, mut agent, door) = game("home");
     let mut taro = Player::join(gateway.directory(), door, "Taro");
     agent.cli(&["allow", "Hanako"]);
     taro.is_gone();
@@ -143,7 +128,7 @@ fn insists_on_proxy(server: SocketAddr) -> SocketAddr {
 
 #[test]
 fn the_doctor_finds_what_keeps_visitors_away() {
-    let (gateway, server, agent, _door) = game();
+    let (gateway, server, agent, _door) = game("home");
     let quic = gateway.address("tunnel.quic").to_string();
     let local = server.address.to_string();
     let well = agent.cli(&["doctor", "--minecraft", &local]);

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::agent::Agent;
+use crate::support::agent::{Agent, game};
 use crate::support::gateway::Gateway;
 use crate::support::minecraft::{MinecraftServer, Player, wait_for_motd};
 use crate::support::process::{copy_surroundings, python};
@@ -139,15 +139,7 @@ fn in_the_background_the_agent_leaves_the_terminal_to_the_shell() {
 
 #[test]
 fn without_a_terminal_the_agent_writes_plain_lines() {
-    let gateway = Gateway::start("");
-    let server = MinecraftServer::start(gateway.directory(), "home");
-    let agent = Agent::enrol(
-        &gateway,
-        "home",
-        &["--default"],
-        &Agent::minecraft(server.address),
-    );
-    wait_for_motd(gateway.address("tunnel.minecraft"), "home");
+    let (_gateway, _server, agent, _door) = game("home");
     let said = agent.said();
     assert!(said.lines().any(|line| line.contains("open at")), "{said}");
     assert!(

@@ -6,26 +6,16 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::support::agent::Agent;
+use crate::support::agent::game;
 use crate::support::eventually;
-use crate::support::gateway::Gateway;
-use crate::support::minecraft::{MinecraftServer, Player, play, wait_for_motd};
+use crate::support::minecraft::{Player, play};
 
 /// Files that the process may open beyond those it has.
 const MORE: u64 = 4;
 
 #[test]
 fn when_files_run_out_new_players_are_shed_and_running_ones_play_on() {
-    let gateway = Gateway::start("");
-    let server = MinecraftServer::start(gateway.directory(), "home");
-    let _agent = Agent::enrol(
-        &gateway,
-        "home",
-        &["--default"],
-        &Agent::minecraft(server.address),
-    );
-    let door = gateway.address("tunnel.minecraft");
-    wait_for_motd(door, "home");
+    let (gateway, _server, _agent, door) = game("home");
     let mut hanako = Player::join(gateway.directory(), door, "Hanako");
 
     let open = std::fs::read_dir(format!("/proc/{}/fd", gateway.id())).unwrap();

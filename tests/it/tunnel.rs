@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::agent::Agent;
+use crate::support::agent::{Agent, game};
 use crate::support::gateway::Gateway;
 use crate::support::minecraft::{MinecraftServer, mcstatus, play};
 use crate::support::process::{self, Running, tool};
@@ -16,18 +16,7 @@ use crate::support::{PATIENCE, eventually, free_port, loopback, sha256, wait_for
 
 #[test]
 fn players_join_a_real_server_through_the_tunnel() {
-    let gateway = Gateway::start("");
-    let server = MinecraftServer::start(gateway.directory(), "behind the tunnel");
-    let _agent = Agent::enrol(
-        &gateway,
-        "home",
-        &["--default"],
-        &Agent::minecraft(server.address),
-    );
-    let door = gateway.address("tunnel.minecraft");
-    eventually("the status comes from the server at home", || {
-        (mcstatus(door)["motd"] == "behind the tunnel").then_some(())
-    });
+    let (gateway, server, _agent, door) = game("behind the tunnel");
     let happened = play(door, "Hanako", &[]);
     assert_eq!(happened["joined"], true, "{happened}");
     assert!(
@@ -278,17 +267,7 @@ fn iperf3_sends_datagrams_both_ways_through_a_pair_of_ports() {
 
 #[test]
 fn the_agent_comes_back_by_itself_after_kill_9_of_the_gateway() {
-    let mut gateway = Gateway::start("");
-    let server = MinecraftServer::start(gateway.directory(), "still here");
-    let mut agent = Agent::enrol(
-        &gateway,
-        "home",
-        &["--default"],
-        &Agent::minecraft(server.address),
-    );
-    let door = gateway.address("tunnel.minecraft");
-    eventually("the agent is connected", || agent.connected(&gateway));
-    assert_eq!(mcstatus(door)["motd"], "still here");
+    let (mut gateway, _server, _agent, door) = game("still here");
     gateway.kill();
     gateway.restart();
     eventually("the status comes from the server at home again", || {
@@ -299,16 +278,7 @@ fn the_agent_comes_back_by_itself_after_kill_9_of_the_gateway() {
 
 #[test]
 fn a_visitor_who_sends_nonsense_is_sent_away_and_others_play_on() {
-    let gateway = Gateway::start("");
-    let server = MinecraftServer::start(gateway.directory(), "calm");
-    let mut agent = Agent::enrol(
-        &gateway,
-        "home",
-        &["--default"],
-        &Agent::minecraft(server.address),
-    );
-    eventually("the agent is connected", || agent.connected(&gateway));
-    let door = gateway.address("tunnel.minecraft");
+    let (gateway, _server, _agent, door) = game("calm");
     let nonsense: [&[u8]; 6] = [
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
         &[0xff; 64],

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::agent::Agent;
+use crate::support::agent::{Agent, game};
 use crate::support::figures::Figures;
 use crate::support::gateway::Gateway;
 use crate::support::minecraft::{MinecraftServer, Player, wait_for_motd};
@@ -232,16 +232,7 @@ fn program(gateway: &Gateway, script: &str) -> String {
 
 #[test]
 fn when_the_new_process_does_not_start_the_old_one_goes_on_and_says_why() {
-    let mut gateway = Gateway::start("");
-    let server = MinecraftServer::start(gateway.directory(), "home");
-    let _agent = Agent::enrol(
-        &gateway,
-        "home",
-        &["--default"],
-        &Agent::minecraft(server.address),
-    );
-    let door = gateway.address("tunnel.minecraft");
-    wait_for_motd(door, "home");
+    let (mut gateway, _server, _agent, door) = game("home");
     let mut player = Player::join(gateway.directory(), door, "Hanako");
     let pid = gateway.id();
     let sound = gateway.config_text();

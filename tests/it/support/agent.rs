@@ -7,7 +7,24 @@ use std::process::{Command, ExitStatus};
 use serde_json::Value;
 
 use super::gateway::Gateway;
+use super::minecraft::{MinecraftServer, wait_for_motd};
 use super::process::{self, Running};
+
+/// A gateway with one server at home, open to players at this address, which shows `motd`.
+#[track_caller]
+pub(crate) fn game(motd: &str) -> (Gateway, MinecraftServer, Agent, SocketAddr) {
+    let gateway = Gateway::start("");
+    let server = MinecraftServer::start(gateway.directory(), motd);
+    let agent = Agent::enrol(
+        &gateway,
+        "home",
+        &["--default"],
+        &Agent::minecraft(server.address),
+    );
+    let door = gateway.address("tunnel.minecraft");
+    wait_for_motd(door, motd);
+    (gateway, server, agent, door)
+}
 
 pub(crate) struct Agent {
     name: String,
