@@ -131,10 +131,10 @@ impl Words {
                 format!("{label}: {target} に再び接続できるようになりました")
             }
             (Self::English, Notice::PathSilent) => {
-                "the gateway does not answer; going on from a new local port".to_owned()
+                "the gateway does not answer; going on by a new way to it".to_owned()
             }
             (Self::Japanese, Notice::PathSilent) => {
-                "ゲートウェイから応答がありません。新しいローカルポートから続けます".to_owned()
+                "ゲートウェイから応答がありません。新しい経路で続けます".to_owned()
             }
             (Self::English, Notice::GoingAway { grace_s }) => {
                 format!("the gateway stops; connections may go on for {grace_s} s")

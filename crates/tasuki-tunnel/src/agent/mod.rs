@@ -216,8 +216,8 @@ pub enum Notice {
         /// The wait.
         retry_in: Duration,
     },
-    /// The gateway leaves us unanswered while visitors are on: the session goes on from a new local port, as after a
-    /// change of network.
+    /// The gateway leaves us unanswered while visitors are on, as after a change of network: the session goes on from a
+    /// new local port, or over TLS in new connections.
     PathSilent,
     /// The gateway stops; running connections may end within this time.
     GoingAway {
