@@ -96,6 +96,12 @@ pub enum What {
     ActivityDelivered { host: String, taken: bool },
     /// An agent's session began.
     AgentUp { agent: PrincipalId, from: IpAddr },
+    /// That session goes on with so many visitors of the one before.
+    AgentResumed {
+        agent: PrincipalId,
+        from: IpAddr,
+        visitors: u32,
+    },
     /// An agent's session ended.
     AgentDown { agent: PrincipalId, reason: String },
     /// A visitor's connection was joined to an agent's local server.

@@ -177,6 +177,9 @@ fn write(event: &Event) {
             tracing::info!(engine, tunnel.id = %agent, "agent connected");
             tracing::debug!(engine, tunnel.id = %agent, peer.addr = %from, "agent's address");
         }
+        What::AgentResumed { agent, visitors, .. } => {
+            tracing::info!(engine, tunnel.id = %agent, visitors, "visitors go on in the agent's new session");
+        }
         What::AgentDown { agent, reason } => tracing::info!(engine, tunnel.id = %agent, reason, "agent gone"),
         What::VisitorJoined {
             agent,

@@ -321,6 +321,15 @@ async fn run(
         agent: session.agent,
         from: from.ip(),
     });
+    // Those of the same start of the agent's program; another one knows nothing of them.
+    let visitors = session.visitors.count();
+    if visitors > 0 {
+        inner.deps.events.emit(What::AgentResumed {
+            agent: session.agent,
+            from: from.ip(),
+            visitors,
+        });
+    }
     tracing::info!(tunnel.agent = %session.name, software = %session.software, enrolled, transport = %session.transport, "agent connected");
 
     let accepted = Accepted {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tasuki_core::events::What;
 use tasuki_tunnel::agent::{AgentKey, Notice};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -91,6 +92,7 @@ async fn a_player_stays_when_only_a_new_session_can_pass() {
     let mut heard = [0; 5];
     player.write_all(b"first").await.unwrap();
     soon("an answer", player.read_exact(&mut heard)).await.unwrap();
+    let mut events = world.events.reader();
     router.forget_connections();
     player.write_all(b"again").await.unwrap();
     soon("an answer in a new session", player.read_exact(&mut heard))
@@ -98,6 +100,13 @@ async fn a_player_stays_when_only_a_new_session_can_pass() {
         .unwrap();
     assert_eq!(&heard, b"again");
     world.counted("tasuki_tunnel_connections_resumed_total 1").await;
+    soon("the event", async {
+        while !matches!(
+            events.next().await.unwrap().what,
+            What::AgentResumed { visitors: 1, .. }
+        ) {}
+    })
+    .await;
     // The new session came beside the old one, before that was given up.
     let told = agent.stop_and_tell().await;
     assert!(
