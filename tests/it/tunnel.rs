@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::support::agent::{Agent, game};
 use crate::support::gateway::Gateway;
-use crate::support::minecraft::{MinecraftServer, mcstatus, play};
+use crate::support::minecraft::{MinecraftServer, mcstatus, mcstatus_of, play, wait_for_motd};
 use crate::support::process::{self, Running, tool};
 use crate::support::{PATIENCE, eventually, free_port, loopback, sha256, wait_for_listener};
 
@@ -27,6 +27,30 @@ fn players_join_a_real_server_through_the_tunnel() {
         "{happened}"
     );
     assert_eq!(server.events.next_json()["name"], "Hanako");
+    gateway.assert_healthy();
+}
+
+#[test]
+fn mcstatus_reads_the_server_list_in_the_new_way_and_the_old() {
+    let gateway = Gateway::start("");
+    let door = gateway.address("tunnel.minecraft");
+    // Nobody is at home: the gateway answers, in each way.
+    for way in ["--java", "--legacy"] {
+        let shown = mcstatus_of(door, way).unwrap_or_else(|| panic!("{way}: no answer"));
+        let said = shown["motd"].as_str().unwrap();
+        assert!(!said.is_empty() && said != "old and new", "{way}: {shown}");
+    }
+    let server = MinecraftServer::start(gateway.directory(), "old and new");
+    let _agent = Agent::enrol(
+        &gateway,
+        "home",
+        &["--default"],
+        &Agent::minecraft(server.address),
+    );
+    wait_for_motd(door, "old and new");
+    let legacy = mcstatus_of(door, "--legacy").expect("a legacy answer from the server at home");
+    assert_eq!(legacy["motd"], "old and new", "{legacy}");
+    assert_eq!(legacy["max"], mcstatus(door)["max"]);
     gateway.assert_healthy();
 }
 

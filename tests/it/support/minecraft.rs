@@ -128,6 +128,16 @@ pub(crate) fn mcstatus(door: SocketAddr) -> Value {
     .unwrap()
 }
 
+/// What a server says that is asked in another way (`--legacy`, `--bedrock`); `None` if it does not answer.
+pub(crate) fn mcstatus_of(door: SocketAddr, way: &str) -> Option<Value> {
+    let port = door.port().to_string();
+    let output = process::output(python(&client("mc_status.py")).args(["127.0.0.1", &port, way]));
+    output
+        .status
+        .success()
+        .then(|| serde_json::from_slice(&output.stdout).unwrap())
+}
+
 /// Waits until the server list shows this text.
 #[track_caller]
 pub(crate) fn wait_for_motd(door: SocketAddr, motd: &str) {

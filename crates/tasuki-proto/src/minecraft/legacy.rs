@@ -16,14 +16,20 @@ pub enum LegacyPing {
     },
 }
 
+impl LegacyPing {
+    /// The third form without what should follow.
+    pub(super) fn hostless() -> Self {
+        Self::V1_6 {
+            protocol: 78,
+            host: String::new(),
+        }
+    }
+}
+
 const CHANNEL: &str = "MC|PingHost";
 
 /// Reads what follows `FE 01 FA`: `None` while more bytes must come. `max_bytes` bounds the whole ping.
 pub(super) fn read_1_6(input: &[u8], max_bytes: usize) -> Option<(LegacyPing, usize)> {
-    let hostless = LegacyPing::V1_6 {
-        protocol: 78,
-        host: String::new(),
-    };
     let head = 3 + 2 + CHANNEL.len() * 2;
     let expected = CHANNEL.encode_utf16().flat_map(u16::to_be_bytes);
     let channel_is_right = || {
@@ -33,12 +39,12 @@ pub(super) fn read_1_6(input: &[u8], max_bytes: usize) -> Option<(LegacyPing, us
     };
     // Some scanners send only `FE 01 FA` with rubbish behind: still a ping, so answer it as one without a host.
     if !channel_is_right() {
-        return Some((hostless, input.len()));
+        return Some((LegacyPing::hostless(), input.len()));
     }
     let length = usize::from(u16::from_be_bytes([*input.get(head)?, *input.get(head + 1)?]));
     let end = head + 2 + length;
     if length < 7 || end > max_bytes {
-        return Some((hostless, input.len()));
+        return Some((LegacyPing::hostless(), input.len()));
     }
     let body = input.get(head + 2..end)?;
     let host_units = usize::from(u16::from_be_bytes([body[1], body[2]]));

@@ -149,6 +149,8 @@ pub fn read_opening(input: &[u8], limits: &OpeningLimits) -> Result<Opening, Ope
         [] => return Ok(Opening::Incomplete),
         [0xfe] => return Ok(Opening::MaybeLegacy(LegacyPing::Beta)),
         [0xfe, 0x01] => return Ok(Opening::MaybeLegacy(LegacyPing::V1_4)),
+        // Server lists on the web, and mcstatus, send no more than this of the third form.
+        [0xfe, 0x01, 0xfa] => return Ok(Opening::MaybeLegacy(LegacyPing::hostless())),
         [0xfe, 0x01, 0xfa, ..] => {
             return Ok(match read_1_6(input, limits.handshake_bytes) {
                 Some((ping, _)) => Opening::Legacy(ping),
@@ -180,10 +182,7 @@ pub fn settle_legacy(input: &[u8]) -> Option<LegacyPing> {
     match input {
         [0xfe] => Some(LegacyPing::Beta),
         [0xfe, 0x01] => Some(LegacyPing::V1_4),
-        [0xfe, 0x01, 0xfa, ..] => Some(LegacyPing::V1_6 {
-            protocol: 78,
-            host: String::new(),
-        }),
+        [0xfe, 0x01, 0xfa, ..] => Some(LegacyPing::hostless()),
         _ => None,
     }
 }

@@ -283,6 +283,17 @@ fn the_three_legacy_pings_are_told_apart() {
         host: "play.example".into(),
     };
     assert_eq!(read(&ping_1_6("play.example")), Ok(Opening::Legacy(told)));
+    // No more comes from some, and the rest of it must not make others wait.
+    let hostless = LegacyPing::V1_6 {
+        protocol: 78,
+        host: String::new(),
+    };
+    assert_eq!(
+        read(&[0xfe, 0x01, 0xfa]),
+        Ok(Opening::MaybeLegacy(hostless.clone()))
+    );
+    assert_eq!(read(&[0xfe, 0x01, 0xfa, 0x00]), Ok(Opening::Incomplete));
+    assert_eq!(settle_legacy(&[0xfe, 0x01, 0xfa]), Some(hostless));
     assert_eq!(settle_legacy(&[0xfe]), Some(LegacyPing::Beta));
     assert_eq!(settle_legacy(&[0xfe, 0x01]), Some(LegacyPing::V1_4));
     assert_eq!(settle_legacy(&hex(STATUS)), None);
