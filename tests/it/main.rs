@@ -9,6 +9,7 @@ mod acme;
 mod agents;
 mod backup;
 mod bad_input;
+mod balancers;
 mod command_line;
 mod crash;
 mod crowd;

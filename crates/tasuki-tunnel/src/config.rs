@@ -70,6 +70,9 @@ pub struct MinecraftConfig {
     pub handshake_timeout: Duration,
     /// Proxies whose players' addresses and profiles in the handshake are handed on unchanged.
     pub trusted_upstreams: Vec<ipnet::IpNet>,
+    /// Load balancers that must begin each connection with a PROXY header (version 1 or 2). What they say of the player's
+    /// address is believed, by limits and by the local server.
+    pub proxy_protocol_from: Vec<ipnet::IpNet>,
     /// Server list requests from one address: this many at once; ten times as many from its /24 or /48.
     pub status_burst: u32,
     /// And so many each second after that.
@@ -123,6 +126,8 @@ pub struct TcpConfig {
     pub max_connections: usize,
     /// Connections at once on one port from one address (one /64 of IPv6).
     pub max_connections_per_address: usize,
+    /// Load balancers that must begin each connection with a PROXY header (version 1 or 2), on all these ports.
+    pub proxy_protocol_from: Vec<ipnet::IpNet>,
 }
 
 /// `[tunnel.udp]`. Address, range and reserved ports are those of `[tunnel.tcp]`: a port's TCP and UDP belong together.
@@ -203,6 +208,7 @@ impl Default for MinecraftConfig {
             max_connections_per_address: 200,
             handshake_timeout: Duration::from_secs(5),
             trusted_upstreams: Vec::new(),
+            proxy_protocol_from: Vec::new(),
             status_burst: 40,
             status_per_second: 10,
             login_burst: 20,
@@ -243,6 +249,7 @@ impl Default for TcpConfig {
             max_connections: 16_384,
             // One address alone never takes more than half of a port.
             max_connections_per_address: 8192,
+            proxy_protocol_from: Vec::new(),
         }
     }
 }

@@ -1,5 +1,5 @@
 // A Minecraft client in offline mode: joins, says a line, waits until the server repeats it, leaves.
-// node client.js --port P [--host H] [--name N] [--say TEXT] [--address NAME]; prints one JSON line with what happened.
+// node client.js --port P [--host H] [--from H] [--name N] [--say TEXT] [--address NAME]; prints one JSON line with what happened.
 // With --stay it goes on: every line on standard input is said, all that is heard is printed as a JSON line of its own,
 // and the last line says how it ended.
 'use strict'
@@ -14,6 +14,7 @@ const { values: chosen } = parseArgs({
     name: { type: 'string', default: 'Player' },
     say: { type: 'string', default: 'hello' },
     version: { type: 'string', default: '1.20.4' },
+    from: { type: 'string' }, // the address to come from
     stay: { type: 'boolean', default: false },
     deadline: { type: 'string', default: '30' }
   }
@@ -34,7 +35,9 @@ const client = mc.createClient({
   username: chosen.name,
   auth: 'offline',
   version: chosen.version,
-  connect: (client) => client.setSocket(net.connect(Number(chosen.port), chosen.host, function () {
+  connect: (client) => client.setSocket(net.connect({
+    port: Number(chosen.port), host: chosen.host, localAddress: chosen.from
+  }, function () {
     this.setNoDelay(true)
     client.emit('connect')
   }))

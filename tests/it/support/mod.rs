@@ -6,6 +6,7 @@ pub(crate) mod certificate;
 pub(crate) mod fediverse;
 pub(crate) mod figures;
 pub(crate) mod gateway;
+pub(crate) mod haproxy;
 pub(crate) mod http;
 pub(crate) mod mail;
 pub(crate) mod minecraft;

@@ -17,11 +17,12 @@ use tasuki_proto::names::Domain;
 use tasuki_proto::tunnel::{EndpointId, StreamHeader, StreamKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::flow::{self, NotJoined, Visit};
 use super::registry::Route;
-use super::{Inner, admit};
+use super::{Inner, admit, proxied};
 use crate::config::{MinecraftConfig, for_prefix, times};
 use crate::metrics::Door;
 use crate::splice::prepare_socket;
@@ -35,23 +36,12 @@ const LINGER_BYTES: usize = 16 * 1024;
 
 /// Accepts players until `token` fires.
 pub(crate) async fn serve(inner: Arc<Inner>, acceptor: Acceptor, token: CancellationToken) {
-    let counts = inner.players.clone();
     loop {
         let accepted = tokio::select! {
             accepted = acceptor.accept() => accepted,
             () = token.cancelled() => return,
         };
-        let max = inner.config.load().minecraft.max_connections_per_address;
-        match counts.enter(accepted.peer.ip(), max) {
-            Some(counted) => {
-                let inner_of_task = Arc::clone(&inner);
-                inner.flows.spawn(async move {
-                    visit(inner_of_task, accepted).await;
-                    drop(counted);
-                });
-            }
-            None => flow::turn_away(&inner, accepted.stream, "address_full"),
-        }
+        inner.flows.spawn(visit(Arc::clone(&inner), accepted));
     }
 }
 
@@ -93,6 +83,14 @@ async fn visit(inner: Arc<Inner>, accepted: Accepted) {
     prepare_socket(&stream);
     let config = inner.config();
     let config = &config.minecraft;
+    let deadline = Instant::now() + config.handshake_timeout;
+    let peer = match proxied::visitor(&mut stream, peer, &config.proxy_protocol_from, deadline).await {
+        Ok(peer) => peer,
+        Err(reason) => return flow::turn_away(&inner, stream, reason),
+    };
+    let Some(_counted) = inner.players.enter(peer.ip(), config.max_connections_per_address) else {
+        return flow::turn_away(&inner, stream, "address_full");
+    };
     if let Err(reason) = admit::may_visit(&inner, peer.ip(), None) {
         return flow::turn_away(&inner, stream, reason);
     }
@@ -100,8 +98,7 @@ async fn visit(inner: Arc<Inner>, accepted: Accepted) {
         .trusted_upstreams
         .iter()
         .any(|net| net.contains(&peer.ip()));
-    let asked = match tokio::time::timeout(config.handshake_timeout, read_opening(&mut stream, trusted)).await
-    {
+    let asked = match timeout_at(deadline, read_opening(&mut stream, trusted)).await {
         Ok(Ok(asked)) => asked,
         Ok(Err(NoOpening::Closed)) => return flow::turn_away(&inner, stream, "no_handshake"),
         Ok(Err(NoOpening::Error(error))) => {

@@ -12,6 +12,7 @@ pub(crate) mod minecraft;
 pub(crate) mod owners;
 pub(crate) mod ports;
 mod progress;
+mod proxied;
 pub(crate) mod registry;
 pub(crate) mod regulars;
 pub(crate) mod session;

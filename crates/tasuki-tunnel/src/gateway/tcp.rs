@@ -1,18 +1,23 @@
 //! A TCP port of an agent: every connection becomes a stream.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tasuki_core::accept::{Accepted, Acceptor};
 use tasuki_core::store::tunnel::EndpointKind;
 use tasuki_proto::tunnel::{StreamHeader, StreamKind};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::counts::PerAddress;
 use super::flow::Visit;
-use super::registry::{Route, Target};
-use super::{Inner, admit, flow};
+use super::registry::Route;
+use super::{Inner, admit, flow, proxied};
 use crate::metrics;
 use crate::splice::prepare_socket;
+
+/// How long a listed load balancer may take to say whom it brings.
+const PROXY_HEADER: Duration = Duration::from_secs(5);
 
 /// Accepts until `token` fires.
 pub(crate) async fn serve(
@@ -27,35 +32,37 @@ pub(crate) async fn serve(
             accepted = acceptor.accept() => accepted,
             () = token.cancelled() => return,
         };
-        let max = inner.config.load().tcp.max_connections_per_address;
-        if let Err(reason) = admit::may_visit(&inner, accepted.peer.ip(), None) {
-            flow::turn_away(&inner, accepted.stream, reason);
-            continue;
-        }
-        let target = match inner.registry.route(&kind) {
-            Route::Live(mut targets) => targets.swap_remove(0),
-            Route::Away | Route::Unknown => {
-                flow::turn_away(&inner, accepted.stream, "agent_away");
-                continue;
-            }
-        };
-        let Some(counted) = counts.enter(accepted.peer.ip(), max) else {
-            flow::turn_away(&inner, accepted.stream, "address_full");
-            continue;
-        };
-        let task = visit(Arc::clone(&inner), target, accepted);
-        inner.flows.spawn(async move {
-            task.await;
-            drop(counted);
-        });
+        inner
+            .flows
+            .spawn(visit(Arc::clone(&inner), kind.clone(), counts.clone(), accepted));
     }
 }
 
-async fn visit(inner: Arc<Inner>, target: Target, accepted: Accepted) {
-    let Accepted { stream, peer, permit } = accepted;
+async fn visit(inner: Arc<Inner>, kind: EndpointKind, counts: PerAddress, accepted: Accepted) {
+    let Accepted {
+        mut stream,
+        peer,
+        permit,
+    } = accepted;
     prepare_socket(&stream);
+    let config = inner.config();
+    let deadline = Instant::now() + PROXY_HEADER;
+    let peer = match proxied::visitor(&mut stream, peer, &config.tcp.proxy_protocol_from, deadline).await {
+        Ok(peer) => peer,
+        Err(reason) => return flow::turn_away(&inner, stream, reason),
+    };
+    if let Err(reason) = admit::may_visit(&inner, peer.ip(), None) {
+        return flow::turn_away(&inner, stream, reason);
+    }
+    let target = match inner.registry.route(&kind) {
+        Route::Live(mut targets) => targets.swap_remove(0),
+        Route::Away | Route::Unknown => return flow::turn_away(&inner, stream, "agent_away"),
+    };
+    let Some(_counted) = counts.enter(peer.ip(), config.tcp.max_connections_per_address) else {
+        return flow::turn_away(&inner, stream, "address_full");
+    };
     let Ok(door) = stream.local_addr() else { return };
-    let limit = inner.config.load().connect_timeout;
+    let limit = config.connect_timeout;
     let header = StreamHeader {
         kind: StreamKind::Tcp,
         endpoint: target.endpoint,

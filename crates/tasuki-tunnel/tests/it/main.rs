@@ -10,6 +10,7 @@ mod hostile;
 mod limits;
 mod path;
 mod players;
+mod proxied;
 mod release;
 mod resume;
 mod scopes;

@@ -364,7 +364,9 @@ pub(crate) fn exempt(config: &Config, rules: &[(Origin, RuleSpec)]) -> Vec<Exemp
         .trusted_proxies
         .iter()
         .chain(&config.front.proxy_protocol_from)
-        .chain(&config.mail.proxy_protocol_from);
+        .chain(&config.mail.proxy_protocol_from)
+        .chain(&config.tunnel.minecraft.proxy_protocol_from)
+        .chain(&config.tunnel.tcp.proxy_protocol_from);
     nets.extend(proxies.map(|net| Exempt {
         net: *net,
         engine: None,
