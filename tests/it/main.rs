@@ -10,6 +10,7 @@ mod agents;
 mod backup;
 mod bad_input;
 mod balancers;
+mod bedrock;
 mod command_line;
 mod crash;
 mod crowd;
