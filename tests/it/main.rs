@@ -29,6 +29,7 @@ mod restart;
 mod screen;
 mod second_relay;
 mod shed;
+mod squid;
 mod stay;
 mod storage;
 mod support;
