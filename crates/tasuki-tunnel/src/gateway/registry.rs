@@ -7,6 +7,7 @@ use tasuki_core::ids::PrincipalId;
 use tasuki_core::store::tunnel::{Endpoint, EndpointKind};
 use tasuki_proto::names::Domain;
 use tasuki_proto::tunnel::EndpointId;
+use tokio::sync::Notify;
 
 use super::grants::Wire;
 use super::session::Session;
@@ -34,6 +35,8 @@ pub(crate) struct Target {
 #[derive(Default)]
 pub(crate) struct Registry {
     inner: Mutex<Tables>,
+    /// Routes were set.
+    changed: Notify,
 }
 
 #[derive(Default)]
@@ -139,6 +142,19 @@ impl Registry {
         tables.forget_targets(|target| Arc::ptr_eq(&target.session, session));
         for (kind, target) in routes {
             tables.live.entry(kind).or_default().push(target);
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until the door leads to somebody.
+    pub(crate) async fn leads_somewhere(&self, kind: &EndpointKind) {
+        loop {
+            // Taken before the look, so that nothing is missed in between.
+            let changed = self.changed.notified();
+            if self.lock().live.contains_key(kind) {
+                return;
+            }
+            changed.await;
         }
     }
 

@@ -27,6 +27,11 @@ pub(crate) async fn serve(
     token: CancellationToken,
 ) {
     let counts = PerAddress::default();
+    // The agent's other endpoints are still being opened: who comes before that is done waits in the kernel.
+    tokio::select! {
+        () = inner.registry.leads_somewhere(&kind) => {}
+        () = token.cancelled() => return,
+    }
     loop {
         let accepted = tokio::select! {
             accepted = acceptor.accept() => accepted,

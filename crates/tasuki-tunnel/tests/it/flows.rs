@@ -1,5 +1,6 @@
 //! Bytes, ends and resets through a TCP port.
 
+use tasuki_tunnel::agent::{LocalDoor, LocalEndpoint};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -163,4 +164,25 @@ async fn the_drain_tells_agents_waits_for_visitors_and_cuts_them_after_the_grace
     assert_eq!(drained.late, 1);
     assert!(soon("the cut", visitor.read(&mut byte)).await.is_err());
     assert!(TcpStream::connect(port).await.is_err());
+}
+
+#[tokio::test]
+async fn who_comes_to_the_first_port_while_others_are_still_being_opened_is_served() {
+    let world = World::start().await;
+    let (ports, target) = (world.settings.tcp.ports, echo().await.to_string());
+    let endpoint = |port: u16| LocalEndpoint::new(port.to_string(), LocalDoor::Tcp(port), target.clone());
+    let _agent = world
+        .agent(&[ANY_PORT], (ports.from..=ports.to).map(endpoint).collect())
+        .await;
+    let coming = async {
+        loop {
+            match TcpStream::connect(("127.0.0.1", ports.from)).await {
+                Ok(visitor) => return visitor,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let mut visitor = soon("the first port", coming).await;
+    visitor.write_all(b"x").await.unwrap();
+    assert_eq!(soon("a byte", visitor.read_u8()).await.unwrap(), b'x');
 }
