@@ -33,6 +33,7 @@ mod squid;
 mod stay;
 mod storage;
 mod support;
+mod systems;
 mod tidy;
 mod topics;
 mod trace;

@@ -24,13 +24,13 @@ fn cargo(arguments: &[&str]) -> String {
 }
 
 /// Package names to the names they depend on.
-struct Graph {
+pub(crate) struct Graph {
     normal: BTreeMap<String, BTreeSet<String>>,
     dev: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Graph {
-    fn of_the_workspace() -> Self {
+    pub(crate) fn of_the_workspace() -> Self {
         let metadata: Value = serde_json::from_str(&cargo(&[
             "metadata",
             "--format-version",
@@ -76,7 +76,7 @@ impl Graph {
     }
 
     /// Everything that `package` links, however far away.
-    fn tree(&self, package: &str) -> BTreeSet<&str> {
+    pub(crate) fn tree(&self, package: &str) -> BTreeSet<&str> {
         let mut seen = BTreeSet::new();
         let mut open = vec![package];
         while let Some(next) = open.pop() {
@@ -443,29 +443,4 @@ fn anywhere_in_tests(name: &str) -> bool {
             let text = std::fs::read_to_string(file).unwrap();
             text.contains(name) && test_names(&text).iter().any(|found| found == name)
         })
-}
-
-#[test]
-fn what_differs_between_systems_is_in_one_module_of_the_agent() {
-    let folder = root().join("crates/tasuki-agent/src");
-    for file in std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-    {
-        let text = std::fs::read_to_string(&file).unwrap();
-        let program = text.split("#[cfg(test)]").next().unwrap();
-        for word in [
-            "std::os::unix",
-            "tokio::net::Unix",
-            "signal::unix",
-            "cfg(unix)",
-            "rustix",
-        ] {
-            assert!(
-                file.ends_with("os.rs") || !program.contains(word),
-                "{}: {word} belongs into os.rs",
-                file.display()
-            );
-        }
-    }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::os;
 use crate::words::Words;
 use crate::{CONFIG, Fail, IO};
 
@@ -43,6 +44,11 @@ pub(crate) fn install(arguments: &Install, words: Words) -> Result<(), Fail> {
     if arguments.print {
         print!("{unit}");
         return Ok(());
+    }
+    if !os::HAS_SYSTEMD {
+        let text =
+            "this system has no systemd; packaging/windows/README.md tells how Windows starts the agent";
+        return Err(Fail::new(CONFIG, text));
     }
     let directory = directory(arguments.system)?;
     let path = directory.join(NAME);

@@ -11,6 +11,9 @@ pub(crate) type ControlStream = tokio::net::UnixStream;
 #[cfg(unix)]
 pub(crate) type ControlListener = tokio::net::UnixListener;
 
+/// Whether services are systemd's here.
+pub(crate) const HAS_SYSTEMD: bool = cfg!(unix);
+
 /// Makes a directory, and those above it, for its owner alone.
 pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();

@@ -1,16 +1,17 @@
 //! Files that hold keys: whole or not at all, for our eyes only.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Makes `dir` and its parents with mode 0700; one that is there is left as it is.
+use crate::os;
+
+/// Makes `dir` and its parents with mode 0700 (where there are modes); one that is there is left as it is.
 ///
 /// # Errors
 /// The operating system's.
 pub fn make_private_dir(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    os::private_dirs().create(dir)
 }
 
 /// Writes `bytes` to `path` with mode 0600: through a temporary file beside it, synced, renamed, directory synced. After
@@ -34,15 +35,11 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written?;
-    File::open(dir)?.sync_all()
+    os::sync_dir(dir)
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = os::private_file().create_new(true).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }

@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
+#[cfg(unix)]
 mod looks;
 #[cfg(test)]
 mod tests;
 
+#[cfg(unix)]
 pub use looks::{DiskSpace, Watched, disk_space, reserve_bytes, watch};
 
 /// Conditions kept at once; a reporter that makes up keys cannot fill the memory.

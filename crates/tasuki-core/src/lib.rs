@@ -6,8 +6,12 @@
 //!
 //! What is not here: protocol logic (pure, in `tasuki-proto`) and anything that one engine alone needs.
 //!
+//! The agent links this crate too, on systems that are no Unix as well: what only a gateway needs of Unix is in modules
+//! behind `cfg(unix)`, what else differs is in `os`.
+//!
 //! **Invariant:** engines do not know each other; they meet only through the types of this crate.
 
+#[cfg(unix)]
 pub mod accept;
 pub mod accounts;
 pub mod acl;
@@ -19,18 +23,24 @@ pub mod engine;
 pub mod events;
 pub mod failure;
 pub mod files;
+#[cfg(unix)]
 pub mod front;
+#[cfg(unix)]
 pub mod handover;
 pub mod health;
 pub mod ids;
 pub mod limits;
 pub mod metrics;
 pub mod net;
+mod os;
 pub mod pool;
 pub mod seal;
 pub mod shutdown;
+#[cfg(unix)]
 pub mod sockets;
 pub mod store;
 pub mod tls;
 
-pub use engine::{Applied, BuildError, Deps, EngineKind, Shared, Snapshot};
+#[cfg(unix)]
+pub use engine::Deps;
+pub use engine::{Applied, BuildError, EngineKind, Shared, Snapshot};

@@ -11,9 +11,12 @@ use prometheus_client::registry::{Metric, Registry};
 
 use crate::engine::EngineKind;
 
+#[cfg(unix)]
 mod house;
+#[cfg(unix)]
 mod process;
 
+#[cfg(unix)]
 pub use house::House;
 
 /// The whole registry; clones share it.

@@ -11,10 +11,12 @@ use zeroize::Zeroizing;
 
 use crate::store::{AuditEntry, SecretStore, StoreError};
 
+#[cfg(unix)]
 mod key_file;
 #[cfg(test)]
 mod tests;
 
+#[cfg(unix)]
 pub use key_file::{KeyFile, KeyFileError};
 
 /// A text that must not reach a log: `Debug` and `Serialize` show asterisks.

@@ -18,7 +18,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
-use socket2::SockRef;
 use tasuki_proto::tunnel::{MAX_CARRIED, put_packet, take_packet, whole_packets};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -218,7 +217,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) fn prepare_line(socket: &TcpStream) {
     prepare_socket(socket);
     #[cfg(target_os = "linux")]
-    let _ = SockRef::from(socket).set_tcp_notsent_lowat(UNSENT);
+    let _ = socket2::SockRef::from(socket).set_tcp_notsent_lowat(UNSENT);
 }
 
 impl AsyncUdpSocket for Way {

@@ -7,10 +7,10 @@ use bytes::BytesMut;
 use quinn::{Connection, Endpoint, SendStream};
 use tasuki_core::clock::Clock;
 use tasuki_proto::tunnel::{CloseCode, Datagram, FromAgent, FromGateway, encode_frame};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::dial::{self, Gateway, any_port_towards};
-use crate::gateway::session::read_frame;
+use crate::frames::read_frame;
 use crate::quic;
 
 /// Packets that are sent to see how many arrive, how large, and how far apart: as a player's.
@@ -131,6 +131,8 @@ async fn ask(connection: &Connection) -> Option<(Seen, SendStream)> {
 async fn send_packets(connection: &Connection) {
     let packet = Datagram::Padding { zeros: ZEROS }.encode();
     let mut apart = tokio::time::interval(APART);
+    // After a pause of ours no two at once: they would share a packet.
+    apart.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for _ in 0..PACKETS {
         apart.tick().await;
         if connection.send_datagram(packet.clone()).is_err() {

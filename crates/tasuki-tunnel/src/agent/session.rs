@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::dial::{Gateway, HeldWay, Reached, any_port_towards};
 use super::{Final, Inner, Notice, Tell, flow, udp};
-use crate::gateway::session::{read_frame, software};
+use crate::frames::{read_frame, software};
 use crate::quic;
 use crate::tls::Identity;
 use crate::transport::Transport;

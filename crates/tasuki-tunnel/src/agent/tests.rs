@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinHandle;
 
 use super::{Agent, AgentConfig, AgentKey, Final, LocalDoor, LocalEndpoint};
-use crate::gateway::session::read_frame;
+use crate::frames::read_frame;
 use crate::quic;
 use crate::tls::{self, Identity};
 use crate::transport::Transport;

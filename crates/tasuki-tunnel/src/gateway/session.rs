@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream, VarInt};
-use serde::de::DeserializeOwned;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::events::What;
 use tasuki_core::ids::PrincipalId;
 use tasuki_core::store::accounts::Principal;
 use tasuki_proto::tunnel::{
-    Accepted, CloseCode, ControlError, FromAgent, FromGateway, Hello, WORDS, encode_frame, take_frame,
+    Accepted, CloseCode, ControlError, FromAgent, FromGateway, Hello, WORDS, encode_frame,
 };
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -23,6 +22,7 @@ use super::ports::Listening;
 use super::visitors::Visitors;
 use super::{Inner, declare, handover, udp};
 use crate::datagrams::Datagrams;
+use crate::frames::{read_frame, software};
 use crate::handle::EndpointLine;
 use crate::tls::Fingerprint;
 use crate::transport::Transport;
@@ -233,23 +233,6 @@ fn peer_fingerprint(connection: &Connection) -> Option<Fingerprint> {
     Fingerprint::of_certificate(identity.first()?).ok()
 }
 
-/// The next frame; `None` when the other side ended the stream or the session. Cancel-safe: bytes read so far stay in
-/// `input`.
-pub(crate) async fn read_frame<T: DeserializeOwned>(
-    receive: &mut RecvStream,
-    input: &mut BytesMut,
-) -> Result<Option<T>, ControlError> {
-    loop {
-        if let Some(frame) = take_frame(input)? {
-            return Ok(Some(frame));
-        }
-        match receive.read_chunk(16 * 1024, true).await {
-            Ok(Some(chunk)) => input.extend_from_slice(&chunk.bytes),
-            Ok(None) | Err(_) => return Ok(None),
-        }
-    }
-}
-
 async fn run(
     inner: Arc<Inner>,
     from: SocketAddr,
@@ -413,11 +396,6 @@ async fn exchange_words(session: Arc<Session>) {
         session.visitors.gone.cancel();
         session.close(CloseCode::Protocol, "more was taken than was sent");
     }
-}
-
-/// Name and version of this program, as the other side shows it.
-pub(crate) fn software() -> String {
-    concat!("tasuki/", env!("CARGO_PKG_VERSION")).to_owned()
 }
 
 struct Control {
