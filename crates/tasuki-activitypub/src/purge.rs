@@ -1,6 +1,6 @@
 //! Taking out of all lanes what waits there: of an account, of a host, or by a pattern.
 //!
-//! Deletes stay, and go to everybody who got the post: taking them out would keep alive what should be gone.
+//! Deletes and Undos stay, and go to everybody who got the post: taking them out would keep alive what should be gone.
 
 use std::collections::HashMap;
 
@@ -9,6 +9,7 @@ use serde::Serialize;
 use tasuki_core::ids::{HostNo, LogSeq};
 use tasuki_core::store::fedi::{Entry, EntryKind, HostProgress, Progress};
 use tasuki_core::store::{AuditEntry, StoreError};
+use tasuki_proto::activitypub::activity::Kind;
 use tasuki_proto::activitypub::ids::{ActorId, Authority, ObjectId};
 use tasuki_proto::activitypub::words::Words;
 
@@ -150,7 +151,7 @@ impl Inner {
             for entry in &read {
                 let is_empty = entry.body.is_empty() && entry.announce.is_none();
                 let is_relayed = matches!(entry.kind, EntryKind::Activity | EntryKind::Change);
-                if !is_relayed || is_empty || !what.matches(entry) {
+                if !is_relayed || is_empty || !what.matches(entry) || takes_back(entry) {
                     continue;
                 }
                 let waiting = waiting(entry, &progress);
@@ -175,6 +176,18 @@ impl Inner {
         }
         Ok(report)
     }
+}
+
+/// Whether an entry ends something that was published before. It goes out whatever became of its author.
+pub(crate) fn takes_back(entry: &Entry) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Typed {
+        #[serde(rename = "type")]
+        kind: String,
+    }
+    let is_undo =
+        || serde_json::from_slice::<Typed>(&entry.body).is_ok_and(|typed| typed.kind == Kind::Undo.as_str());
+    entry.kind == EntryKind::Delete || (entry.kind == EntryKind::Change && is_undo())
 }
 
 /// How many hosts of the audience do not have an entry, as of the last checkpoint.

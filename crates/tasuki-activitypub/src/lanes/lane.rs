@@ -31,6 +31,7 @@ use super::view::{LOW, View};
 use crate::config::FediConfig;
 use crate::metrics::Metrics;
 use crate::outage::{Look, Outage};
+use crate::purge::takes_back;
 use crate::scout::Suspects;
 use crate::subscribers::Subscribers;
 use crate::trail::Trail;
@@ -308,24 +309,25 @@ impl Lane {
         })
     }
 
-    /// Whether a block that came after an entry was accepted stops it: the host gets nothing more, or the author's host
-    /// publishes nothing more. Deletes of what was published still go out, and the relay's own letters.
+    /// Whether a rule that came after an entry was accepted stops it: the host gets nothing more, or the author's host
+    /// publishes nothing more or does not want to be relayed. What takes something back still goes out, and the relay's
+    /// own letters.
     fn is_stopped(&self, common: &Common, entry: &Entry) -> bool {
+        if entry.kind == EntryKind::Control {
+            return false;
+        }
         let moderation = common.subscribers.moderation();
         let blocks = |host: &Authority| {
             moderation
                 .host(host)
                 .is_some_and(|rule| rule.effect == ModerationEffect::Block)
         };
-        match entry.kind {
-            EntryKind::Control => false,
-            EntryKind::Delete => self.authority.as_ref().is_some_and(blocks),
-            EntryKind::Activity | EntryKind::Change => {
-                let author = ObjectId::parse(&entry.object).ok();
-                self.authority.as_ref().is_some_and(blocks)
-                    || author.is_some_and(|object| blocks(object.authority()))
-            }
-        }
+        let publishes_nothing = |object: ObjectId| {
+            let host = object.authority();
+            blocks(host) || moderation.opt_out(host).is_some()
+        };
+        self.authority.as_ref().is_some_and(blocks)
+            || (ObjectId::parse(&entry.object).is_ok_and(publishes_nothing) && !takes_back(entry))
     }
 
     /// Whether the host takes this forward now. A host that is not subscribed is sent what was decided.

@@ -98,7 +98,7 @@ async fn a_domain_opts_out_of_being_relayed_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_of_a_domain_that_opts_out_is_taken_out() {
-    let relay = relay_with(&Ground::sqlite().await, |_| {}).await;
+    let relay = relay_with(&Ground::sqlite().await, |config| config.boosts = true).await;
     let (shy, other, reader) = (
         Instance::start().await,
         Instance::start().await,
@@ -107,6 +107,12 @@ async fn what_waits_of_a_domain_that_opts_out_is_taken_out() {
     for instance in [&shy, &other, &reader] {
         instance.subscribe(&relay).await;
     }
+    let liked = other.publish(&relay, 7, true).await;
+    let boost = json!({"@context": "https://www.w3.org/ns/activitystreams", "id": format!("{}/boosts/1", shy.base),
+        "type": "Announce", "actor": shy.user("alice"), "to": ["https://www.w3.org/ns/activitystreams#Public"],
+        "object": liked["object"]["id"], "signature": shy.ld_signature("alice")});
+    post(&relay, &shy, &boost).await;
+    gets(&reader, &boost).await;
     relay
         .handle
         .pause(BrakeMode::Hold, "a test", OPERATOR)
@@ -115,6 +121,10 @@ async fn what_waits_of_a_domain_that_opts_out_is_taken_out() {
     let waiting = shy.publish(&relay, 1, true).await;
     let gone = shy.publish(&relay, 2, true).await;
     post(&relay, &shy, &about(&gone, "Delete")).await;
+    let undo = json!({"@context": "https://www.w3.org/ns/activitystreams", "id": format!("{}/undo/1", shy.base),
+        "type": "Undo", "actor": shy.user("alice"), "to": ["https://www.w3.org/ns/activitystreams#Public"],
+        "object": boost, "signature": shy.ld_signature("alice")});
+    post(&relay, &shy, &undo).await;
     let (host, kind) = (host_of(&shy), ModerationKind::OptOut);
     let effect = ModerationEffect::OptOut;
     let done = relay.handle.moderate(effect, kind, host, "by mail", OPERATOR);
@@ -123,6 +133,7 @@ async fn what_waits_of_a_domain_that_opts_out_is_taken_out() {
     let last = other.publish(&relay, 3, true).await;
     gets(&reader, &last).await;
     gets(&reader, &about(&gone, "Delete")).await;
+    gets(&reader, &undo).await;
     assert!(
         reader
             .received()
