@@ -28,6 +28,16 @@ pub(crate) struct Moderation {
     patterns: Vec<(Regex, usize)>,
 }
 
+/// The last two labels of a name, without a port.
+fn ending(host: &str) -> &str {
+    let host = match host.split_once(':') {
+        Some((name, port)) if !port.contains(':') => name,
+        _ => host,
+    };
+    let mut dots = host.rmatch_indices('.').map(|(at, _)| at + 1);
+    &host[dots.nth(1).unwrap_or(0)..]
+}
+
 impl Moderation {
     pub(crate) fn compile(rules: Vec<ModerationRule>) -> Self {
         let mut all = Self::default();
@@ -65,6 +75,13 @@ impl Moderation {
     /// Domains that do not want to be relayed.
     pub(crate) fn opted_out(&self) -> usize {
         self.opted_out.len()
+    }
+
+    /// How many of them end in the same two labels as this host.
+    pub(crate) fn opted_out_of_ending(&self, host: &Authority) -> usize {
+        let wanted = ending(host.as_str());
+        let alike = self.opted_out.keys().filter(|one| ending(one) == wanted);
+        alike.count()
     }
 
     /// The rule about one account.
@@ -236,6 +253,15 @@ mod tests {
             assert!(all.opt_out(&host(shy)).is_some(), "{shy}");
         }
         assert!(all.opt_out(&host("notshy.example")).is_none());
+        for (other, alike) in [
+            ("b.shy.example:8443", 1),
+            ("shy.example", 1),
+            ("notshy.example", 0),
+            ("example", 0),
+            ("[2001:db8::1]:80", 0),
+        ] {
+            assert_eq!(all.opted_out_of_ending(&host(other)), alike, "{other}");
+        }
         assert!(all.host(&host("shy.example")).is_none() && all.host(&host("a.shy.example")).is_some());
         assert!(!all.has_filters());
     }

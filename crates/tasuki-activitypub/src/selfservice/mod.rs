@@ -27,6 +27,7 @@ use serde::Deserialize;
 use tasuki_core::EngineKind;
 use tasuki_core::clock::Timestamp;
 use tasuki_core::limits::{Rate, Who};
+use tasuki_core::net;
 use tasuki_core::store::StoreError;
 use tasuki_core::store::fedi::{FilterBy, ModerationEffect, ModerationKind};
 use tasuki_proto::activitypub::ids::Authority;
@@ -44,17 +45,21 @@ use crate::handle::{Handle, HandleError};
 
 /// Largest form.
 const MAX_FORM_BYTES: usize = 16 * 1024;
-/// Proofs looked for at one host, whoever asks: each asks its server or DNS.
+/// Proofs looked for at one host for one network: others who ask in vain keep nobody out.
 const PROOFS: Rate = Rate {
     burst: 10,
     per_period: 30,
     period: Duration::from_secs(3600),
 };
+/// Proofs looked for at one host, whoever asks: each asks its server or DNS.
+const PROOFS_OF_HOST: Rate = Rate::per_minute(60, 20);
 
 /// Proofs looked for at all hosts together that are not subscribed: their names are anybody's idea.
 const STRANGERS: Rate = Rate::per_minute(60, 20);
 /// Domains that are out of being relayed before the page takes no more; the operator may add to them.
 const MAX_OPT_OUTS: usize = 10_000;
+/// The same with one ending (`example.com`, but also `co.jp`): whoever has a domain has any number of names below it.
+const MAX_OPT_OUTS_OF_ENDING: usize = 200;
 
 /// The routes; they answer only while `fediverse.self_service` is on.
 pub(crate) fn routes() -> Router<Arc<Inner>> {
@@ -126,11 +131,14 @@ async fn prove(
         return shown(&inner, StatusCode::FORBIDDEN, Some(&Words::TOO_LATE), Step::Begin);
     };
     let take = |what, who, rate| inner.deps.limits.take(EngineKind::Fediverse, what, who, rate);
-    let who = Who::Domain(challenge.host.to_string());
-    let may = take("proof", who, PROOFS).and_then(|()| match inner.subscribed(&challenge.host) {
-        true => Ok(()),
-        false => take("proof_of_stranger", Who::Domain(String::new()), STRANGERS),
-    });
+    let host = challenge.host.to_string();
+    let asker = Who::Domain(format!("{host} {}", net::prefix(from)));
+    let may = take("proof", asker, PROOFS)
+        .and_then(|()| take("proof_of_host", Who::Domain(host), PROOFS_OF_HOST))
+        .and_then(|()| match inner.subscribed(&challenge.host) {
+            true => Ok(()),
+            false => take("proof_of_stranger", Who::Domain(String::new()), STRANGERS),
+        });
     if may.is_err() {
         let step = Step::Prove(&challenge);
         return shown(
@@ -207,7 +215,12 @@ async fn set_opt_out(inner: &Arc<Inner>, grant: &Grant, is_out: bool, from: IpAd
     let is_known = moderation
         .opt_out(&grant.host)
         .is_some_and(|rule| rule.subject == grant.host.as_str());
-    if is_out && !is_known && moderation.opted_out() >= MAX_OPT_OUTS {
+    if is_out && is_known {
+        return (StatusCode::OK, Words::KEPT);
+    }
+    let is_full = moderation.opted_out() >= MAX_OPT_OUTS
+        || moderation.opted_out_of_ending(&grant.host) >= MAX_OPT_OUTS_OF_ENDING;
+    if is_out && is_full {
         return (StatusCode::SERVICE_UNAVAILABLE, Words::TOO_MANY_OPT_OUTS);
     }
     let (handle, host) = (Handle::new(Arc::clone(inner)), grant.host.as_str());

@@ -95,8 +95,8 @@ fn prove(challenge: &Challenge) -> String {
         escape(&challenge.token),
         both("By a post", "投稿で"),
         both(
-            "Post the token publicly with the account that your instance names as its contact, and give the post's address here. Delete it afterwards.",
-            "サーバーの連絡先として公開されているアカウントでトークンを公開投稿し、その URL を入れてください。確認後は削除してかまいません。"
+            "Post the token publicly with the account that your instance names as its contact, and give the post's address here. Delete it afterwards. Misskey does not say who its contact is: use DNS there.",
+            "サーバーの連絡先として公開されているアカウントでトークンを公開投稿し、その URL を入れてください。確認後は削除してかまいません。Misskey は連絡先のアカウントを公開しないため、DNS を使ってください。"
         ),
         both("The post's address", "投稿の URL"),
         escape(challenge.host.as_str()),

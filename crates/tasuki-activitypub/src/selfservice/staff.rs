@@ -1,5 +1,5 @@
-//! Whom an instance names as its own people: the contact account of `/api/v1/instance` (Mastodon, Misskey and forks answer
-//! it), and the staff accounts of NodeInfo (Pleroma, Akkoma).
+//! Whom an instance names as its own people: the contact account of `/api/v1/instance` (Mastodon, and those that speak its
+//! API), and the staff accounts of NodeInfo (Pleroma, Akkoma). Misskey itself names no account: its people use DNS.
 
 use serde_json::Value;
 use tasuki_proto::activitypub::actor::Actor;

@@ -144,3 +144,43 @@ async fn what_waits_of_a_domain_that_opts_out_is_taken_out() {
     assert!(status.state == SubscriptionState::Active, "it stays a subscriber");
     relay.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_domain_cannot_fill_the_list_with_names_below_it() {
+    let relay = relay_with(&Ground::sqlite().await, |_| {}).await;
+    // All of them end as the instance's own host does.
+    for number in 0..200 {
+        let host = format!("10.{number}.0.1");
+        let (effect, kind) = (ModerationEffect::OptOut, ModerationKind::OptOut);
+        let done = relay.handle.moderate(effect, kind, &host, "by mail", OPERATOR);
+        done.await.unwrap();
+    }
+    let (shy, browser) = (Instance::start().await, Browser::default());
+    let (_, expires, grant) = proven(&browser, &relay, &shy).await;
+    let fields = [
+        ("host", host_of(&shy)),
+        ("expires", expires.as_str()),
+        ("grant", grant.as_str()),
+        ("wish", "out"),
+    ];
+    let full = browser.submit(&relay, "/filter/opt-out", &fields).await;
+    assert!(
+        full.status == 503 && full.text.contains("ask the operator"),
+        "{}",
+        full.text
+    );
+    let by = (ModerationKind::OptOut, "10.7.0.1");
+    relay.handle.lift(by.0, by.1, OPERATOR).await.unwrap();
+    assert_eq!(
+        browser.submit(&relay, "/filter/opt-out", &fields).await.status,
+        200
+    );
+    // Who is out already says nothing new.
+    let audited = relay.handle.rules().await.unwrap();
+    assert_eq!(
+        browser.submit(&relay, "/filter/opt-out", &fields).await.status,
+        200
+    );
+    assert_eq!(relay.handle.rules().await.unwrap(), audited);
+    relay.stop().await;
+}

@@ -297,6 +297,32 @@ pub(crate) async fn proven(
     (page, expires, grant)
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_tries_in_vain_keeps_nobody_else_from_proving_an_instance() {
+    let relay = relay_with(&Ground::sqlite().await, |_| {}).await;
+    let (instance, stranger) = (Instance::start().await, Browser::default());
+    instance.subscribe(&relay).await;
+    let host = host_of(&instance);
+    let asked = stranger.submit(&relay, "/filter", &[("host", host)]).await;
+    let (expires, nonce) = (asked.field("expires"), asked.field("nonce"));
+    let post = format!("{}/notes/none", instance.base);
+    let fields = [
+        ("host", host),
+        ("expires", &expires),
+        ("nonce", &nonce),
+        ("post", &post),
+    ];
+    let mut answers = Vec::new();
+    for number in 1..=11 {
+        let from = IpAddr::from([127, 200, 0, number]);
+        let tried = stranger.submit_from(from, &relay, "/filter/prove", &fields).await;
+        answers.push(tried.status);
+    }
+    assert_eq!((&answers[..10], answers[10]), (&[403; 10][..], 429));
+    proven(&Browser::default(), &relay, &instance).await;
+    relay.stop().await;
+}
+
 /// Answers every question for TXT records with this text.
 async fn name_server(text: Arc<std::sync::Mutex<String>>) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
