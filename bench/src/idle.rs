@@ -26,7 +26,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 fn measure(plan: &Plan, case: &str, peer: &str, directory: &Path) -> Result<Line> {
     let log = directory.join(LOG);
-    let pair = tunnel::tasuki(plan, directory, &log, 1, include_str!("../config/idle.toml"))?;
+    let config = include_str!("../config/idle.toml");
+    let pair = tunnel::tasuki(plan, directory, &log, 1, config, "tcp")?;
     let (root, program) = match (case, pair.parts.as_slice()) {
         ("gateway", [gateway, _]) => (gateway.pid(), "tasuki"),
         ("agent", [_, agent]) => (agent.pid(), "tasuki-agent"),

@@ -47,6 +47,10 @@ enum Command {
     TcpServer,
     /// Part of a run: loads a TCP address and prints a JSON figure.
     TcpLoad(drivers::tcp::Load),
+    /// Part of a run: the local server behind a UDP port.
+    UdpServer,
+    /// Part of a run: visitors who send datagrams.
+    UdpLoad(drivers::udp::Load),
     /// Part of a run: a bare QUIC copy, gateway side.
     QuinnServer(drivers::quic::Server),
     /// Part of a run: a bare QUIC copy, home side.
@@ -74,6 +78,8 @@ fn main() -> Result<()> {
         Command::FillQueue(fill) => drivers::fill_queue::run(&fill),
         Command::TcpServer => drivers::tcp::serve(),
         Command::TcpLoad(load) => drivers::tcp::load(&load),
+        Command::UdpServer => drivers::udp::serve(),
+        Command::UdpLoad(load) => drivers::udp::load(&load),
         Command::QuinnServer(server) => drivers::quic::server(&server),
         Command::QuinnClient(client) => drivers::quic::client(&client),
         Command::FediHosts(hosts) => drivers::fedi_hosts::run(&hosts),

@@ -21,6 +21,8 @@ pub(crate) struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) p99_us: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_us: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) kib_per_conn: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) peak_rss_mib: Option<f64>,
@@ -36,6 +38,9 @@ pub(crate) struct Line {
     /// Units that the sink never saw, summed over the rounds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lost: Option<u64>,
+    /// The same as a share of what was sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lost_percent: Option<f64>,
     /// Whether it syncs to stable storage before its reply.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) durable: Option<bool>,
@@ -55,6 +60,8 @@ pub(crate) fn median(rounds: &[Line]) -> Line {
     line.cpu_s_per_gib = middle(|l| l.cpu_s_per_gib);
     line.p50_us = middle(|l| l.p50_us);
     line.p99_us = middle(|l| l.p99_us);
+    line.max_us = middle(|l| l.max_us);
+    line.lost_percent = middle(|l| l.lost_percent);
     line.kib_per_conn = middle(|l| l.kib_per_conn);
     line.peak_rss_mib = middle(|l| l.peak_rss_mib);
     line.first_s = middle(|l| l.first_s);
@@ -67,7 +74,7 @@ pub(crate) fn median(rounds: &[Line]) -> Line {
 /// Prints the table for people.
 pub(crate) fn print_table(lines: &[Line]) {
     println!(
-        "{:<16} {:<15} {:>9} {:>10} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>7} {:>6} {:>7} {:>6} durable",
+        "{:<16} {:<15} {:>9} {:>10} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8} {:>7} {:>6} {:>7} {:>6} {:>6} durable",
         "case",
         "peer",
         "units/s",
@@ -76,17 +83,19 @@ pub(crate) fn print_table(lines: &[Line]) {
         "cpu s/GiB",
         "p50 us",
         "p99 us",
+        "max us",
         "KiB/conn",
         "MiB peak",
         "first s",
         "cpu %",
         "MiB bin",
-        "lost"
+        "lost",
+        "lost %"
     );
     for l in lines {
         let f = |v: Option<f64>, digits: usize| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.digits$}"));
         println!(
-            "{:<16} {:<15} {:>9} {:>10} {:>8} {:>9} {:>9} {:>9} {:>9} {:>8} {:>7} {:>6} {:>7} {:>6} {}",
+            "{:<16} {:<15} {:>9} {:>10} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8} {:>7} {:>6} {:>7} {:>6} {:>6} {}",
             l.case,
             l.peer,
             f(l.units_per_s, 0),
@@ -95,12 +104,14 @@ pub(crate) fn print_table(lines: &[Line]) {
             f(l.cpu_s_per_gib, 2),
             f(l.p50_us, 0),
             f(l.p99_us, 0),
+            f(l.max_us, 0),
             f(l.kib_per_conn, 1),
             f(l.peak_rss_mib, 1),
             f(l.first_s, 2),
             f(l.cpu_percent, 3),
             f(l.binary_mib, 2),
             l.lost.map_or_else(|| "-".to_owned(), |n| n.to_string()),
+            f(l.lost_percent, 3),
             l.durable.map_or("-", |d| if d { "yes" } else { "no" }),
         );
     }

@@ -1,4 +1,7 @@
-//! Tunnels: a TCP port of the gateway joined to a local server, each tunnel with its two processes.
+//! Tunnels: a port of the gateway joined to a local server, each tunnel with its two processes.
+
+mod beside_mail;
+mod udp;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -23,10 +26,15 @@ pub(crate) const SUITE: Suite = Suite {
         "conn16",
         "conn64",
         "idle5000",
+        "udp20k",
+        "udp_overload",
+        "rtt_while_mail",
     ],
     more_cases: &[],
-    peers: |_| {
-        &[
+    peers: |case| match case {
+        "udp20k" | "udp_overload" => &["tasuki", "direct"],
+        "rtt_while_mail" => &["tasuki"],
+        _ => &[
             "tasuki",
             "quinn",
             "rathole-tcp",
@@ -34,7 +42,7 @@ pub(crate) const SUITE: Suite = Suite {
             "rathole-tls",
             "bore",
             "direct",
-        ]
+        ],
     },
     slow_peers: &["rathole-tls", "bore"],
     is_long: |_, _| false,
@@ -50,8 +58,20 @@ pub(crate) struct Tunnel {
 
 fn measure(plan: &Plan, case: &str, peer: &str, directory: &Path) -> Result<Line> {
     let log = directory.join(LOG);
+    let line = Line {
+        engine: "tunnel",
+        case: case.to_owned(),
+        peer: peer.to_owned(),
+        ..Line::default()
+    };
+    if matches!(case, "udp20k" | "udp_overload") {
+        return udp::measure(plan, case, directory, &log, line);
+    }
     let mut server = Running::part(&["tcp-server".into()], &log)?;
     let local: u16 = server.line()?.parse()?;
+    if case == "rtt_while_mail" {
+        return beside_mail::measure(plan, directory, &log, local, line);
+    }
     let tunnel = match peer {
         "tasuki" => tasuki(
             plan,
@@ -59,6 +79,7 @@ fn measure(plan: &Plan, case: &str, peer: &str, directory: &Path) -> Result<Line
             &log,
             local,
             include_str!("../config/tunnel.toml"),
+            "tcp",
         )?,
         "quinn" => quinn_copy(directory, &log, local)?,
         "rathole-tcp" | "rathole-noise" | "rathole-tls" => rathole(plan, directory, &log, local, peer)?,
@@ -73,12 +94,6 @@ fn measure(plan: &Plan, case: &str, peer: &str, directory: &Path) -> Result<Line
         (false, _) => "4",
         (true, "bulk1_up" | "bulk1_down" | "bulk8_up" | "bulk8_down") => "2",
         (true, _) => "1",
-    };
-    let line = Line {
-        engine: "tunnel",
-        case: case.to_owned(),
-        peer: peer.to_owned(),
-        ..Line::default()
     };
     let load = |mode: &str, connections: usize| {
         Running::part(
@@ -293,13 +308,33 @@ fn bore(plan: &Plan, log: &Path, local: u16) -> Result<Tunnel> {
     })
 }
 
-/// A gateway with `config` and an agent that exposes the local server's port.
+/// A command to the gateway of [`tasuki`] in this directory.
+fn ours(plan: &Plan, directory: &Path, arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(plan.program("tasuki")?);
+    command
+        .env("TASUKI_CONFIG", directory.join("tasuki.toml"))
+        .args(arguments);
+    Ok(command)
+}
+
+/// Runs a command that must succeed, and gives what it printed.
+fn done(what: &str, command: &mut Command) -> Result<Vec<u8>> {
+    let made = command.output().with_context(|| what.to_owned())?;
+    if !made.status.success() {
+        bail!("{what}: {}", String::from_utf8_lossy(&made.stderr));
+    }
+    Ok(made.stdout)
+}
+
+/// A gateway with `config` and an agent that exposes the local server's port: a TCP port, or with `kind` "udp" TCP and UDP
+/// of one number.
 pub(crate) fn tasuki(
     plan: &Plan,
     directory: &Path,
     log: &Path,
     local: u16,
     config_text: &str,
+    kind: &str,
 ) -> Result<Tunnel> {
     let (quic, port) = (free_port()?, free_port()?);
     let config = directory.join("tasuki.toml");
@@ -310,30 +345,26 @@ pub(crate) fn tasuki(
             .replace("DATA", &data.display().to_string())
             .replace("PORT_QUIC", &quic.to_string()),
     )?;
-    let program = plan.program("tasuki")?;
-    let ours = |arguments: &[&str]| {
-        let mut command = Command::new(&program);
-        command.env("TASUKI_CONFIG", &config).args(arguments);
-        command
-    };
-    let made = ours(&["init", "--host", "gateway.bench.test"]).output()?;
-    if !made.status.success() {
-        bail!("tasuki init: {}", String::from_utf8_lossy(&made.stderr));
-    }
-    let mut gateway = Running::start(&mut ours(&["serve"]), log)?;
+    let ours = |arguments: &[&str]| ours(plan, directory, arguments);
+    done(
+        "tasuki init",
+        &mut ours(&["init", "--host", "gateway.bench.test"])?,
+    )?;
+    let mut gateway = Running::start(&mut ours(&["serve"])?, log)?;
     gateway.drain();
     crate::process::wait_until(
         "the gateway's control socket",
         std::time::Duration::from_secs(20),
-        || Ok(ours(&["status"]).output()?.status.success()),
+        || Ok(ours(&["status"])?.output()?.status.success()),
     )?;
-    let enrolled = ours(&["tunnel", "enroll", "bench", "--port", &port.to_string(), "--json"]).output()?;
-    let ticket: Value = serde_json::from_slice(&enrolled.stdout).with_context(|| {
-        format!(
-            "tasuki tunnel enroll: {}",
-            String::from_utf8_lossy(&enrolled.stderr)
-        )
-    })?;
+    let (number, route) = (port.to_string(), format!("{port}=127.0.0.1:{local}"));
+    let mut enroll = ours(&["tunnel", "enroll", "bench", "--port", &number, "--json"])?;
+    let mut routes = vec!["--tcp", &route];
+    if kind == "udp" {
+        enroll.args(["--udp", &number]);
+        routes.extend(["--udp", &route]);
+    }
+    let ticket: Value = serde_json::from_slice(&done("tasuki tunnel enroll", &mut enroll)?)?;
     let text = |key: &str| {
         ticket[key]
             .as_str()
@@ -351,7 +382,7 @@ pub(crate) fn tasuki(
                 "--code",
                 &text("code")?,
             ])
-            .args(["--tcp", &format!("{port}=127.0.0.1:{local}")]),
+            .args(routes),
         log,
     )?;
     agent.drain();

@@ -8,6 +8,7 @@ pub(crate) mod quic;
 pub(crate) mod smtp_load;
 pub(crate) mod smtp_sink;
 pub(crate) mod tcp;
+pub(crate) mod udp;
 
 // The store's own measurements fill with the same.
 #[path = "../../../crates/tasuki-store/benches/long_queue.rs"]

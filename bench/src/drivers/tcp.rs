@@ -72,6 +72,8 @@ enum Mode {
     Rtt,
     /// As `rtt`, while another connection moves bytes down.
     RttLoaded,
+    /// 64 bytes there and back on each connection, 20 times a second.
+    Players,
     /// New connections: connect, one byte there and back, close.
     Connect,
     /// Opens connections, one byte there and back on each, prints `ready` and holds them.
@@ -102,6 +104,7 @@ pub(crate) fn load(load: &Load) -> Result<()> {
                 busy.abort();
                 figure
             }
+            Mode::Players => players(load).await,
             Mode::Connect => connects(load).await,
             Mode::Hold => hold(load).await,
         }
@@ -183,10 +186,56 @@ async fn rtt(load: &Load) -> Result<serde_json::Value> {
         micros.push(sent.elapsed().as_secs_f64() * 1e6);
     }
     // The first ones warm the path up.
-    let mut micros = micros.split_off(micros.len().min(100));
+    Ok(spread(micros.split_off(micros.len().min(100))))
+}
+
+fn spread(mut micros: Vec<f64>) -> serde_json::Value {
     micros.sort_by(f64::total_cmp);
     let at = |share: f64| micros.get(((micros.len() as f64) * share) as usize).copied();
-    Ok(serde_json::json!({ "p50_us": at(0.5), "p99_us": at(0.99), "samples": micros.len() }))
+    serde_json::json!({ "p50_us": at(0.5), "p99_us": at(0.99), "max_us": micros.last(), "samples": micros.len() })
+}
+
+/// Like people who play: little, often, and each at times of their own.
+async fn players(load: &Load) -> Result<serde_json::Value> {
+    const EVERY: Duration = Duration::from_millis(50);
+    let mut joined = Vec::with_capacity(load.connections);
+    for _ in 0..load.connections {
+        joined.push(once(load.addr).await?);
+    }
+    println!("begin");
+    let begin = Instant::now();
+    let until = begin + Duration::from_secs_f64(load.seconds);
+    let count = u32::try_from(joined.len())?.max(1);
+    let tasks: Vec<_> = (0..)
+        .zip(joined)
+        .map(|(number, stream)| {
+            let first = begin + EVERY * number / count;
+            tokio::spawn(play(stream, first, EVERY, until))
+        })
+        .collect();
+    let mut micros = Vec::new();
+    for task in tasks {
+        micros.extend(task.await??);
+    }
+    println!("end");
+    let mut figure = spread(micros);
+    figure["seconds"] = begin.elapsed().as_secs_f64().into();
+    Ok(figure)
+}
+
+/// One player from `first` on, at this interval, until the end: round trips in microseconds.
+async fn play(mut stream: TcpStream, first: Instant, every: Duration, until: Instant) -> Result<Vec<f64>> {
+    let mut ticks = tokio::time::interval_at(first.into(), every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut buffer, mut micros) = ([7; 64], Vec::new());
+    while Instant::now() < until {
+        ticks.tick().await;
+        let sent = Instant::now();
+        stream.write_all(&buffer).await?;
+        stream.read_exact(&mut buffer).await?;
+        micros.push(sent.elapsed().as_secs_f64() * 1e6);
+    }
+    Ok(micros)
 }
 
 async fn once(addr: SocketAddr) -> Result<TcpStream> {
