@@ -273,7 +273,8 @@ fn iperf3_sends_datagrams_both_ways_through_a_pair_of_ports() {
         let output = process::output(&mut command);
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert!(output.status.success(), "{more:?}: {}", report["error"]);
-        let sum = &report["end"]["sum"];
+        // What the receiver says: in the sum of both ends the number of datagrams is the sender's.
+        let sum = &report["end"]["sum_received"];
         let count = |what: &str| {
             sum[what]
                 .as_u64()
@@ -284,6 +285,8 @@ fn iperf3_sends_datagrams_both_ways_through_a_pair_of_ports() {
             packets >= 900 && lost * 10 < packets,
             "{more:?}: {lost} of {packets} datagrams were lost"
         );
+        // What was not lost came whole, and once.
+        assert_eq!(count("bytes"), (packets - lost) * 1000, "{more:?}: {report}");
         assert!(server.wait().success(), "{}", server.log());
     }
     gateway.assert_healthy();
