@@ -3,8 +3,8 @@
 //! Only RFC 3463's own words for it count, in a final reply to RCPT: 5.1.1 (no such mailbox), 5.1.6 (it has moved and left
 //! no address), and RFC 7505's 5.1.10 (the domain takes no mail). Not 5.1.2, which a broken DNS says; not 5.1.3, which may
 //! be about how we wrote the address; nothing of 5.2 (the mailbox is there) and 5.7 (somebody did not want the mail); and
-//! nothing after DATA, where it is the mail that is judged. A code without an enhanced one means too many things, so it
-//! counts only with words that a receiver's rule names.
+//! nothing after DATA, where it is the mail that is judged. A code without an enhanced one, or with any other, means too many
+//! things, so it counts only with words that a receiver's rule names.
 
 use tasuki_proto::smtp::{
     EnhancedCode,
@@ -27,7 +27,7 @@ pub(crate) fn says_gone(failure: &ClientFailure, rules: &[Option<&ProviderConfig
     }
     match reply.enhanced {
         Some(EnhancedCode(5, 1, 1 | 6 | 10)) => true,
-        Some(EnhancedCode(_, 2 | 7, _)) => false,
+        Some(EnhancedCode(_, 1, 2 | 3) | EnhancedCode(_, 2 | 7, _)) => false,
         _ => {
             let text = reply.to_string().to_lowercase();
             rules().any(|rule| rule.unknown_user.iter().any(|part| text.contains(part)))

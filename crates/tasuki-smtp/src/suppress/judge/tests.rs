@@ -75,6 +75,8 @@ fn a_receivers_rule_can_name_the_words_of_one_without_codes() {
         ("550 5.5.0 requested action not taken: MAILBOX UNAVAILABLE", true),
         ("550 5.7.1 mailbox unavailable", false),
         ("550 5.2.1 mailbox unavailable", false),
+        ("550 5.1.2 mailbox unavailable", false),
+        ("553 5.1.3 mailbox unavailable", false),
         ("450 mailbox unavailable", false),
         ("550 go away", false),
     ] {
