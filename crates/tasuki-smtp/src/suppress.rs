@@ -51,6 +51,8 @@ const PRUNE: u32 = 600;
 const PAGE: usize = 10_000;
 const BATCH: usize = 256;
 const QUEUE: usize = 4096;
+/// Addresses that exist, kept until the next look; more are left unheard, for their next mail says it again.
+const MAX_FOUND: usize = 4096;
 /// How much of a reason is told to a client, in bytes: a reply line has 512.
 const TOLD: usize = 120;
 
@@ -262,16 +264,17 @@ pub(crate) async fn keeper(context: std::sync::Arc<Context>) {
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count = 0_u32;
-    let mut batch = Vec::with_capacity(BATCH);
+    let (mut batch, mut found) = (Vec::with_capacity(BATCH), HashSet::new());
     loop {
         tokio::select! {
             n = words.recv_many(&mut batch, BATCH) => {
                 if n == 0 {
                     return;
                 }
-                write(&context, &mut batch).await;
+                hear_all(&context, &mut batch, &mut found).await;
             }
             _ = looks.tick() => {
+                write_found(&context, &mut found).await;
                 count = count.wrapping_add(1);
                 look(&context, count.is_multiple_of(PRUNE)).await;
             }
@@ -281,7 +284,8 @@ pub(crate) async fn keeper(context: std::sync::Arc<Context>) {
     while let Ok(word) = words.try_recv() {
         batch.push(word);
     }
-    write(&context, &mut batch).await;
+    hear_all(&context, &mut batch, &mut found).await;
+    write_found(&context, &mut found).await;
 }
 
 async fn look(context: &Context, prune: bool) {
@@ -304,21 +308,32 @@ async fn look(context: &Context, prune: bool) {
     }
 }
 
-async fn write(context: &Context, batch: &mut Vec<Word>) {
-    let (mut gone, mut exists) = (Vec::new(), Vec::new());
+/// Enters at once what is gone; what exists is kept for [`write_found`]: each mail to an address that an operator entered
+/// for others says so, and a transaction for each would be too dear. Of an address the last word counts.
+async fn hear_all(context: &Context, batch: &mut Vec<Word>, found: &mut HashSet<Subject>) {
+    let mut gone = Vec::new();
     for word in batch.drain(..) {
         match word {
-            Word::Gone(entry) => gone.push(entry),
-            Word::Exists(subject) => exists.push(subject),
+            Word::Gone(entry) => {
+                found.remove(&entry.subject);
+                gone.push(entry);
+            }
+            Word::Exists(subject) if found.len() < MAX_FOUND => {
+                found.insert(subject);
+            }
+            Word::Exists(_) => {}
         }
     }
     if !gone.is_empty() {
         enter(context, gone).await;
     }
-    if exists.is_empty() {
+}
+
+async fn write_found(context: &Context, found: &mut HashSet<Subject>) {
+    if found.is_empty() {
         return;
     }
-    match context.deps.store.unsuppress(exists).await {
+    match context.deps.store.unsuppress(found.drain().collect()).await {
         Ok(0) => {}
         Ok(entries) => tracing::info!(entries, "addresses that take mail are suppressed no longer"),
         Err(error) => tracing::warn!(%error, "addresses that take mail stay suppressed for now"),

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -33,6 +33,8 @@ pub(crate) struct Faulty {
     pub(crate) unavailable: AtomicBool,
     /// New mail does not fit.
     pub(crate) full: AtomicBool,
+    /// How often addresses were said to exist.
+    pub(crate) unsuppressed: AtomicUsize,
 }
 
 impl Faulty {
@@ -41,6 +43,7 @@ impl Faulty {
             inner,
             unavailable: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            unsuppressed: AtomicUsize::new(0),
         }
     }
 
@@ -112,6 +115,7 @@ impl SuppressionStore for Faulty {
         self.works()?.suppress(new, most).await
     }
     async fn unsuppress(&self, found: Vec<Subject>) -> StoreResult<usize> {
+        self.unsuppressed.fetch_add(1, Ordering::SeqCst);
         self.works()?.unsuppress(found).await
     }
     async fn change_suppressed(

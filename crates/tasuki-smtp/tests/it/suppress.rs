@@ -271,6 +271,40 @@ async fn a_server_that_takes_mail_ends_what_came_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mail_that_others_may_send_to_a_listed_address_costs_one_writing_a_second() {
+    let sink = Sink::start().await;
+    let names = Names(
+        vec![("y.org", MxAnswer::Hosts(vec![(10, "mx.y.org".into())]))],
+        vec![("mx.y.org", "127.0.0.1".parse().unwrap())],
+        Default::default(),
+    );
+    let port = sink.addr.port();
+    let house = House::start(names, |c| {
+        c.delivery.mx_port = port;
+        c.delivery.danger_private_addresses = true;
+    })
+    .await;
+    house.service("news", NEWS).await;
+    let news = Some(id_of(&house, "news").await);
+    change(&house, vec![by_hand(&house, "bob@y.org", news)], &[]).await;
+    let begun = tokio::time::Instant::now();
+    let mut client = house.submission().await;
+    for n in 1..=40 {
+        client.mail("a@x.org", &["bob@y.org"], TEXT).await;
+        sink.wait(n).await;
+    }
+    house
+        .until("the word", |_| {
+            house.store.unsuppressed.load(Ordering::SeqCst) > 0
+        })
+        .await;
+    let written = house.store.unsuppressed.load(Ordering::SeqCst) as u64;
+    let most = begun.elapsed().as_secs() + 2;
+    assert!(written <= most, "{written} writings, {most} may be");
+    assert_eq!(on_the_list(&house).await, ["bob@y.org"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operators_list_counts_at_once_and_spares_postmasters_and_bounces() {
     let sink = Sink::start().await;
     let house = House::with_sink(&sink, |_| {}).await;
