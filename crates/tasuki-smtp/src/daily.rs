@@ -6,7 +6,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use tasuki_core::{
@@ -19,14 +18,12 @@ use tasuki_core::{
 use tasuki_proto::smtp::Reply;
 use tokio::sync::Notify;
 
-use crate::{config::Settings, context::Context};
+use crate::{config::Settings, context::Context, counts};
 
 #[cfg(test)]
 mod tests;
 
 const DAY_MS: i64 = 86_400_000;
-/// How long what was counted may be in memory only.
-const LAG: Duration = Duration::from_secs(2);
 
 const UNAVAILABLE: Reply = Reply::new(
     451,
@@ -277,17 +274,7 @@ impl Drop for Reserved {
 
 /// Brings counts into the store until the engine closes.
 pub(crate) async fn keeper(context: Arc<Context>) {
-    while !context.is_closing() {
-        tokio::select! {
-            () = context.daily.counted.notified() => {}
-            () = context.closing.cancelled() => return,
-        }
-        tokio::select! {
-            () = tokio::time::sleep(LAG) => {}
-            () = context.closing.cancelled() => return,
-        }
-        flush(&context).await;
-    }
+    counts::keep(&context, &context.daily.counted, || flush(&context)).await;
 }
 
 /// Brings counts into the store now.

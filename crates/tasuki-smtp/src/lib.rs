@@ -14,6 +14,7 @@ mod config;
 mod connect;
 mod context;
 mod convert;
+mod counts;
 mod daily;
 mod deliver;
 mod dkim;

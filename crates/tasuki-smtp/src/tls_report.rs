@@ -7,7 +7,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use tasuki_core::{clock::Timestamp, events::What, store::tls::DayTally};
@@ -17,7 +16,7 @@ use tasuki_proto::{
 };
 use tokio::sync::Notify;
 
-use crate::{context::Context, tls_policy::Watched};
+use crate::{context::Context, counts, tls_policy::Watched};
 
 mod listing;
 mod outcome;
@@ -28,8 +27,6 @@ pub(crate) use outcome::note;
 pub(crate) use send::keeper as reporter;
 
 pub(crate) const DAY_MS: i64 = 86_400_000;
-/// How long what was counted may be in memory only.
-const LAG: Duration = Duration::from_secs(2);
 /// Most different kinds of sessions in memory; they are in the store within seconds.
 const MAX_KINDS: usize = 10_000;
 /// Most servers that are known to fail, for `status`.
@@ -153,17 +150,7 @@ impl Sessions {
 
 /// Brings counts into the store until the engine closes.
 pub(crate) async fn keeper(context: Arc<Context>) {
-    while !context.is_closing() {
-        tokio::select! {
-            () = context.tls_sessions.counted.notified() => {}
-            () = context.closing.cancelled() => return,
-        }
-        tokio::select! {
-            () = tokio::time::sleep(LAG) => {}
-            () = context.closing.cancelled() => return,
-        }
-        flush(&context).await;
-    }
+    counts::keep(&context, &context.tls_sessions.counted, || flush(&context)).await;
 }
 
 /// Brings counts into the store now.
