@@ -94,8 +94,14 @@ pub trait Resolver: Send + Sync {
     async fn txt(&self, name: &str) -> Result<Vec<String>, LookupError>;
     /// The names that an address's PTR records give, in lower case; empty if there are none.
     async fn names(&self, ip: IpAddr) -> Result<Vec<String>, LookupError>;
-    /// Forgets what was answered before: who has just published a record wants to see it.
-    fn forget(&self) {}
+    /// One that asks the same servers and remembers nothing yet: who has just published a record wants to see it. `None`
+    /// if this one remembers nothing itself.
+    ///
+    /// # Errors
+    /// See [`ResolverError`].
+    fn afresh(&self) -> Result<Option<Arc<dyn Resolver>>, ResolverError> {
+        Ok(None)
+    }
     /// The TLSA records of a domain's mail server, if DNSSEC proves them and all that leads to them; empty if not, or if
     /// there are none. An error means that something on the way is forged or does not answer: no mail may go there now.
     async fn tlsa(&self, domain: &str, host: &str, port: u16) -> Result<Tlsa, LookupError> {
@@ -111,6 +117,7 @@ pub trait Resolver: Send + Sync {
 
 /// The real one, with a cache that keeps to the records' times within bounds.
 pub struct Hickory {
+    config: DnsConfig,
     plain: TokioResolver,
     secure: Option<Secure>,
 }
@@ -145,7 +152,11 @@ impl Hickory {
             None
         };
         let plain = builder(config)?.build()?;
-        Ok(Self { plain, secure })
+        Ok(Self {
+            config: config.clone(),
+            plain,
+            secure,
+        })
     }
 }
 
@@ -264,8 +275,8 @@ impl Resolver for Hickory {
         Ok(names.collect())
     }
 
-    fn forget(&self) {
-        self.plain.clear_cache();
+    fn afresh(&self) -> Result<Option<Arc<dyn Resolver>>, ResolverError> {
+        Ok(Some(Arc::new(Self::new(&self.config)?)))
     }
 
     async fn tlsa(&self, domain: &str, host: &str, port: u16) -> Result<Tlsa, LookupError> {

@@ -1,7 +1,7 @@
 //! The DNS records that mail sent through this gateway needs, and whether they are published.
 //!
 //! What is needed follows from the configuration, the keys and the addresses that mail leaves from; what is there is asked
-//! for now, past the cache. Nothing is changed anywhere.
+//! for now, past the cache that delivery has. Nothing is changed anywhere.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,13 @@ use tasuki_core::store::StoreError;
 use tasuki_proto::names::Domain;
 
 use self::exits::{Exits, Sources};
-use crate::{config::Settings, context::Context, dkim::DkimKey, dns::LookupError, engine::Handle};
+use crate::{
+    config::Settings,
+    context::Context,
+    dkim::DkimKey,
+    dns::{LookupError, Resolver},
+    engine::Handle,
+};
 
 mod domain;
 mod exits;
@@ -118,6 +124,7 @@ impl DnsRecord {
 /// What the looks at the single records share.
 struct Look<'a> {
     context: &'a Context,
+    resolver: &'a dyn Resolver,
     settings: &'a Settings,
     keys: &'a [DkimKey],
 }
@@ -149,17 +156,24 @@ impl Handle {
     ) -> Result<DnsReport, StoreError> {
         let context = &*self.context;
         let settings = context.settings.load_full();
-        context.resolver.forget();
+        let mut notes = Vec::new();
+        let fresh = context.resolver.afresh().unwrap_or_else(|error| {
+            notes.push(format!(
+                "what the DNS said before is told, since it cannot be asked anew: {error}"
+            ));
+            None
+        });
         let (keys, unreadable) = match context.dkim.list().await {
             Ok(keys) => (keys, None),
             Err(error) => (Vec::new(), Some(error.to_string())),
         };
         let look = Look {
             context,
+            resolver: fresh.as_deref().unwrap_or(&*context.resolver),
             settings: &settings,
             keys: &keys,
         };
-        let mut notes: Vec<String> = unreadable.into_iter().collect();
+        notes.extend(unreadable);
         if settings.host.as_str() == "localhost" {
             notes.push(
                 "server.host is not set: without a public name in EHLO much mail is refused".to_owned(),

@@ -68,7 +68,7 @@ impl Look<'_> {
     /// A domain that takes no mail gets no notices of failure, and its mail is refused by some.
     async fn returns(&self, domain: &Domain) -> DnsRecord {
         let record = DnsRecord::new(domain.as_str(), "mx", domain.as_str(), "MX");
-        let resolver = &self.context.resolver;
+        let resolver = self.resolver;
         match resolver.mx(domain.as_str()).await {
             Err(error) => record.unanswered(&error),
             Ok(MxAnswer::Hosts(hosts)) => record.found(hosts.iter().map(|(n, host)| format!("{n} {host}."))),
@@ -102,7 +102,7 @@ impl Look<'_> {
             return record.is(Unknown, key.record.as_str());
         }
         let record = record.with(key.record.as_str());
-        let found = match self.context.resolver.txt(&key.name).await {
+        let found = match self.resolver.txt(&key.name).await {
             Err(error) => return record.unanswered(&error),
             Ok(found) => found,
         };
@@ -189,7 +189,7 @@ impl Look<'_> {
             let Some(name) = at.filter(|name| name == domain || name.as_str().contains('.')) else {
                 break;
             };
-            let mut found = self.context.resolver.txt(&format!("_dmarc.{name}")).await?;
+            let mut found = self.resolver.txt(&format!("_dmarc.{name}")).await?;
             found.retain(|text| is_dmarc(text));
             let of_a_registry = Dmarc::find(&found).is_ok_and(|read| read.public_suffix);
             if !found.is_empty() && (name == *domain || !of_a_registry) {

@@ -32,7 +32,7 @@ impl Look<'_> {
 
     async fn some_address(&self, host: &Domain) -> DnsRecord {
         let record = DnsRecord::new(host.as_str(), "address", host.as_str(), "A");
-        match self.context.resolver.addresses(host.as_str()).await {
+        match self.resolver.addresses(host.as_str()).await {
             Err(error) => record.unanswered(&error),
             Ok(found) if found.is_empty() => {
                 let cure = "it has no address: publish its A record, and AAAA if it has IPv6 (or correct server.host)";
@@ -47,7 +47,7 @@ impl Look<'_> {
         let kind = if ip.is_ipv4() { "A" } else { "AAAA" };
         let of = self.settings.host.as_str();
         let record = DnsRecord::new(of, "address", helo.as_str(), kind).with(ip.to_string());
-        let found = match self.context.resolver.addresses(helo.as_str()).await {
+        let found = match self.resolver.addresses(helo.as_str()).await {
             Err(error) => return record.unanswered(&error),
             Ok(found) => found.into_iter().filter(|found| found.is_ipv4() == ip.is_ipv4()),
         };
@@ -74,13 +74,11 @@ impl Look<'_> {
         let Source { ip, helo } = source;
         let of = self.settings.host.as_str();
         let record = DnsRecord::new(of, "reverse", zone::reverse_name(*ip), "PTR").with(format!("{helo}."));
-        let (names, back) = match tokio::join!(
-            self.context.resolver.names(*ip),
-            self.context.resolver.addresses(helo.as_str())
-        ) {
-            (Ok(names), Ok(back)) => (names, back),
-            (Err(error), _) | (_, Err(error)) => return record.unanswered(&error),
-        };
+        let (names, back) =
+            match tokio::join!(self.resolver.names(*ip), self.resolver.addresses(helo.as_str())) {
+                (Ok(names), Ok(back)) => (names, back),
+                (Err(error), _) | (_, Err(error)) => return record.unanswered(&error),
+            };
         let right = names.iter().any(|name| name == helo.as_str());
         let none = names.is_empty();
         let record = record.found(names);
@@ -98,7 +96,7 @@ impl Look<'_> {
 
     /// Only where somebody has published signed ones: wrong ones keep mail away (RFC 7672 2.2).
     async fn tlsa(&self, host: &Domain) -> Option<DnsRecord> {
-        let found = self.context.resolver.tlsa(host.as_str(), host.as_str(), 25).await;
+        let found = self.resolver.tlsa(host.as_str(), host.as_str(), 25).await;
         let record = DnsRecord::new(host.as_str(), "tlsa", format!("_25._tcp.{host}"), "TLSA");
         let tlsa = match found {
             Err(_) => return None,

@@ -32,7 +32,7 @@ impl Look<'_> {
         let record = DnsRecord::new(domain.as_str(), "mx", domain.as_str(), "MX").with(format!("10 {host}."));
         let elsewhere =
             "its mail does not come here: publish this record, or take the domain out of mail.relay_domains";
-        let (hosts, record) = match self.context.resolver.mx(domain.as_str()).await {
+        let (hosts, record) = match self.resolver.mx(domain.as_str()).await {
             Err(error) => return record.unanswered(&error),
             Ok(MxAnswer::Null) => {
                 let cure = "a null MX says that the domain takes no mail: publish this record in its place";
@@ -55,7 +55,7 @@ impl Look<'_> {
 
     /// Whether one of these hosts is this gateway, by its name or by an address.
     async fn is_ours(&self, hosts: &[String], sources: &Sources) -> Result<bool, LookupError> {
-        let (resolver, host) = (&self.context.resolver, self.settings.host.as_str());
+        let (resolver, host) = (self.resolver, self.settings.host.as_str());
         if hosts.iter().any(|one| one == host) {
             return Ok(true);
         }
@@ -73,7 +73,7 @@ impl Look<'_> {
     async fn tls_reports(&self, domain: &Domain) -> DnsRecord {
         let name = format!("_smtp._tls.{domain}");
         let record = DnsRecord::new(domain.as_str(), "tls-rpt", name.as_str(), "TXT").hint();
-        let found = match self.context.resolver.txt(&name).await {
+        let found = match self.resolver.txt(&name).await {
             Err(error) => return record.unanswered(&error),
             Ok(found) => found,
         };
@@ -95,7 +95,7 @@ impl Look<'_> {
     async fn mta_sts(&self, domain: &Domain) -> DnsRecord {
         let name = format!("_mta-sts.{domain}");
         let record = DnsRecord::new(domain.as_str(), "mta-sts", name.as_str(), "TXT").hint();
-        let found = match self.context.resolver.txt(&name).await {
+        let found = match self.resolver.txt(&name).await {
             Err(error) => return record.unanswered(&error),
             Ok(found) => found,
         };

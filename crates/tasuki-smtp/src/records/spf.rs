@@ -119,7 +119,7 @@ impl Look<'_> {
     }
 
     async fn answer(&self, query: &Query) -> Answer {
-        let resolver = &self.context.resolver;
+        let resolver = self.resolver;
         let failed = |error: LookupError| Answer::Failed(error.to_string());
         match query {
             Query::Texts(name) => resolver.txt(name).await.map_or_else(failed, Answer::Texts),
