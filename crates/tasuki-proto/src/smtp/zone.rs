@@ -57,15 +57,6 @@ fn quoted(string: &str) -> String {
     out
 }
 
-/// The host part that a provider's page wants: without the zone's name; `@` for that itself. Records elsewhere keep theirs.
-pub fn host_part(name: &str, zone: &str) -> String {
-    match name.strip_suffix(zone) {
-        Some("") => "@".to_owned(),
-        Some(head) if head.ends_with('.') => head.trim_end_matches('.').to_owned(),
-        _ => name.to_owned(),
-    }
-}
-
 /// The name of an address's PTR record (RFC 1035 3.5, RFC 3596 2.5).
 pub fn reverse_name(ip: IpAddr) -> String {
     match ip {

@@ -44,7 +44,13 @@ pub(super) fn run(gateway: &Gateway, args: &Args) -> Outcome {
     match args.zone {
         _ if args.json => output::json(&report)?,
         Some(Form::Bind) => in_groups(records, "; ", bind),
-        Some(Form::Text) => in_groups(records, "", fields),
+        Some(Form::Text) => {
+            in_groups(records, "", fields);
+            if records.iter().any(|record| record["value"].is_string()) {
+                output::line("");
+                RELATIVE.iter().for_each(output::line);
+            }
+        }
         None => {
             in_groups(records, "", published);
             notes(&report);
@@ -142,12 +148,17 @@ fn bind(record: &Value) -> Vec<String> {
     vec![zone::line(&output::cell(record, "name"), &kind, value)]
 }
 
-/// Host part, type and value, as さくら, お名前.com, Xserver and their kin ask for them.
+/// Which zone a record goes into only its owner knows: a host's or a sending domain's name may lie below it.
+const RELATIVE: [&str; 2] = [
+    "ホスト名はゾーン名まで含めて表示しています。設定画面には、そこで編集するゾーン (ドメイン) の名前を除いた部分 (ゾーン自身なら @ か空欄) を入力してください。",
+    "Hosts are full names: into a provider's page enter them without the name of the zone that you edit there (@ or nothing for the zone itself).",
+];
+
+/// Name, type and value, as さくら, お名前.com, Xserver and their kin ask for them.
 fn fields(record: &Value) -> Vec<String> {
-    let (Some(value), Some(of)) = (record["value"].as_str(), record["of"].as_str()) else {
+    let Some(value) = record["value"].as_str() else {
         return Vec::new();
     };
-    let name = output::cell(record, "name");
     let kind = output::cell(record, "type");
     // The pages want host names without the dot that zone files need.
     let value = if kind == "TXT" {
@@ -156,7 +167,7 @@ fn fields(record: &Value) -> Vec<String> {
         value.trim_end_matches('.')
     };
     vec![
-        format!("ホスト名 host:  {}   ({name})", zone::host_part(&name, of)),
+        format!("ホスト名 host:  {}", output::cell(record, "name")),
         format!("種別 type:      {kind}"),
         format!("内容 value:     {value}"),
     ]

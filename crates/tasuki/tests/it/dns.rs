@@ -130,8 +130,20 @@ fn what_the_command_prints_makes_its_own_check_succeed_once_it_is_published() {
     assert!(!one.out.contains("other.test"), "{}", one.out);
     let fields = gateway.ok(&dns_of(&["shop.test", "--zone", "text"])).out;
     assert!(
-        fields.contains("ホスト名 host:  kr._domainkey   (kr._domainkey.shop.test)"),
+        fields.contains("ホスト名 host:  kr._domainkey.shop.test\n"),
         "{fields}"
+    );
+    // Nobody here knows that news.shop.test is a name in the zone shop.test: not the parent's `@` and `_dmarc`.
+    let below = gateway.ok(&dns_of(&["news.shop.test", "--zone", "text"])).out;
+    for name in ["news.shop.test", "_dmarc.news.shop.test", HOST] {
+        assert!(
+            below.contains(&format!("ホスト名 host:  {name}\n")),
+            "{name}: {below}"
+        );
+    }
+    assert!(
+        below.contains("without the name of the zone") && !below.contains("host:  @"),
+        "{below}"
     );
     assert!(
         fields.contains("内容 value:     v=DKIM1; k=rsa; p=MIIB"),

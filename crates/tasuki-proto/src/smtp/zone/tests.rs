@@ -1,4 +1,4 @@
-use super::{host_part, line, reverse_name, strings};
+use super::{line, reverse_name, strings};
 
 #[test]
 fn long_texts_are_cut_at_255_octets_and_nothing_is_lost() {
@@ -28,14 +28,6 @@ fn lines_of_a_zone_file_are_quoted_where_they_must_be() {
     let long = line("x.org", "TXT", &"k".repeat(300));
     let (first, second) = ("k".repeat(255), "k".repeat(45));
     assert_eq!(long, format!("x.org. IN TXT ( \"{first}\" \"{second}\" )"));
-}
-
-#[test]
-fn host_parts_are_relative_to_the_zone_at_a_label_boundary() {
-    assert_eq!(host_part("_dmarc.x.org", "x.org"), "_dmarc");
-    assert_eq!(host_part("x.org", "x.org"), "@");
-    assert_eq!(host_part("ax.org", "x.org"), "ax.org");
-    assert_eq!(host_part("mx.y.org", "x.org"), "mx.y.org");
 }
 
 #[test]
