@@ -126,6 +126,8 @@ pub enum Entered {
 pub struct SuppressedFilter {
     /// Only those of this domain.
     pub domain: Option<Domain>,
+    /// Only those about mailboxes of this name, and about whole domains.
+    pub local: Option<String>,
     /// Only those of this principal.
     pub principal: Option<PrincipalId>,
     /// Only those after this number, see [`SuppressionStore::suppressed`].

@@ -116,6 +116,20 @@ async fn write(conn: &mut Conn, sql: &'static str, new: &Suppressed, change: i64
     Ok(done.rows_affected() > 0)
 }
 
+macro_rules! listing {
+    ($of_domain:literal) => {
+        concat!(
+            "SELECT domain, local, principal, reason, made_by, since, until, change FROM suppressed
+             WHERE ",
+            $of_domain,
+            " AND ($3 = '' OR local IN ($3, '*')) AND ($4 = 0 OR principal = $4) ORDER BY change LIMIT $5"
+        )
+    };
+}
+const ALL: &str = listing!("change > $1 AND $2 = ''");
+/// By the key and not by the number (the sign keeps its index out): a domain's entries are few among all.
+const OF_DOMAIN: &str = listing!("+change > $1 AND domain = $2");
+
 async fn enter(conn: &mut Conn, new: &[Suppressed], most: usize) -> StoreResult<Vec<Entered>> {
     let mut change = numbers(conn, new.len()).await?;
     let mut room = number(most) - count(conn).await?;
@@ -256,19 +270,17 @@ impl SuppressionStore for Db {
         limit: usize,
     ) -> StoreResult<Vec<(i64, Suppressed)>> {
         let domain = filter.domain.as_ref().map_or("", Domain::as_str);
+        let sql = if domain.is_empty() { ALL } else { OF_DOMAIN };
         self.read(async |conn| {
-            let rows = sqlx::query(
-                "SELECT domain, local, principal, reason, made_by, since, until, change FROM suppressed
-                 WHERE change > $1 AND ($2 = '' OR domain = $2) AND ($3 = 0 OR principal = $3)
-                 ORDER BY change LIMIT $4",
-            )
-            .bind(filter.after)
-            .bind(domain)
-            .bind(scope(filter.principal))
-            .bind(number(limit))
-            .fetch_all(conn)
-            .await
-            .map_err(store_error)?;
+            let rows = sqlx::query(sql)
+                .bind(filter.after)
+                .bind(domain)
+                .bind(filter.local.as_deref().unwrap_or_default())
+                .bind(scope(filter.principal))
+                .bind(number(limit))
+                .fetch_all(conn)
+                .await
+                .map_err(store_error)?;
             let numbered = |row: &DbRow| Ok((row.try_get("change").map_err(store_error)?, entry_of(row)?));
             rows.iter().map(numbered).collect()
         })

@@ -200,7 +200,7 @@ async fn the_list_is_bounded_and_its_news_are_read_in_order() {
             let filter = SuppressedFilter {
                 domain: Some(domain.parse().unwrap()),
                 principal: Some(principal),
-                after: 0,
+                ..SuppressedFilter::default()
             };
             assert_eq!(listed(filter, 10).await.len(), n, "{domain} {principal:?}");
         }
@@ -218,6 +218,44 @@ async fn the_list_is_bounded_and_its_news_are_read_in_order() {
             .unwrap();
         let reason = kept.unwrap().reason;
         assert!(reason.len() <= MAX_REASON && reason.starts_with('é') && !reason.contains('\0'));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_about_a_mailbox_is_found_among_all_of_its_domain() {
+    for bench in benches().await {
+        let store = bench.open().await;
+        let others = (0..50).map(|n| manual(&format!("other{n}@x.org"), None));
+        let about = [
+            manual("bob@x.org", None),
+            automatic("bob@x.org", SHOP, (1, 100)),
+            manual("*@x.org", Some(NEWS)),
+        ];
+        let elsewhere = [manual("bob@y.org", None), manual("*@y.org", None)];
+        let all: Vec<Suppressed> = others.chain(about.clone()).chain(elsewhere).collect();
+        store
+            .change_suppressed(all, vec![], 100, entry("mail.suppress"))
+            .await
+            .unwrap();
+        let listed = async |domain: Option<&str>, local: &str, after, limit| {
+            let filter = SuppressedFilter {
+                domain: domain.map(|domain| domain.parse().unwrap()),
+                local: Some(local.to_owned()),
+                after,
+                ..SuppressedFilter::default()
+            };
+            let rows = store.suppressed(&filter, limit).await.unwrap();
+            let (numbers, rows): (Vec<i64>, Vec<Suppressed>) = rows.into_iter().unzip();
+            assert!(numbers.is_sorted(), "{numbers:?}");
+            (numbers, rows)
+        };
+        let (numbers, found) = listed(Some("x.org"), "bob", 0, 10).await;
+        assert_eq!(found, about);
+        assert_eq!(listed(Some("x.org"), "bob", numbers[0], 10).await.1, about[1..]);
+        assert_eq!(listed(Some("x.org"), "bob", 0, 1).await.1, about[..1]);
+        assert_eq!(listed(Some("x.org"), "eve", 0, 10).await.1, about[2..]);
+        assert_eq!(listed(Some("z.org"), "bob", 0, 10).await.1, []);
+        assert_eq!(listed(None, "bob", 0, 10).await.1.len(), 5);
     }
 }
 

@@ -45,6 +45,7 @@ pub(super) async fn list(State(admin): State<Arc<Admin>>, Params(page): Params<P
     };
     let filter = SuppressedFilter {
         domain: page.domain,
+        local: None,
         principal,
         after: page.after,
     };
@@ -191,14 +192,13 @@ impl Admin {
         };
         let filter = SuppressedFilter {
             domain: Some(subject.domain().clone()),
+            local: Some(subject.local().to_owned()),
             ..SuppressedFilter::default()
         };
         let found = self.store.suppressed(&filter, MOST).await?;
         let now = self.clock.wall();
-        let meant = found.iter().map(|(_, entry)| entry).filter(|entry| {
-            let holds = entry.until.is_none_or(|until| until > now);
-            holds && (entry.subject == subject || entry.subject.local() == "*")
-        });
-        self.shown_suppressed(meant).await
+        let hold = found.iter().map(|(_, entry)| entry);
+        let hold = hold.filter(|entry| entry.until.is_none_or(|until| until > now));
+        self.shown_suppressed(hold).await
     }
 }
