@@ -44,6 +44,11 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
+    /// The same, with what it is about in front.
+    pub(crate) fn of(self, what: &str) -> Self {
+        Self::new(self.status, format!("{what}: {}", self.detail))
+    }
+
     /// It cannot be done now.
     pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)

@@ -20,8 +20,10 @@ use super::auth::Caller;
 use super::mail::engine;
 use super::problem::{Answer, Input, Params, Problem};
 
-/// Most entries in one change, and on one page.
-const MOST: usize = 10_000;
+/// Most entries on one page.
+const PAGE: usize = 10_000;
+/// Most in one change: it is one transaction, and all mail that comes in meanwhile waits for it.
+const MOST: usize = 500;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,7 +40,7 @@ pub(super) struct Page {
 }
 
 pub(super) async fn list(State(admin): State<Arc<Admin>>, Params(page): Params<Page>) -> Answer<Json<Value>> {
-    let limit = page.limit.unwrap_or(1000).clamp(1, MOST);
+    let limit = page.limit.unwrap_or(1000).clamp(1, PAGE);
     let principal = match &page.principal {
         Some(name) => Some(admin.named(name).await?.id),
         None => None,
@@ -67,6 +69,9 @@ pub(super) struct Change {
     add: Vec<New>,
     #[serde(default)]
     remove: Vec<Gone>,
+    /// Leave out what has ended in place of refusing it: a list that is kept elsewhere has such entries.
+    #[serde(default)]
+    skip_ended: bool,
 }
 
 #[derive(Deserialize)]
@@ -82,6 +87,18 @@ struct New {
     until: Option<String>,
     #[serde(default)]
     reason: String,
+    /// The line of the file that it stands in, for what is said about it.
+    #[serde(default)]
+    line: Option<u64>,
+}
+
+impl New {
+    fn about(&self, problem: Problem) -> Problem {
+        match self.line {
+            Some(line) => problem.of(&format!("line {line}")),
+            None => problem,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -111,16 +128,31 @@ pub(super) async fn change(
         let unknown = || Problem::missing(format!("there is nobody called {}", quoted(name)));
         found.map(|(id, _)| Some(PrincipalId(*id))).ok_or_else(unknown)
     };
-    let mut add = Vec::with_capacity(input.add.len());
+    let (mut add, mut ended) = (Vec::with_capacity(input.add.len()), 0);
     for new in &input.add {
-        add.push(Suppressed {
-            subject: subject(&new.address)?,
-            principal: id_of(&new.principal)?,
+        let about = |problem| new.about(problem);
+        let entry = Suppressed {
+            subject: subject(&new.address).map_err(about)?,
+            principal: id_of(&new.principal).map_err(about)?,
             reason: new.reason.chars().filter(|c| !c.is_control()).take(200).collect(),
             by: Some(caller.0.who.clone()),
             since: now,
-            until: new.until.as_deref().map(|text| end(text, now)).transpose()?,
-        });
+            until: new
+                .until
+                .as_deref()
+                .map(|text| end(text, now))
+                .transpose()
+                .map_err(about)?,
+        };
+        match (&new.until, entry.until) {
+            (Some(text), Some(until)) if until <= now => {
+                if !input.skip_ended {
+                    return Err(about(Problem::bad(format!("until: {} is over", quoted(text)))));
+                }
+                ended += 1;
+            }
+            _ => add.push(entry),
+        }
     }
     let mut remove = Vec::with_capacity(input.remove.len());
     for gone in &input.remove {
@@ -133,7 +165,7 @@ pub(super) async fn change(
     );
     let entry = caller.audit(now, "mail.suppress", first.unwrap_or_default(), detail);
     let (added, removed) = engine(&admin)?.change_suppressed(add, remove, entry).await?;
-    Ok(Json(json!({"added": added, "removed": removed})))
+    Ok(Json(json!({"added": added, "removed": removed, "ended": ended})))
 }
 
 fn subject(text: &str) -> Answer<Subject> {
@@ -147,25 +179,20 @@ fn subject(text: &str) -> Answer<Subject> {
 
 /// The time that a text means: from now on for so long, the beginning of a day (UTC), or that moment.
 fn end(text: &str, now: Timestamp) -> Answer<Timestamp> {
-    let at = if let Ok(lasting) = duration::parse(text) {
-        now.plus(lasting)
-    } else {
-        let day = time::Date::parse(text, format_description!("[year]-[month]-[day]"));
-        let at = match day {
-            Ok(day) => day.midnight().assume_utc(),
-            Err(_) => time::OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
-                Problem::bad(format!(
-                    "until: {} is neither a time like 30d nor one like 2027-01-31 or 2027-01-31T12:00:00Z",
-                    quoted(text)
-                ))
-            })?,
-        };
-        Timestamp(at.unix_timestamp().saturating_mul(1000))
-    };
-    if at <= now {
-        return Err(Problem::bad(format!("until: {} is over", quoted(text))));
+    if let Ok(lasting) = duration::parse(text) {
+        return Ok(now.plus(lasting));
     }
-    Ok(at)
+    let day = time::Date::parse(text, format_description!("[year]-[month]-[day]"));
+    let at = match day {
+        Ok(day) => day.midnight().assume_utc(),
+        Err(_) => time::OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
+            Problem::bad(format!(
+                "until: {} is neither a time like 30d nor one like 2027-01-31 or 2027-01-31T12:00:00Z",
+                quoted(text)
+            ))
+        })?,
+    };
+    Ok(Timestamp(at.unix_timestamp().saturating_mul(1000)))
 }
 
 impl Admin {
@@ -195,7 +222,7 @@ impl Admin {
             local: Some(subject.local().to_owned()),
             ..SuppressedFilter::default()
         };
-        let found = self.store.suppressed(&filter, MOST).await?;
+        let found = self.store.suppressed(&filter, PAGE).await?;
         let now = self.clock.wall();
         let hold = found.iter().map(|(_, entry)| entry);
         let hold = hold.filter(|entry| entry.until.is_none_or(|until| until > now));

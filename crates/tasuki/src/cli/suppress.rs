@@ -11,9 +11,12 @@ use crate::exit::{self, Fail, Outcome};
 
 mod table;
 
-/// Longest file that is imported, and entries sent and asked for at a time.
+/// Longest file that is imported.
 const MAX_FILE_BYTES: u64 = 64 << 20;
-const AT_ONCE: usize = 5_000;
+/// Entries asked for at a time.
+const PAGE: usize = 5_000;
+/// Entries sent at a time: each part is a transaction, and mail that comes in meanwhile waits for it.
+const AT_ONCE: usize = 250;
 
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
@@ -51,7 +54,7 @@ pub(super) enum Command {
         flag: JsonFlag,
     },
     /// Add what a file lists: CSV with a heading (address or email, principal, until, reason), one address a line, or a JSON
-    /// object a line
+    /// object a line; what has ended is left out
     Import {
         /// The file; - is standard input
         file: PathBuf,
@@ -132,8 +135,10 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
         } => {
             let entry = |address| json!({"address": address, "principal": principal, "until": until, "reason": reason});
             let add: Vec<Value> = addresses.iter().map(entry).collect();
-            let done = gateway.call(Method::POST, PATH, Some(json!({"add": add})))?;
-            said(&done, flag)
+            let mut done = Done::default();
+            done.send(&gateway, "add", &add, false)
+                .map_err(|fail| done.before(fail))?;
+            done.said(flag)
         }
         Command::Remove {
             addresses,
@@ -142,8 +147,10 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
         } => {
             let entry = |address| json!({"address": address, "principal": principal});
             let remove: Vec<Value> = addresses.iter().map(entry).collect();
-            let done = gateway.call(Method::POST, PATH, Some(json!({"remove": remove})))?;
-            said(&done, flag)
+            let mut done = Done::default();
+            done.send(&gateway, "remove", &remove, false)
+                .map_err(|fail| done.before(fail))?;
+            done.said(flag)
         }
         Command::Import {
             file,
@@ -156,46 +163,85 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
 
 const PATH: &str = "/v1/mail/suppressed";
 
-fn said(done: &Value, flag: JsonFlag) -> Outcome {
-    if flag.json {
-        return output::json(done);
-    }
-    let number = |key| output::cell(done, key);
-    output::line(format!(
-        "{} added, {} removed",
-        number("added"),
-        number("removed")
-    ));
-    Ok(())
+/// What came of a change.
+#[derive(Default, serde::Serialize)]
+struct Done {
+    added: u64,
+    removed: u64,
+    /// Of an import: left out, since their time is over.
+    ended: u64,
 }
 
-fn import(gateway: &Gateway, file: &PathBuf, principal: Option<&str>, flag: JsonFlag) -> Outcome {
-    let failed = |e: std::io::Error| Fail::new(exit::IO, format!("cannot read {}: {e}", file.display()));
-    let mut text = String::new();
-    if file.as_os_str() == "-" {
-        std::io::stdin()
-            .take(MAX_FILE_BYTES)
-            .read_to_string(&mut text)
-            .map_err(failed)?;
-    } else {
-        let opened = std::fs::File::open(file).map_err(failed)?;
-        opened
-            .take(MAX_FILE_BYTES)
-            .read_to_string(&mut text)
-            .map_err(failed)?;
+impl Done {
+    /// Sends entries, a part after the other.
+    fn send(&mut self, gateway: &Gateway, key: &str, entries: &[Value], skip_ended: bool) -> Outcome {
+        for part in entries.chunks(AT_ONCE) {
+            let change = json!({key: part, "skip_ended": skip_ended});
+            let done = gateway.call(Method::POST, PATH, Some(change))?;
+            let number = |key: &str| done[key].as_u64().unwrap_or(0);
+            self.added += number("added");
+            self.removed += number("removed");
+            self.ended += number("ended");
+        }
+        Ok(())
     }
-    let entries = table::read(&text, principal).map_err(|why| {
+
+    /// A failure that came after a part was done.
+    fn before(&self, fail: Fail) -> Fail {
+        match (self.added, self.removed) {
+            (0, 0) => fail,
+            (added, removed) => Fail::new(
+                fail.code,
+                format!("{}; {added} added, {removed} removed before that", fail.message),
+            ),
+        }
+    }
+
+    fn said(&self, flag: JsonFlag) -> Outcome {
+        if flag.json {
+            return output::json(&json!(self));
+        }
+        let ended = match self.ended {
+            0 => String::new(),
+            ended => format!(", {ended} left out, since their time is over"),
+        };
+        output::line(format!("{} added, {} removed{ended}", self.added, self.removed));
+        Ok(())
+    }
+}
+
+/// The text of a file that is not longer than is read.
+fn whole(file: &PathBuf) -> Outcome<String> {
+    let failed = |e: std::io::Error| Fail::new(exit::IO, format!("cannot read {}: {e}", file.display()));
+    let unfit = |why: &str| {
         Fail::new(
             exit::DATA,
             format!("{}: {why}; nothing was added", file.display()),
         )
-    })?;
-    let mut added = 0;
-    for part in entries.chunks(AT_ONCE) {
-        let done = gateway.call(Method::POST, PATH, Some(json!({"add": part})))?;
-        added += done["added"].as_u64().unwrap_or(0);
+    };
+    let mut bytes = Vec::new();
+    // One byte more: what is cut would lose addresses, and nobody would know.
+    let read = if file.as_os_str() == "-" {
+        std::io::stdin().take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(file).and_then(|opened| opened.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
+    };
+    read.map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let most = MAX_FILE_BYTES >> 20;
+        return Err(unfit(&format!("longer than {most} MiB, import it in parts")));
     }
-    said(&json!({"added": added, "removed": 0}), flag)
+    String::from_utf8(bytes).map_err(|_| unfit("not UTF-8"))
+}
+
+fn import(gateway: &Gateway, file: &PathBuf, principal: Option<&str>, flag: JsonFlag) -> Outcome {
+    let of_file = |fail: Fail| Fail::new(fail.code, format!("{}: {}", file.display(), fail.message));
+    let entries = table::read(&whole(file)?, principal)
+        .map_err(|why| of_file(Fail::new(exit::DATA, format!("{why}; nothing was added"))))?;
+    let mut done = Done::default();
+    done.send(gateway, "add", &entries, true)
+        .map_err(|fail| of_file(done.before(fail)))?;
+    done.said(flag)
 }
 
 fn export(gateway: &Gateway, filters: &Filters, as_json: bool) -> Outcome {
@@ -204,7 +250,7 @@ fn export(gateway: &Gateway, filters: &Filters, as_json: bool) -> Outcome {
     }
     let mut after = 0;
     loop {
-        let path = format!("{PATH}?limit={AT_ONCE}&after={after}{}", filters.query());
+        let path = format!("{PATH}?limit={PAGE}&after={after}{}", filters.query());
         let page = gateway.read(&path)?;
         for entry in page["suppressed"].as_array().into_iter().flatten() {
             output::line(if as_json {

@@ -176,3 +176,71 @@ fn an_operators_list_goes_out_and_comes_in_again() {
     }
     assert_eq!(listed(&gateway, &[]).len(), 3);
 }
+
+#[test]
+fn an_import_leaves_out_what_has_ended_and_names_the_line_of_a_mistake() {
+    let gateway = gateway(hop());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let import = |text: &str| {
+        std::fs::write(file.path(), text).unwrap();
+        gateway.run(&["mail", "suppress", "import", file.path().to_str().unwrap()])
+    };
+    let said = import(
+        "address,until\na@y.test,2020-01-31\nb@y.test,2999-01-31\nc@y.test,2021-02-03T04:05:06Z\nd@y.test,\n",
+    );
+    assert_eq!(
+        (said.code, said.out.trim()),
+        (0, "2 added, 0 removed, 2 left out, since their time is over"),
+        "{}",
+        said.err
+    );
+    let addresses = |gateway: &Gateway| -> Vec<String> {
+        let address = |row: &Value| row["address"].as_str().unwrap().to_owned();
+        listed(gateway, &[]).iter().map(address).collect()
+    };
+    assert_eq!(addresses(&gateway), ["b@y.test", "d@y.test"]);
+    for (text, part) in [
+        ("x@y.test\n\npostmaster@y.test\n", "line 3: "),
+        (
+            "address,principal\nx@y.test,nobody\n",
+            "line 2: there is nobody called",
+        ),
+        (
+            "address,until\nx@y.test,\nz@y.test,soon\n",
+            "line 3: until: \"soon\" is neither",
+        ),
+    ] {
+        let said = import(text);
+        assert!(said.code != 0 && said.err.contains(part), "{text}: {}", said.err);
+    }
+    assert_eq!(addresses(&gateway).len(), 2, "a part with a mistake adds nothing");
+    // More than one part, and a mistake in the last one.
+    let many: String = (0..600).map(|n| format!("many{n}@y.test\n")).collect();
+    let said = import(&format!("{many}nonsense\n"));
+    assert!(
+        said.code != 0 && said.err.contains("line 601: ") && said.err.contains("500 added"),
+        "{}",
+        said.err
+    );
+    let said = import(&many);
+    assert!(said.out.contains("600 added"), "{} {}", said.out, said.err);
+    assert_eq!(addresses(&gateway).len(), 602);
+}
+
+#[test]
+fn a_file_that_is_too_long_is_refused_and_not_cut() {
+    let gateway = gateway(hop());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut text = vec![b'\n'; (64 << 20) - 5];
+    text.extend_from_slice(b"anna@y.test.example\n");
+    std::fs::write(file.path(), text).unwrap();
+    let path = file.path().to_str().unwrap();
+    let said = gateway.run(&["mail", "suppress", "import", path]);
+    assert!(
+        said.code == 65 && said.err.contains("longer than 64 MiB"),
+        "{} {}",
+        said.out,
+        said.err
+    );
+    assert!(listed(&gateway, &[]).is_empty());
+}

@@ -56,12 +56,12 @@ fn heading(line: &str) -> Option<Vec<Option<&'static str>>> {
     columns.contains(&Some("address")).then_some(columns)
 }
 
-/// The entries of a file, for the gateway; those that name no principal get this one.
+/// The entries of a file with their lines, for the gateway; those that name no principal get this one.
 pub(super) fn read(text: &str, principal: Option<&str>) -> Result<Vec<Value>, String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines = text
         .lines()
-        .zip(1..)
+        .zip(1_u64..)
         .filter(|(line, _)| !line.trim().is_empty())
         .peekable();
     let columns = lines.peek().and_then(|(line, _)| heading(line));
@@ -83,6 +83,7 @@ pub(super) fn read(text: &str, principal: Option<&str>) -> Result<Vec<Value>, St
         if let (None, Some(principal)) = (entry.get("principal"), principal) {
             entry.insert("principal".to_owned(), json!(principal));
         }
+        entry.insert("line".to_owned(), json!(number));
         entries.push(Value::Object(entry));
     }
     Ok(entries)
