@@ -80,16 +80,7 @@ pub(crate) async fn admit(
 /// The service that a network or device acts as. While the store is away nobody is a stranger for that: they come again.
 async fn service_named(context: &Context, service: &str) -> Result<Option<Arc<Principal>>, Reply> {
     match context.deps.accounts.by_name(service).await {
-        Ok(Some(principal)) if !principal.disabled => {
-            if principal.grants.contains(&Grant::SendAsAny) {
-                tracing::warn!(
-                    service,
-                    "mail:send:* counts after a login only: a network of mail.mynetworks or mail.devices sends as the \
-                     domains that its service is granted by name"
-                );
-            }
-            Ok(Some(by_network(principal)))
-        }
+        Ok(Some(principal)) if !principal.disabled => Ok(Some(by_network(principal))),
         Ok(_) => {
             tracing::warn!(
                 service,

@@ -17,6 +17,7 @@ mod explain;
 mod listen;
 mod mail;
 mod moderation;
+mod networks;
 mod problem;
 mod recipients;
 mod secrets;
@@ -306,6 +307,7 @@ impl Admin {
         warnings.extend(self.front.iter().flat_map(FrontDoor::warnings));
         warnings.extend(tls_report::warnings(self));
         warnings.extend(tls_report::unsigned(self).await);
+        warnings.extend(networks::without_any_sender(self).await);
         warnings.extend(mail::paused_all(self).await);
         warnings
     }

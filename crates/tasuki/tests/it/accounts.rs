@@ -236,3 +236,34 @@ fn an_agent_is_enrolled_with_a_command_that_can_be_pasted() {
     gateway.ok(&["tunnel", "revoke", "home", "--yes"]);
     assert!(gateway.ok(&["tunnel", "agents"]).out.contains("no agents"));
 }
+
+#[test]
+fn status_says_that_a_network_sends_as_less_than_its_service() {
+    let gateway =
+        Gateway::start("[mail]\n[[mail.mynetworks]]\nnet = \"127.0.0.0/8\"\nservice = \"office\"\n");
+    let said = |gateway: &Gateway| -> Vec<String> {
+        let status = gateway.run(&["status", "--json"]).json();
+        let warnings = status["warnings"].as_array().unwrap().iter();
+        warnings
+            .map(|warning| warning.as_str().unwrap().to_owned())
+            .filter(|warning| warning.contains("mail:send:*"))
+            .collect()
+    };
+    assert!(said(&gateway).is_empty());
+    gateway.ok(&["service", "add", "other", "--grant", "mail:send:*"]);
+    assert!(said(&gateway).is_empty());
+    gateway.ok(&[
+        "service",
+        "add",
+        "office",
+        "--send-as",
+        "x.test",
+        "--grant",
+        "mail:send:*",
+    ]);
+    let warnings = said(&gateway);
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("act as office send as the domains"),
+        "{warnings:?}"
+    );
+}
