@@ -16,7 +16,7 @@ use sqlx::{Connection as _, SqliteConnection};
 use tasuki_core::ids::NodeId;
 use tasuki_core::store::mail::{Outcome, Settled};
 use tasuki_core::store::{StoreError, StoreResult};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::commit::{Work, transact};
@@ -38,8 +38,8 @@ const FEW: usize = 2;
 const BATCH: usize = 512;
 /// Row bytes in one commit.
 const BATCH_BYTES: usize = 8 << 20;
-/// Outcomes kept while commits fail; above it no request is taken.
-const MAX_RIDERS: usize = 20_000;
+/// Outcomes in memory that no commit took yet, those of the commit under way among them. Who brings more waits for room.
+const MAX_RIDERS: u32 = 20_000;
 
 /// The figures' row: one process needs no parts of its own.
 pub(super) const ALL_NODES: i64 = 0;
@@ -101,40 +101,59 @@ pub(super) struct SettleNow {
     reply: oneshot::Sender<StoreResult<Vec<Settled>>>,
 }
 
+impl Riders {
+    /// How much of [`MAX_RIDERS`] they take. A call with more outcomes than that has it all to itself.
+    fn room(&self) -> u32 {
+        u32::try_from(self.outcomes.len()).map_or(MAX_RIDERS, |n| n.min(MAX_RIDERS))
+    }
+}
+
 /// Outcomes that ride: how many calls brought some, how many of them have arrived, and what waits for the next commit.
-/// The writer takes them when it commits, and is not woken for each.
-#[derive(Default)]
+/// The writer takes them when it commits, puts them back if it fails, and is not woken for each.
 struct Rides {
     sent: AtomicU64,
     done: AtomicU64,
     waiting: Mutex<Vec<Riders>>,
+    /// What is left of [`MAX_RIDERS`]: taken before boarding, given back by the commit that took them.
+    room: Semaphore,
 }
 
-/// What to tell the writer of outcomes that ride.
-enum Boarded {
-    /// That somebody waits.
-    First,
-    /// Nothing; it knows.
-    More,
-    /// There is no more room here.
-    Full(Riders),
+impl Default for Rides {
+    fn default() -> Self {
+        Self {
+            sent: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            waiting: Mutex::default(),
+            room: Semaphore::new(MAX_RIDERS as usize),
+        }
+    }
 }
 
 impl Rides {
-    fn board(&self, riders: Riders) -> Boarded {
+    /// Whether they are the first that wait: the writer must be told of those.
+    fn board(&self, riders: Riders) -> bool {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() >= MAX_RIDERS {
-            return Boarded::Full(riders);
-        }
         waiting.push(riders);
-        match waiting.len() {
-            1 => Boarded::First,
-            _ => Boarded::More,
-        }
+        waiting.len() == 1
     }
 
     fn take(&self) -> Vec<Riders> {
         std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Those whom no commit took wait again, before those who came meanwhile. Whether anybody waits.
+    fn put_back(&self, mut riders: Vec<Riders>) -> bool {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        riders.append(&mut waiting);
+        *waiting = riders;
+        !waiting.is_empty()
+    }
+
+    /// A commit took them.
+    fn arrived(&self, riders: &[Riders]) {
+        self.done.fetch_add(riders.len() as u64, Ordering::Release);
+        self.room
+            .add_permits(riders.iter().map(|riders| riders.room() as usize).sum());
     }
 
     fn is_empty(&self) -> bool {
@@ -156,7 +175,6 @@ enum Request {
     Enqueue(Enqueue),
     /// Outcomes wait in [`Rides`].
     Boarded,
-    Ride(Riders),
     SettleNow(SettleNow),
     Change(Box<dyn Change>),
     RideChange(Box<dyn Change>),
@@ -192,7 +210,6 @@ impl Writer {
             rides: Arc::clone(&rides),
             segments,
             space,
-            riders: Vec::new(),
             ride_until: None,
             last_enqueues: 0,
             is_cramped: false,
@@ -222,15 +239,17 @@ impl Writer {
         answer.await.map_err(|_| closed())?
     }
 
-    /// Stores outcomes with a later commit.
+    /// Stores outcomes with a later commit. While too many wait because commits fail, waits for one that succeeds.
     pub(super) async fn settle(&self, node: NodeId, outcomes: Vec<Outcome>) -> StoreResult<()> {
+        let riders = Riders { node, outcomes };
+        let room = self.rides.room.acquire_many(riders.room()).await;
+        let room = room.map_err(|_| closed())?;
         // Before they board: a caller that goes away must not leave them where nobody knows of them.
         let permit = self.requests.reserve().await.map_err(|_| closed())?;
+        room.forget();
         self.rides.sent.fetch_add(1, Ordering::AcqRel);
-        match self.rides.board(Riders { node, outcomes }) {
-            Boarded::First => permit.send(Request::Boarded),
-            Boarded::More => {}
-            Boarded::Full(riders) => permit.send(Request::Ride(riders)),
+        if self.rides.board(riders) {
+            permit.send(Request::Boarded);
         }
         Ok(())
     }
@@ -360,7 +379,6 @@ struct Task {
     rides: Arc<Rides>,
     segments: Arc<Segments>,
     space: Arc<Space>,
-    riders: Vec<Riders>,
     ride_until: Option<Instant>,
     /// New mails in the last commit, by caller.
     last_enqueues: usize,
@@ -368,8 +386,18 @@ struct Task {
     is_cramped: bool,
 }
 
+/// The end of the task, whatever ended it: nobody waits for room any longer.
+struct End(Arc<Rides>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.room.close();
+    }
+}
+
 impl Task {
     async fn run(mut self) {
+        let _end = End(Arc::clone(&self.rides));
         let mut batch = Batch::default();
         loop {
             if !self.collect(&mut batch).await {
@@ -409,7 +437,7 @@ impl Task {
             {
                 self.take(request, batch);
             }
-            if batch.is_urgent || self.riders.len() >= MAX_RIDERS {
+            if batch.is_urgent {
                 return true;
             }
         }
@@ -454,10 +482,6 @@ impl Task {
             Request::Boarded => {
                 self.ride_until.get_or_insert_with(ride_until);
             }
-            Request::Ride(riders) => {
-                self.riders.push(riders);
-                self.ride_until.get_or_insert_with(ride_until);
-            }
         }
     }
 
@@ -471,16 +495,16 @@ impl Task {
         } = batch;
         self.ride_until = None;
         self.last_enqueues = enqueues.len();
-        self.riders.append(&mut self.rides.take());
+        let riders = self.rides.take();
         let work = Work {
             enqueues: &enqueues,
             settles: &settles,
             keeps_trail: !self.is_cramped && self.space.require().is_ok(),
         };
-        match transact(&mut self.conn, &self.riders, &work, &mut changes).await {
+        match transact(&mut self.conn, &riders, &work, &mut changes).await {
             Ok(done) => {
                 self.is_cramped = false;
-                self.note_commit(&done.applied);
+                self.note_commit(&riders, &done.applied);
                 for (enqueue, result) in enqueues.into_iter().zip(done.enqueued) {
                     let _ = enqueue.reply.send(result);
                 }
@@ -505,10 +529,11 @@ impl Task {
                 for change in changes {
                     change.finish(Err(share(&error)));
                 }
-                if !self.riders.is_empty() {
+                if self.rides.put_back(riders) {
                     self.ride_until = Some(ride_until());
                 }
-                if self.riders.len() >= MAX_RIDERS {
+                // With so many each try is dear.
+                if self.rides.room.available_permits() == 0 {
                     tokio::time::sleep(RIDE).await;
                 }
             }
@@ -516,16 +541,13 @@ impl Task {
         close
     }
 
-    fn note_commit(&mut self, applied: &Applied) {
+    fn note_commit(&self, riders: &[Riders], applied: &Applied) {
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         self.counters.mails.fetch_add(applied.mails, Ordering::Relaxed);
         self.counters
             .deferred
             .fetch_add(applied.deferred, Ordering::Relaxed);
-        self.rides
-            .done
-            .fetch_add(self.riders.len() as u64, Ordering::Release);
-        self.riders.clear();
+        self.rides.arrived(riders);
         self.segments.free(&applied.freed);
     }
 }

@@ -1,10 +1,11 @@
-//! PostgreSQL goes away and comes back; gateways get in each other's way.
+//! A database goes away and comes back; gateways get in each other's way.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use roaring::RoaringBitmap;
+use sqlx::{Connection as _, SqliteConnection};
 use tasuki_core::clock::Timestamp;
 use tasuki_core::ids::DeliverySeq;
 use tasuki_core::store::fedi::{EntryKind, NewEntry};
@@ -217,4 +218,64 @@ async fn gateways_that_get_in_each_others_way_try_again() {
         collisions, "0",
         "nobody got in anybody's way: the test shows nothing"
     );
+}
+
+/// Outcomes of one call in the next test.
+const OUTCOMES: usize = 1000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_that_no_commit_takes_are_bounded_and_none_is_lost() {
+    let dir = TempDir::new().unwrap();
+    let store = tasuki_store::open(tasuki_store::DEFAULT_URL, dir.path())
+        .await
+        .unwrap();
+    let (node, epoch) = store.join("gw").await.unwrap();
+    let enqueue = async || {
+        store
+            .enqueue(node, epoch, vec![mail(&["a.example"], small())])
+            .await
+    };
+    let id = enqueue().await.unwrap()[0];
+    let file = format!("sqlite:{}", dir.path().join("tasuki.db").display());
+    let mut beside = SqliteConnection::connect(&file).await.unwrap();
+    // Another process writes, and goes on longer than the store waits for it.
+    let mut beside = async |sql: &'static str| sqlx::query(sql).execute(&mut beside).await.unwrap();
+    beside("BEGIN IMMEDIATE").await;
+    let settle = async || {
+        let outcome = Outcome {
+            mail: id,
+            delivery: DeliverySeq(0),
+            hold: Hold::Fresh(epoch),
+            settlement: Settlement::Finished,
+            follow_up: Vec::new(),
+            story: None,
+        };
+        store.settle(node, vec![outcome; OUTCOMES]).await
+    };
+    // Every commit that fails leaves room for as much as before, and for no more.
+    for _ in 0..10 {
+        settle().await.unwrap();
+    }
+    assert!(enqueue().await.is_err());
+    for _ in 0..10 {
+        settle().await.unwrap();
+    }
+    assert!(enqueue().await.is_err());
+    let mut more = Box::pin(settle());
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut more).await;
+    assert!(
+        early.is_err(),
+        "20000 outcomes wait, and it takes more: {early:?}"
+    );
+    beside("ROLLBACK").await;
+    let late = tokio::time::timeout(Duration::from_secs(20), more).await;
+    late.expect("there is room again").unwrap();
+    assert!(store.queue(&QueueFilter::default(), 9).await.unwrap().is_empty());
+    // Who waits when the store ends hears of it.
+    beside("BEGIN IMMEDIATE").await;
+    for _ in 0..20 {
+        settle().await.unwrap();
+    }
+    let (waits, ()) = tokio::join!(settle(), store.close());
+    assert!(matches!(waits, Err(StoreError::Unavailable(_))), "{waits:?}");
 }
