@@ -19,6 +19,7 @@ mod doctors;
 mod durable;
 mod far_ends;
 mod fediverse;
+mod filters;
 mod home_host;
 mod mail;
 mod mail_servers;

@@ -12,14 +12,14 @@ use crate::support::postgres::Postgres;
 use crate::support::{eventually, free_port, loopback};
 
 /// The gateway that instances reach, and the one where the operator sits.
-struct House {
-    door: Gateway,
+pub(crate) struct House {
+    pub(crate) door: Gateway,
     desk: Option<Gateway>,
     _postgres: Option<Postgres>,
 }
 
 impl House {
-    fn on_sqlite() -> Self {
+    pub(crate) fn on_sqlite() -> Self {
         Self {
             door: Gateway::start(Gateway::FEDIVERSE),
             desk: None,
@@ -27,7 +27,7 @@ impl House {
         }
     }
 
-    fn on_postgresql() -> Self {
+    pub(crate) fn on_postgresql() -> Self {
         let postgres = Postgres::start();
         // Both have one public name: where the door listens.
         let front = loopback(free_port());
@@ -50,7 +50,7 @@ impl House {
         self.door.directory()
     }
 
-    fn instance(&self, style: &str, bind: &str) -> Instance {
+    pub(crate) fn instance(&self, style: &str, bind: &str) -> Instance {
         Instance::start(style, bind, self.directory(), &[])
     }
 
@@ -61,17 +61,17 @@ impl House {
     }
 
     #[track_caller]
-    fn order(&self, arguments: &[&str]) -> String {
+    pub(crate) fn order(&self, arguments: &[&str]) -> String {
         self.desk().cli(arguments)
     }
 
-    fn assert_healthy(&self) {
+    pub(crate) fn assert_healthy(&self) {
         self.door.assert_healthy();
         self.desk().assert_healthy();
     }
 }
 
-fn host(instance: &Instance) -> &str {
+pub(crate) fn host(instance: &Instance) -> &str {
     instance.base.trim_start_matches("http://")
 }
 
@@ -85,13 +85,13 @@ fn is_answered(instance: &Instance, status: u64) {
 }
 
 #[track_caller]
-fn arrives(reader: &Instance, sent: &Value) {
+pub(crate) fn arrives(reader: &Instance, sent: &Value) {
     reader.wait_for("the post", |got| {
         got["id"] == sent["id"] || (got["type"] == "Announce" && got["object"] == sent["object"])
     });
 }
 
-fn has(reader: &Instance, sent: &Value) -> bool {
+pub(crate) fn has(reader: &Instance, sent: &Value) -> bool {
     let all = reader.received();
     all.iter()
         .any(|got| got["id"] == sent["id"] || got["object"] == sent["object"])

@@ -252,6 +252,8 @@ class Instance:
                 "version": parts.path[-3:], "software": {"name": name, "version": version},
                 "protocols": ["activitypub"], "services": {"inbound": [], "outbound": []},
                 "openRegistrations": False, "usage": {"users": {"total": 1}}, "metadata": {}}
+        if parts.path == "/api/v1/instance" and self.style.software[0] == "mastodon":
+            return 200, "application/json", {"contact_account": {"acct": self.style.author_name, "url": self.style.author}}
         if parts.path == "/schemas/litepub-0.1.jsonld":
             return 200, "application/ld+json", {"@context": {"Emoji": "toot:Emoji", "capabilities": 1}}
         found = self.style.documents.get(self.base + parts.path)
