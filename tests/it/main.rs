@@ -29,6 +29,7 @@ mod readme;
 mod restart;
 mod screen;
 mod second_relay;
+mod seen;
 mod shed;
 mod squid;
 mod stay;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use tasuki_proto::minecraft::Edition;
 use tasuki_tunnel::agent::{Rules, Status, VisitorLine, Who};
 
 use crate::control::{Answer, Question, ask};
@@ -150,8 +151,17 @@ pub(crate) fn players(listing: Listing, words: Words) -> Result<(), Fail> {
         return Ok(());
     }
     line(format!(
-        "{:16}  {:40}  {:20}  {:>8}  {:>12}  {:>12}",
-        "PLAYER", "ADDRESS", "ENDPOINT", "TIME", "BYTES IN", "BYTES OUT"
+        "{:16}  {:40}  {:20}  {:7}  {:>10}  {:>10}  {:>10}  {:>8}  {:>12}  {:>12}",
+        "PLAYER",
+        "ADDRESS",
+        "ENDPOINT",
+        "EDITION",
+        "TO GATEWAY",
+        "FROM THERE",
+        "TO SERVER",
+        "TIME",
+        "BYTES IN",
+        "BYTES OUT"
     ));
     for player in &players {
         let name: String = player
@@ -162,15 +172,24 @@ pub(crate) fn players(listing: Listing, words: Words) -> Result<(), Fail> {
             .filter(|c| !c.is_control())
             .collect();
         line(format!(
-            "{name:16}  {:40}  {:20}  {:>8}  {:>12}  {:>12}",
+            "{name:16}  {:40}  {:20}  {:7}  {:>10}  {:>10}  {:>10}  {:>8}  {:>12}  {:>12}",
             player.address.to_string(),
             player.endpoint,
+            player.edition.map_or("-", Edition::name),
+            delay(player.visitor_rtt_us),
+            delay(player.gateway_rtt_us),
+            delay(player.local_rtt_us),
             span(player.seconds),
             player.bytes_in,
             player.bytes_out
         ));
     }
     Ok(())
+}
+
+/// Microseconds as people read them.
+fn delay(us: Option<u64>) -> String {
+    us.map_or_else(|| "-".into(), |us| format!("{:.1} ms", us as f64 / 1000.0))
 }
 
 /// A time in words, to the minute.

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tasuki_proto::minecraft::Edition;
 use tasuki_tunnel::agent::{Control, Status, VisitorLine};
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -258,10 +259,12 @@ impl View<'_> {
         lines.push(Line(true, heading));
         let players = players.into_iter().map(|player| {
             format!(
-                "{:16} {:24} {:14} {:>8} {:>10} {:>10}",
+                "{:16} {:24} {:14} {:7} {:>9} {:>8} {:>10} {:>10}",
                 player.player.as_deref().unwrap_or_default(),
                 player.address.to_string(),
                 player.endpoint,
+                player.edition.map_or("-", Edition::name),
+                delays(player.visitor_rtt_us, player.gateway_rtt_us),
                 span(player.seconds),
                 size(player.bytes_in),
                 size(player.bytes_out)
@@ -325,6 +328,12 @@ impl View<'_> {
             Line(false, traffic),
         ]
     }
+}
+
+/// From the player to the gateway, and from there to here.
+fn delays(visitor_us: Option<u64>, gateway_us: Option<u64>) -> String {
+    let ms = |us: Option<u64>| us.map_or_else(|| "?".into(), |us| format!("{:.0}", us as f64 / 1000.0));
+    format!("{}+{} ms", ms(visitor_us), ms(gateway_us))
 }
 
 /// So many lines, the last of which says how many more there are.
@@ -453,6 +462,10 @@ mod tests {
             player: Some(name.to_owned()),
             address: "192.0.2.7:5000".parse().unwrap(),
             endpoint: "minecraft".into(),
+            edition: Some(Edition::Java),
+            visitor_rtt_us: Some(23_456),
+            gateway_rtt_us: Some(12_340),
+            local_rtt_us: None,
             seconds: 5,
             bytes_in: 10,
             bytes_out: 20,
@@ -495,6 +508,7 @@ mod tests {
             "open at mc.example.org:0",
             "Players: 200, other connections: 0",
             "Player0 ",
+            "Java     23+12 ms",
             "more",
             "message 49.",
             "Ctrl-C",

@@ -109,12 +109,16 @@ pub enum What {
         agent: PrincipalId,
         endpoint: String,
         from: IpAddr,
+        /// The name that a Minecraft client claims, if it joins a game.
+        player: Option<String>,
     },
     /// A visitor's connection ended.
     VisitorLeft {
         agent: PrincipalId,
         endpoint: String,
         from: IpAddr,
+        /// As it joined.
+        player: Option<String>,
         bytes_in: u64,
         bytes_out: u64,
     },

@@ -29,7 +29,7 @@ use crate::gateway::ports::Ports;
 use crate::gateway::registry::Registry;
 use crate::gateway::regulars::{MOST, Regulars, WEEK};
 use crate::gateway::tls_door::{TlsDoor, ToTlsDoor};
-use crate::gateway::{Inner, handover, minecraft, owners, session, web};
+use crate::gateway::{Inner, handover, here, minecraft, owners, session, web};
 use crate::handle::Handle;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
@@ -130,6 +130,7 @@ impl Engine {
             config: ArcSwap::from_pointee(config),
             deps,
             registry,
+            here: Arc::default(),
             regulars,
             started: now,
             ports: Ports::default(),
@@ -223,6 +224,7 @@ impl Engine {
             });
         }
         inner.tasks.spawn(owners::refresh(Arc::clone(&inner)));
+        inner.tasks.spawn(here::tell_agents(Arc::clone(&inner)));
         tokio::select! {
             () = shutdown.begun() => drain(&inner, &endpoint, shutdown.grace()).await,
             () = inner.handing.said() => {

@@ -50,6 +50,8 @@ pub use engine::{Addrs, Engine};
 #[cfg(unix)]
 pub use gateway::handover::is_agents_port;
 #[cfg(unix)]
+pub use gateway::here::VisitorLine;
+#[cfg(unix)]
 pub use gateway::owners::NotReleased;
 #[cfg(unix)]
 pub use handle::{AgentLine, EndpointLine, Handle};

@@ -185,17 +185,19 @@ fn write(event: &Event) {
             agent,
             endpoint,
             from,
+            player,
         } => {
-            tracing::debug!(engine, tunnel.id = %agent, endpoint, peer.addr = %from, "visitor joined");
+            tracing::debug!(engine, tunnel.id = %agent, endpoint, peer.addr = %from, player, "visitor joined");
         }
         What::VisitorLeft {
             agent,
             endpoint,
             from,
+            player,
             bytes_in,
             bytes_out,
         } => {
-            tracing::debug!(engine, tunnel.id = %agent, endpoint, peer.addr = %from, bytes_in, bytes_out, "visitor left");
+            tracing::debug!(engine, tunnel.id = %agent, endpoint, peer.addr = %from, player, bytes_in, bytes_out, "visitor left");
         }
         What::LoginRefused { name, from, reason } => {
             tracing::debug!(engine, name, peer.addr = %from, reason, "login refused");

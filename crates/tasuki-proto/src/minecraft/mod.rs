@@ -8,6 +8,7 @@
 //! the bytes so far, so the way they were split over packets never matters.
 
 mod address;
+mod edition;
 mod legacy;
 mod opening;
 mod status;
@@ -18,6 +19,7 @@ mod varint;
 mod tests;
 
 pub use address::{Target, rebuild_address, target_of};
+pub use edition::{Edition, begins_raknet};
 pub use legacy::{LegacyPing, encode_legacy_reply};
 pub use opening::{
     Handshake, LoginStart, NextState, Opening, OpeningError, OpeningLimits, read_opening, settle_legacy,

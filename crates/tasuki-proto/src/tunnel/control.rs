@@ -122,6 +122,11 @@ pub enum FromGateway {
         /// The gateway's clock, in milliseconds since 1970.
         time_ms: i64,
     },
+    /// How far players are from the gateway, now and then while there are some.
+    RoundTrips {
+        /// The flow's number, and microseconds.
+        flows: Vec<(u64, u32)>,
+    },
     /// A frame of a newer version.
     #[serde(other)]
     Unknown,

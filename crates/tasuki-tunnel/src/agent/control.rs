@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use quinn::Connection;
 use serde::{Deserialize, Serialize};
+use tasuki_proto::minecraft::Edition;
 use tasuki_proto::tunnel::EndpointState;
 
 use super::rules::{Rules, Who};
@@ -71,6 +72,19 @@ pub struct VisitorLine {
     pub address: SocketAddr,
     /// The endpoint's label.
     pub endpoint: String,
+    /// Which Minecraft the visitor plays, if it is one.
+    #[serde(default)]
+    pub edition: Option<Edition>,
+    /// Round trip between the visitor and the gateway, in microseconds, as the gateway told it last: of players whose
+    /// connection the gateway knows, a few seconds after they joined.
+    #[serde(default)]
+    pub visitor_rtt_us: Option<u64>,
+    /// Round trip between the gateway and this agent, in microseconds; none for visitors from this home's own network.
+    #[serde(default)]
+    pub gateway_rtt_us: Option<u64>,
+    /// How long the local server took for the connection, in microseconds: one round trip when it began.
+    #[serde(default)]
+    pub local_rtt_us: Option<u64>,
     /// Seconds since the connection began.
     pub seconds: u64,
     /// Bytes from the visitor to the local server.
@@ -174,10 +188,19 @@ impl Control {
     #[must_use]
     pub fn visitors(&self) -> Vec<VisitorLine> {
         let all = self.inner.visitors.all();
+        let rtt_us = {
+            let known = self.inner.standing.lock();
+            let session = known.session.as_ref();
+            session.map(|(connection, ..)| u64::try_from(connection.rtt().as_micros()).unwrap_or(u64::MAX))
+        };
         let lines = all.iter().map(|visitor| VisitorLine {
             player: visitor.player.clone(),
             address: visitor.from,
             endpoint: visitor.label.clone(),
+            edition: visitor.edition(),
+            visitor_rtt_us: visitor.to_gateway_us(),
+            gateway_rtt_us: rtt_us.filter(|_| !visitor.is_at_home),
+            local_rtt_us: visitor.local_us(),
             seconds: visitor.since.elapsed().as_secs(),
             bytes_in: visitor.meter.to_tcp(),
             bytes_out: visitor.meter.to_stream(),

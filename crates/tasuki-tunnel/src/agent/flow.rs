@@ -12,8 +12,9 @@ use tasuki_proto::tunnel::{FlowNumber, OpenReply, RESET_ABORTED, RESET_REFUSED, 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::visitors::Entered;
+use super::visitors::{Coming, Entered};
 use super::{Inner, LocalDoor, LocalEndpoint, Served, Tell, wake};
 use crate::flows::Flow;
 use crate::splice::{End, Link, Outgoing, Relink, Shared, prepare_socket, splice};
@@ -231,6 +232,19 @@ async fn read_opening(incoming: &mut RecvStream) -> Option<Opening> {
     }
 }
 
+/// Connects to the first address of `target` that takes it; how long that one took is one round trip.
+async fn connect(target: &str) -> io::Result<(TcpStream, Duration)> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in tokio::net::lookup_host(target).await? {
+        let began = Instant::now();
+        match TcpStream::connect(address).await {
+            Ok(socket) => return Ok((socket, began.elapsed())),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 /// Dials the local server of a declared endpoint, and of no other, for a visitor who may come.
 async fn open<'a>(
     inner: &'a Inner,
@@ -248,15 +262,22 @@ async fn open<'a>(
     }
     let visitor = inner
         .visitors
-        .enter(&endpoint.label, header.visitor, header.player.as_deref())
+        .enter(&Coming {
+            endpoint,
+            from: header.visitor,
+            player: header.player.as_deref(),
+            flow: header.flow,
+            is_at_home: false,
+        })
         .ok_or(OpenReply::Denied)?;
-    let socket = match dial(inner, served, header, tell).await {
+    let (socket, took) = match dial(inner, served, header, tell).await {
         Err(away) => {
             wake::wake(inner, served, header, outgoing, away).await?;
             dial(inner, served, header, tell).await?
         }
-        Ok(socket) => socket,
+        Ok(dialled) => dialled,
     };
+    visitor.note_local(took);
     Ok((socket, visitor))
 }
 
@@ -265,22 +286,22 @@ async fn dial(
     served: &Served,
     header: &StreamHeader,
     tell: &Tell,
-) -> Result<TcpStream, OpenReply> {
+) -> Result<(TcpStream, Duration), OpenReply> {
     let endpoint = &served.endpoint;
     let limit = inner.config.connect_timeout;
     let dialling = async {
-        let mut socket = TcpStream::connect(endpoint.target.as_str()).await?;
+        let (mut socket, took) = connect(&endpoint.target).await?;
         prepare_socket(&socket);
         if endpoint.proxy_protocol {
             let line = proxy_protocol::encode_v2(header.visitor, header.door);
             socket.write_all(&line).await?;
         }
-        Ok::<_, io::Error>(socket)
+        Ok::<_, io::Error>((socket, took))
     };
     match tokio::time::timeout(limit, dialling).await {
-        Ok(Ok(socket)) => {
+        Ok(Ok(dialled)) => {
             served.note(Ok(()), tell);
-            Ok(socket)
+            Ok(dialled)
         }
         Ok(Err(error)) => {
             served.note(Err(error.to_string()), tell);

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::visitors::Coming;
 use super::{Inner, Notice, Tell};
 use crate::splice::prepare_socket;
 
@@ -73,8 +74,15 @@ async fn visit(
     let served = &inner.endpoints_by_id[&id];
     let endpoint = &served.endpoint;
     let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+    let coming = Coming {
+        endpoint,
+        from,
+        player: None,
+        flow: None,
+        is_at_home: true,
+    };
     // The home host's bans hold at home too.
-    let Some(visitor) = inner.visitors.enter(&endpoint.label, from, None) else {
+    let Some(visitor) = inner.visitors.enter(&coming) else {
         return Ok(());
     };
     prepare_socket(&socket);

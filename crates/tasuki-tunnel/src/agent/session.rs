@@ -503,6 +503,10 @@ fn heed(inner: &Inner, frame: FromGateway, tell: &Tell) -> Option<Why> {
             None
         }
         FromGateway::Refused { code, text } => Some(refused(u64::from(code), text)),
+        FromGateway::RoundTrips { flows } => {
+            inner.visitors.note_round_trips(&flows);
+            None
+        }
         FromGateway::Accepted(_) | FromGateway::Seen { .. } | FromGateway::Unknown => None,
     }
 }

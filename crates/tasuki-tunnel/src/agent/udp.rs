@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use quinn::Connection;
+use tasuki_proto::minecraft::begins_raknet;
 use tasuki_proto::proxy_protocol;
 use tasuki_proto::tunnel::{Datagram, FlowId, StreamHeader};
 use tokio::net::UdpSocket;
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::flow::Place;
+use super::visitors::Coming;
 use super::{Inner, LocalDoor, Tell};
 use crate::datagrams::{Datagrams, MAX_PAYLOAD};
 
@@ -119,7 +121,14 @@ async fn exchange(ways: &Ways, flow: FlowId, header: &StreamHeader, mut payloads
         return;
     }
     let visitors = &ways.inner.visitors;
-    let Some(visitor) = visitors.enter(&served.endpoint.label, header.visitor, None) else {
+    let coming = Coming {
+        endpoint: &served.endpoint,
+        from: header.visitor,
+        player: None,
+        flow: None,
+        is_at_home: false,
+    };
+    let Some(visitor) = visitors.enter(&coming) else {
         return;
     };
     let limit = ways.inner.config.connect_timeout;
@@ -138,6 +147,9 @@ async fn exchange(ways: &Ways, flow: FlowId, header: &StreamHeader, mut payloads
         tokio::select! {
             payload = payloads.recv() => {
                 let Some(payload) = payload else { return };
+                if begins_raknet(&payload) {
+                    visitor.speaks_raknet();
+                }
                 // An error here is of an earlier datagram, and told below.
                 let _ = match &head {
                     Some(head) => socket.send(&[head, &payload[..]].concat()).await,

@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::time::Instant;
 
 use arc_swap::ArcSwap;
+use tasuki_proto::minecraft::Edition;
+use tasuki_proto::tunnel::FlowNumber;
 use tokio_util::sync::CancellationToken;
 
 use super::rules::{Rules, Who};
+use super::{LocalDoor, LocalEndpoint};
 use crate::splice::Meter;
 
 /// One connection, or one flow of datagrams.
@@ -18,9 +22,29 @@ pub(super) struct Visitor {
     pub(super) label: String,
     pub(super) from: SocketAddr,
     pub(super) player: Option<String>,
+    is_java: bool,
+    /// The datagrams of one who comes by UDP began as RakNet's do.
+    speaks_raknet: AtomicBool,
+    flow: Option<FlowNumber>,
+    /// They came from this home's own network, not through the gateway.
+    pub(super) is_at_home: bool,
+    /// As the gateway told it last; 0 is not known.
+    to_gateway_us: AtomicU64,
+    /// How long the local server took for the connection; 0 is not known.
+    local_us: AtomicU64,
     pub(super) since: Instant,
     pub(super) meter: Meter,
     pub(super) cut: CancellationToken,
+}
+
+/// Somebody who wants in.
+pub(super) struct Coming<'a> {
+    pub(super) endpoint: &'a LocalEndpoint,
+    pub(super) from: SocketAddr,
+    pub(super) player: Option<&'a str>,
+    /// The number of a flow that the gateway knows.
+    pub(super) flow: Option<FlowNumber>,
+    pub(super) is_at_home: bool,
 }
 
 /// The table, and the rules that decide who gets into it. As bounded as the agent's places are.
@@ -39,12 +63,25 @@ pub(super) struct Entered<'a> {
 
 impl Visitors {
     /// Lets a visitor in, unless the rules keep them out.
-    pub(super) fn enter(&self, label: &str, from: SocketAddr, player: Option<&str>) -> Option<Entered<'_>> {
+    pub(super) fn enter(&self, coming: &Coming<'_>) -> Option<Entered<'_>> {
+        let Coming {
+            endpoint,
+            from,
+            player,
+            flow,
+            is_at_home,
+        } = *coming;
         let visitor = Arc::new(Visitor {
             number: self.last.fetch_add(1, Ordering::Relaxed) + 1,
-            label: label.to_owned(),
+            label: endpoint.label.clone(),
             from,
             player: player.map(str::to_owned),
+            is_java: matches!(endpoint.door, LocalDoor::Minecraft(_)),
+            speaks_raknet: AtomicBool::new(false),
+            flow,
+            is_at_home,
+            to_gateway_us: AtomicU64::new(0),
+            local_us: AtomicU64::new(0),
             since: Instant::now(),
             meter: Meter::default(),
             cut: CancellationToken::new(),
@@ -69,6 +106,17 @@ impl Visitors {
         all
     }
 
+    /// Notes how far visitors are from the gateway.
+    pub(super) fn note_round_trips(&self, flows: &[(u64, u32)]) {
+        let us_by_flow: HashMap<u64, u32> = flows.iter().copied().collect();
+        for visitor in self.lock().values() {
+            let us = visitor.flow.and_then(|flow| us_by_flow.get(&flow.0));
+            if let Some(us) = us {
+                visitor.to_gateway_us.store(u64::from(*us), Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Cuts the connections of everybody who is meant; how many.
     pub(super) fn cut(&self, who: &Who) -> usize {
         self.cut_if(|visitor| who.is(visitor.from.ip(), visitor.player.as_deref()))
@@ -89,6 +137,35 @@ impl Visitors {
         let table = self.lock();
         let meant = table.values().filter(|visitor| is_meant(visitor));
         meant.map(|visitor| visitor.cut.cancel()).count()
+    }
+}
+
+impl Visitor {
+    /// Which Minecraft they play, if it is one.
+    pub(super) fn edition(&self) -> Option<Edition> {
+        if self.is_java {
+            return Some(Edition::Java);
+        }
+        let is_bedrock = self.speaks_raknet.load(Ordering::Relaxed);
+        is_bedrock.then_some(Edition::Bedrock)
+    }
+
+    pub(super) fn speaks_raknet(&self) {
+        self.speaks_raknet.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes how long the local server took for the connection.
+    pub(super) fn note_local(&self, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.local_us.store(us.max(1), Ordering::Relaxed);
+    }
+
+    pub(super) fn to_gateway_us(&self) -> Option<u64> {
+        Some(self.to_gateway_us.load(Ordering::Relaxed)).filter(|us| *us > 0)
+    }
+
+    pub(super) fn local_us(&self) -> Option<u64> {
+        Some(self.local_us.load(Ordering::Relaxed)).filter(|us| *us > 0)
     }
 }
 

@@ -19,7 +19,7 @@ use super::registry::Target;
 use super::regulars::STAY;
 use super::session::Session;
 use super::visitors::{Place, Sessions, Visitors};
-use super::{Inner, admit};
+use super::{Inner, admit, here};
 use crate::flows::Begun;
 use crate::metrics::Door;
 use crate::splice::{End, Frozen, Halt, Link, Meter, Outgoing, Shared, reset_socket, splice_or_freeze};
@@ -197,6 +197,8 @@ pub(crate) struct Visit {
     pub(crate) from: SocketAddr,
     /// The host name that the visitor came by.
     pub(crate) name: Option<Domain>,
+    /// The name that a Minecraft client claims when it joins.
+    pub(crate) player: Option<String>,
     /// A player who joins a game, and does not only look at the server list.
     pub(crate) is_player: bool,
 }
@@ -246,6 +248,7 @@ pub(crate) async fn join(
         agent: session.agent,
         endpoint: target.label.to_string(),
         from: visit.from.ip(),
+        player: visit.player.clone(),
     });
     let link = Link {
         outgoing,
@@ -291,12 +294,23 @@ pub(crate) async fn carry(
         link,
     } = joined;
     let (door, visitor) = (visit.door, visit.from);
+    let guest = inner.here.enter(here::Coming {
+        agent: &agent_name,
+        label: &label,
+        visit: &visit,
+        visitors: &visitors,
+        flow: flow.keeps().then(|| flow.number()),
+        way: here::Way::of(&socket, &visit),
+        meter,
+        since: inner.deps.clock.wall().minus(stayed),
+    });
+    let meter = &guest.meter;
     let _proven = visitors.proven.enter(visitor.ip(), usize::MAX);
     inner.metrics.opened(door);
     let shared = Shared {
         pool: &inner.pool,
         patience: &visitors.patience,
-        meter: &meter,
+        meter,
         budget: Some(&inner.deps.budget),
         shaping: Some(&visitors.shaping),
     };
@@ -368,6 +382,7 @@ pub(crate) async fn carry(
         agent,
         endpoint: label.to_string(),
         from: visitor.ip(),
+        player: visit.player.clone(),
         bytes_in: meter.to_stream(),
         bytes_out: meter.to_tcp(),
     });

@@ -115,6 +115,8 @@ struct FlowRecord {
     from: SocketAddr,
     name: Option<String>,
     is_player: bool,
+    #[serde(default)]
+    player: Option<String>,
     number: u64,
     taken: u64,
     has_end: bool,
@@ -243,6 +245,7 @@ impl HandedFlow {
             from: self.visit.from,
             name: self.visit.name.map(|name| name.as_str().to_owned()),
             is_player: self.visit.is_player,
+            player: self.visit.player,
             number: number.0,
             taken,
             has_end,
@@ -361,6 +364,7 @@ fn take_up(inner: &Inner, record: FlowRecord, item: Item) -> Result<Joined, BoxE
         door: Door::by_name(&record.door).ok_or("it came through an unknown door")?,
         from: record.from,
         name: name.map_err(|_| "its host name is none")?,
+        player: record.player,
         is_player: record.is_player,
     };
     Ok(Joined {

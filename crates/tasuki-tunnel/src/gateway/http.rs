@@ -75,6 +75,7 @@ impl WebService for HttpGuest {
                 door: Door::Http,
                 from: client.0,
                 name: Some(self.name.clone()),
+                player: None,
                 is_player: false,
             },
             door: arrival.door,

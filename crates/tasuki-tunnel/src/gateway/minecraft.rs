@@ -160,6 +160,7 @@ async fn join(
         door: Door::Minecraft,
         from: peer,
         name,
+        player: player.clone(),
         is_player: player.is_some(),
     };
     let header = StreamHeader {

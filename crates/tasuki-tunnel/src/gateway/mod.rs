@@ -7,6 +7,7 @@ pub(crate) mod flow;
 mod forward;
 pub(crate) mod grants;
 pub(crate) mod handover;
+pub(crate) mod here;
 pub(crate) mod http;
 pub(crate) mod minecraft;
 pub(crate) mod owners;
@@ -15,6 +16,7 @@ mod progress;
 mod proxied;
 pub(crate) mod registry;
 pub(crate) mod regulars;
+mod round_trip;
 pub(crate) mod session;
 pub(crate) mod tcp;
 pub(crate) mod tls_door;
@@ -45,6 +47,8 @@ pub(crate) struct Inner {
     pub(crate) config: ArcSwap<TunnelConfig>,
     pub(crate) shared: ArcSwap<Shared>,
     pub(crate) registry: registry::Registry,
+    /// Who is here now.
+    pub(crate) here: Arc<here::Here>,
     /// Who plays here.
     pub(crate) regulars: regulars::Regulars,
     /// When the engine started.

@@ -82,6 +82,7 @@ async fn visit(inner: Arc<Inner>, kind: EndpointKind, counts: PerAddress, accept
                 door: metrics::Door::Tcp,
                 from: peer,
                 name: None,
+                player: None,
                 is_player: false,
             };
             // What went wrong is counted; on a bare port there is nobody to tell.

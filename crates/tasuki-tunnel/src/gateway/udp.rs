@@ -17,12 +17,15 @@ use tasuki_core::limits::{Rate, Who};
 use tasuki_core::net::unmapped;
 use tasuki_core::sockets::{Noted, Sockets};
 use tasuki_core::store::tunnel::EndpointKind;
+use tasuki_proto::minecraft::begins_raknet;
 use tasuki_proto::tunnel::{Datagram, EndpointId, FlowId, StreamHeader, StreamKind};
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::counts::{Counted, PerAddress};
+use super::flow::Visit;
+use super::here::{self, Entered};
 use super::registry::{Route, Target};
 use super::session::Session;
 use super::visitors::Place;
@@ -71,7 +74,7 @@ struct Flow {
     socket: Arc<UdpSocket>,
     /// As the socket says it; the address that answers go to.
     visitor: SocketAddr,
-    meter: Meter,
+    guest: Entered,
     /// Datagrams that came from the visitor.
     came: AtomicU32,
     /// The agent has answered, so it knows the flow.
@@ -105,7 +108,8 @@ impl Flow {
     /// Whether the visitor may get this many bytes more.
     fn may_send(&self, more: usize) -> bool {
         self.came.load(Ordering::Relaxed) >= PROVEN_AFTER
-            || self.meter.to_tcp() + more as u64 <= self.meter.to_stream() * UNPROVEN_FACTOR + UNPROVEN_MORE
+            || self.guest.meter.to_tcp() + more as u64
+                <= self.guest.meter.to_stream() * UNPROVEN_FACTOR + UNPROVEN_MORE
     }
 }
 
@@ -135,7 +139,7 @@ pub(crate) async fn carry(inner: Arc<Inner>, session: Arc<Session>) {
                     } else if !shaping.to_socket.fits(payload.len(), LATE, Instant::now()) {
                         too_many.inc();
                     } else if flow.socket.try_send_to(&payload, flow.visitor).is_ok() {
-                        flow.meter.add_to_tcp(payload.len());
+                        flow.guest.meter.add_to_tcp(payload.len());
                     } else {
                         socket_full.inc();
                     }
@@ -226,13 +230,15 @@ impl Visitors {
                 Err(reason) => return self.inner.metrics.refused(reason),
             },
         };
-        flow.came.fetch_add(1, Ordering::Relaxed);
+        if flow.came.fetch_add(1, Ordering::Relaxed) < PROVEN_AFTER && begins_raknet(payload) {
+            flow.guest.speaks_raknet();
+        }
         let shaping = &flow.target.session.visitors.shaping;
         if !shaping.to_stream.fits(payload.len(), LATE, now) {
             self.inner.metrics.datagrams_dropped("bandwidth").inc();
             return;
         }
-        flow.meter.add_to_stream(payload.len());
+        flow.guest.meter.add_to_stream(payload.len());
         let payload = Bytes::copy_from_slice(payload);
         let datagram = if flow.known.load(Ordering::Relaxed) {
             Datagram::Data {
@@ -304,12 +310,28 @@ impl Visitors {
             .visitors
             .enter(config.agents.max_connections)
             .ok_or("full")?;
+        let guest = inner.here.enter(here::Coming {
+            agent: &session.name.as_str().into(),
+            label: &target.label,
+            visit: &Visit {
+                door: metrics::Door::Udp,
+                from: SocketAddr::new(ip, from.port()),
+                name: None,
+                player: None,
+                is_player: false,
+            },
+            visitors: &session.visitors,
+            flow: None,
+            way: here::Way::Datagrams,
+            meter: Meter::new(Some(inner.metrics.totals.clone())),
+            since: inner.deps.clock.wall(),
+        });
         let flow = Arc::new(Flow {
             id: session.udp.number(),
             socket: Arc::clone(&self.socket),
             target: target.clone(),
             visitor: from,
-            meter: Meter::new(Some(inner.metrics.totals.clone())),
+            guest,
             came: AtomicU32::new(0),
             known: AtomicBool::new(false),
             _place: place,
@@ -321,6 +343,7 @@ impl Visitors {
             agent: session.agent,
             endpoint: target.label.to_string(),
             from: ip,
+            player: None,
         });
         Ok(flow)
     }
@@ -357,8 +380,9 @@ impl Visitors {
                 agent: session.agent,
                 endpoint: label.to_string(),
                 from: unmapped(from.ip()),
-                bytes_in: flow.meter.to_stream(),
-                bytes_out: flow.meter.to_tcp(),
+                player: None,
+                bytes_in: flow.guest.meter.to_stream(),
+                bytes_out: flow.guest.meter.to_tcp(),
             });
             false
         });

@@ -100,6 +100,11 @@ impl Visitors {
         self.incarnation
     }
 
+    /// The session that they travel in, if the agent has one now.
+    pub(crate) fn session(&self) -> Option<Arc<Session>> {
+        self.session.borrow().clone()
+    }
+
     /// They go on in another process.
     pub(crate) fn leave(&self) {
         self.leave.store(true, Ordering::Release);

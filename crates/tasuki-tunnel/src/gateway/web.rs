@@ -104,6 +104,7 @@ impl RawHandler for TlsGuest {
             door: Door::Https,
             from: connection.client.0,
             name: Some(self.name.clone()),
+            player: None,
             is_player: false,
         };
         let task = pass(Arc::clone(&self.inner), self.kind.clone(), visit, connection);

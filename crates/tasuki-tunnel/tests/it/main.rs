@@ -14,6 +14,7 @@ mod proxied;
 mod release;
 mod resume;
 mod scopes;
+mod seen;
 mod udp;
 mod wake;
 mod world;

@@ -74,7 +74,8 @@ pub(crate) fn demand(method: &Method, path: &str) -> Demand {
     match path {
         "/healthz" | "/readyz" => Demand::Nothing,
         "/metrics" => Demand::LoopbackOr(Role::Viewer),
-        "/v1/audit" => Demand::Role(Role::Operator),
+        // Where people live, as far as an address tells it.
+        "/v1/audit" | "/v1/tunnel/players" => Demand::Role(Role::Operator),
         "/v1/acl/explain" => Demand::Role(Role::Viewer),
         // It brings the relay's key.
         "/v1/fediverse/import" => Demand::Role(Role::Admin),

@@ -18,6 +18,7 @@ mod listen;
 mod mail;
 mod moderation;
 mod networks;
+mod players;
 mod problem;
 mod recipients;
 mod secrets;
@@ -224,6 +225,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         )
         .route("/v1/fediverse/prune", get(brake::dead_hosts).post(brake::prune))
         .route("/v1/tunnel/agents", get(engines::agents).post(engines::enrol))
+        .route("/v1/tunnel/players", get(players::list))
         .route("/v1/tunnel/doctor", get(doctor::look))
         .route(
             "/v1/tunnel/agents/{name}",

@@ -16,6 +16,8 @@ fn what_is_not_named_demands_an_admin_and_reading_demands_a_viewer() {
         (Method::POST, "/v1/acl/explain", Demand::Role(Role::Viewer)),
         (Method::POST, "/v1/bans", Demand::Role(Role::Operator)),
         (Method::DELETE, "/v1/bans/{ban}", Demand::Role(Role::Operator)),
+        (Method::GET, "/v1/tunnel/players", Demand::Role(Role::Operator)),
+        (Method::GET, "/v1/tunnel/agents", Demand::Role(Role::Viewer)),
         (Method::POST, "/v1/tunnel/agents", Demand::Role(Role::Operator)),
         (
             Method::DELETE,

@@ -57,6 +57,19 @@ For a name that exists the code replaces the agent's key at its next start.")]
         #[arg(long)]
         json: bool,
     },
+    /// List who plays now: name as claimed, address, edition, delay of both legs, bytes so far
+    #[command(
+        after_help = "TO GATEWAY is the round trip between player and gateway, TO AGENT the one between gateway and home.
+In --json they are visitor_rtt_us and agent_rtt_us, in microseconds.
+The home side sees its own: tasuki-agent players, there."
+    )]
+    Players {
+        /// Only those of this agent
+        name: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Look for what keeps agents and their visitors away, and say what helps
     #[command(after_help = "Exit code 69 if something needs a hand, but 0 with --json.
 What only the home side can see: tasuki-agent doctor, there.")]
@@ -121,6 +134,15 @@ pub(super) fn run(command: Command, context: &Context) -> Outcome {
             } else {
                 findings(&answer)
             }
+        }
+        Command::Players { name, json } => {
+            let query = name.map_or_else(String::new, |name| format!("?agent={}", segment(&name)));
+            let answer = gateway.read(&format!("/v1/tunnel/players{query}"))?;
+            if json {
+                return output::json(&answer);
+            }
+            players(&answer);
+            Ok(())
         }
         Command::Show { name, json } => {
             let shown = gateway.read(&format!("/v1/tunnel/agents/{}", segment(&name)))?;
@@ -213,6 +235,40 @@ fn findings(answer: &Value) -> Outcome {
         0 => Ok(()),
         n => Err(Fail::new(exit::UNAVAILABLE, format!("{n} things need a hand"))),
     }
+}
+
+/// A line for each connection.
+fn players(answer: &Value) {
+    let players = answer["players"].as_array().map_or(&[][..], Vec::as_slice);
+    if players.is_empty() {
+        return output::line("nobody is here");
+    }
+    let head = [
+        "PLAYER",
+        "ADDRESS",
+        "AGENT",
+        "ENDPOINT",
+        "EDITION",
+        "TO GATEWAY",
+        "TO AGENT",
+        "SINCE",
+        "BYTES IN",
+        "BYTES OUT",
+    ];
+    let rows = players.iter().map(|player| {
+        let cells =
+            ["player", "address", "agent", "endpoint", "edition"].map(|key| output::cell(player, key));
+        let delays = ["visitor_rtt_us", "agent_rtt_us"].map(|key| delay(&player[key]));
+        let rest = ["since", "bytes_in", "bytes_out"].map(|key| output::cell(player, key));
+        cells.into_iter().chain(delays).chain(rest).collect()
+    });
+    output::table(head.map(str::to_owned).to_vec(), rows.collect());
+}
+
+/// Microseconds as people read them.
+fn delay(us: &Value) -> String {
+    us.as_f64()
+        .map_or_else(|| "-".to_owned(), |us| format!("{:.1} ms", us / 1000.0))
 }
 
 /// The agent's endpoints, each with the lines to copy.
