@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tasuki_core::EngineKind;
 use tasuki_core::limits::{Rate, Who};
+use tasuki_core::store::fedi::ModerationEffect;
 use tasuki_proto::activitypub::activity::{Activity, Kind, Object};
 use tasuki_proto::activitypub::ids::{ActorId, Authority, ObjectId};
 
@@ -42,6 +43,12 @@ impl Inner {
             {
                 return Ok(Some(Outcome::Dropped("domain_opted_out")));
             }
+            // Of a boosted post nothing is known here but its host.
+            let boosted = own.filter(|_| activity.kind == Kind::Announce);
+            let rule = boosted.and_then(|id| moderation.host(id.authority()));
+            if rule.is_some_and(|rule| rule.effect == ModerationEffect::Block) {
+                return Ok(Some(Outcome::Dropped("boosts_blocked")));
+            }
         }
         if !matches!(activity.kind, Kind::Create | Kind::Update | Kind::Announce) {
             return Ok(None);
@@ -49,7 +56,7 @@ impl Inner {
         let config = self.config.load_full();
         let facts = self.keys.author(author, from).await;
         if let Some(facts) = facts
-            && (facts.wishes.no_relay || (config.honor_indexable && facts.wishes.not_indexable))
+            && facts.wants_no_relay(config.honor_indexable)
         {
             return Ok(Some(Outcome::Dropped("opted_out")));
         }

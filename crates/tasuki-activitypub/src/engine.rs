@@ -74,7 +74,7 @@ pub(crate) struct Inner {
     pub(crate) relay: Option<Relay>,
     pub(crate) signer: Signer,
     pub(crate) guard: Guard,
-    pub(crate) keys: Keys,
+    pub(crate) keys: Arc<Keys>,
     pub(crate) subscribers: Arc<Subscribers>,
     pub(crate) metrics: Metrics,
     pub(crate) trail: Arc<Trail>,
@@ -147,7 +147,15 @@ impl Engine {
         let outage = Arc::new(Outage::default());
         let (max_deliveries, backlog_per_second) = (config.max_deliveries, config.backlog_per_second);
         let config = Arc::new(ArcSwap::from_pointee(config));
+        let keys = Arc::new(Keys::new(
+            Arc::clone(&store),
+            fetcher,
+            deps.limits.clone(),
+            deps.clock.clone(),
+            metrics.keys_fetched.clone(),
+        ));
         let common = Common {
+            keys: Arc::clone(&keys),
             store: Arc::clone(&store),
             config: Arc::clone(&config),
             relay: relay.clone(),
@@ -180,13 +188,7 @@ impl Engine {
             samplers: Mutex::default(),
             prover,
             txt: Txt::new(&config.load()),
-            keys: Keys::new(
-                Arc::clone(&store),
-                fetcher,
-                deps.limits.clone(),
-                deps.clock.clone(),
-                metrics.keys_fetched.clone(),
-            ),
+            keys,
             store,
             config,
             relay,

@@ -120,6 +120,11 @@ pub(crate) struct AuthorFacts {
 }
 
 impl AuthorFacts {
+    /// Whether the author does not want to be relayed.
+    pub(crate) fn wants_no_relay(self, honor_indexable: bool) -> bool {
+        self.wishes.no_relay || (honor_indexable && self.wishes.not_indexable)
+    }
+
     fn of(actor: &Actor) -> Self {
         Self {
             born: actor.published,
@@ -329,6 +334,12 @@ impl Keys {
     /// Whether an author is known to be a bot; nobody is asked.
     pub(crate) fn is_bot(&self, id: &ActorId) -> bool {
         self.authors.get(id.as_str()).is_some_and(|known| known.is_bot)
+    }
+
+    /// Whether an author is known not to want to be relayed; nobody is asked.
+    pub(crate) fn wants_no_relay(&self, id: &ActorId, honor_indexable: bool) -> bool {
+        let known = self.authors.get(id.as_str());
+        known.is_some_and(|known| known.wants_no_relay(honor_indexable))
     }
 
     /// The author changed something: it is asked again.

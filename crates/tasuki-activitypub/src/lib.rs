@@ -58,7 +58,7 @@ pub use handle::{Handle, HandleError, Status, SubscriberStatus};
 pub use lanes::{LaneStatus, SignatureUse};
 pub use life::{DeadHost, PruneReport};
 pub use moderate::{BlockListReport, Why};
-pub use purge::{Purge, PurgeReport};
+pub use purge::{Purge, PurgeReport, Silencer};
 pub use rotate::KeyRotation;
 pub use signer::RELAY_KEY;
 pub use takeover::{KeyOutcome, TakeoverReport};

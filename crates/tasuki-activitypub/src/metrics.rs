@@ -66,6 +66,7 @@ impl Outcome {
             Self::Dropped("domain_opted_out") => {
                 "not relayed: the domain it comes from, or of the post that it boosts, does not want to be"
             }
+            Self::Dropped("boosts_blocked") => "not relayed: it boosts a post of a host that is blocked here",
             Self::Dropped("from_relay") => {
                 "not relayed: another relay announced it, and relays do not feed relays"
             }

@@ -89,13 +89,15 @@ impl Handle {
                 Some(Purge::host(&rule.subject)?)
             }
             (ModerationEffect::Block, ModerationKind::Actor) => Some(Purge::actor(&rule.subject)?),
-            _ => None,
+            _ => Purge::silenced(&rule),
         };
         self.inner.store.moderate(vec![rule], Some(audit)).await?;
         let removed = self.inner.enforce(asker(who, from)).await?;
-        // What the blocked one, or who opted out, published goes no further, from now on and also after the rule is taken back.
-        if let Some(what) = what {
-            self.purge(&what, false, (who, from)).await?;
+        // What the blocked one, or who opted out, published goes no further, nor what is silenced, from now on and also after
+        // the rule is taken back.
+        match what {
+            Some(what) => drop(self.purge(&what, false, (who, from)).await?),
+            None => self.inner.purge_removed(&removed, &asker(who, from)).await?,
         }
         Ok(removed)
     }
@@ -189,7 +191,11 @@ impl Handle {
                 .store
                 .moderate(report.added.clone(), Some(audit))
                 .await?;
-            report.removed_subscribers = self.inner.enforce(asker(who, from)).await?;
+            let asker = asker(who, from);
+            report.removed_subscribers = self.inner.enforce(asker.clone()).await?;
+            self.inner
+                .purge_removed(&report.removed_subscribers, &asker)
+                .await?;
         }
         Ok(report)
     }

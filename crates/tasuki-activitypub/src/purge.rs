@@ -3,11 +3,12 @@
 //! Deletes and Undos stay, and go to everybody who got the post: taking them out would keep alive what should be gone.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use regex::Regex;
 use serde::Serialize;
 use tasuki_core::ids::{HostNo, LogSeq};
-use tasuki_core::store::fedi::{Entry, EntryKind, HostProgress, Progress};
+use tasuki_core::store::fedi::{Entry, EntryKind, HostProgress, ModerationEffect, ModerationRule, Progress};
 use tasuki_core::store::{AuditEntry, StoreError};
 use tasuki_proto::activitypub::activity::Kind;
 use tasuki_proto::activitypub::ids::{ActorId, Authority, ObjectId};
@@ -15,7 +16,8 @@ use tasuki_proto::activitypub::words::Words;
 
 use crate::engine::Inner;
 use crate::handle::{Handle, HandleError};
-use crate::moderation::pattern;
+use crate::moderation::{Moderation, pattern};
+use crate::subscribe::Asker;
 
 /// Entries and bytes read at once.
 const READ: usize = 64;
@@ -32,9 +34,30 @@ pub enum Purge {
     Host(Authority),
     /// Posts whose words, tags, id or author match.
     Matching(Box<Regex>),
+    /// What comes from one of these hosts, or from one below them.
+    Hosts(Vec<Authority>),
+    /// Posts that a rule silences.
+    Silenced(Arc<Silencer>),
+}
+
+/// A rule about words, ready to be asked.
+#[derive(Debug)]
+pub struct Silencer {
+    subject: String,
+    moderation: Moderation,
 }
 
 impl Purge {
+    /// By a rule about words; `None` if it is about something else.
+    pub(crate) fn silenced(rule: &ModerationRule) -> Option<Self> {
+        (rule.effect == ModerationEffect::Silence).then(|| {
+            Self::Silenced(Arc::new(Silencer {
+                subject: rule.subject.clone(),
+                moderation: Moderation::compile(vec![rule.clone()]),
+            }))
+        })
+    }
+
     /// By the id of an account.
     ///
     /// # Errors
@@ -73,17 +96,16 @@ impl Purge {
         let author = ActorId::parse(&entry.actor).ok();
         match self {
             Self::Actor(actor) => author.is_some_and(|author| author == *actor),
-            Self::Host(host) => {
-                let object = ObjectId::parse(&entry.object).ok();
-                let is_within = |one: &Authority| one == host || one.is_within(host.as_str());
-                author.is_some_and(|author| is_within(author.authority()))
-                    || object.is_some_and(|object| is_within(object.authority()))
+            Self::Host(host) => is_of(std::slice::from_ref(host), entry, author.as_ref()),
+            Self::Hosts(hosts) => is_of(hosts, entry, author.as_ref()),
+            Self::Silenced(silencer) => {
+                words_of(entry).is_some_and(|words| silencer.moderation.silences(&words).is_some())
             }
             Self::Matching(pattern) => {
-                let words = serde_json::from_slice(&entry.body).map(|document| Words::of(&document));
+                let words = words_of(entry);
                 pattern.is_match(&entry.object)
                     || pattern.is_match(&entry.actor)
-                    || words.is_ok_and(|words| {
+                    || words.is_some_and(|words| {
                         pattern.is_match(&words.text) || words.tags.iter().any(|tag| pattern.is_match(tag))
                     })
             }
@@ -94,9 +116,34 @@ impl Purge {
         match self {
             Self::Actor(actor) => format!("actor {actor}"),
             Self::Host(host) => format!("host {host}"),
+            Self::Hosts(hosts) => {
+                let hosts: Vec<&str> = hosts.iter().take(MAX_SHOWN).map(Authority::as_str).collect();
+                format!("hosts {}", hosts.join(", "))
+            }
             Self::Matching(pattern) => format!("matching {}", pattern.as_str()),
+            Self::Silenced(silencer) => format!("silenced {}", silencer.subject),
         }
     }
+}
+
+/// Whether an entry, or what it is about, comes from one of these hosts, or from one below them.
+fn is_of(hosts: &[Authority], entry: &Entry, author: Option<&ActorId>) -> bool {
+    let object = ObjectId::parse(&entry.object).ok();
+    let sources = [
+        author.map(ActorId::authority),
+        object.as_ref().map(ObjectId::authority),
+    ];
+    sources.into_iter().flatten().any(|one| {
+        hosts
+            .iter()
+            .any(|host| one == host || one.is_within(host.as_str()))
+    })
+}
+
+/// What a post says; what is only announced has no words here.
+fn words_of(entry: &Entry) -> Option<Words> {
+    let document = serde_json::from_slice(&entry.body).ok()?;
+    Some(Words::of(&document))
 }
 
 /// What was taken out, or would be.
@@ -128,6 +175,27 @@ impl Handle {
 }
 
 impl Inner {
+    /// Takes out what waits of subscribers that a rule removed.
+    pub(crate) async fn purge_removed(&self, removed: &[String], asker: &Asker) -> Result<(), StoreError> {
+        let hosts: Vec<Authority> = removed
+            .iter()
+            .filter_map(|host| Authority::parse(host).ok())
+            .collect();
+        if hosts.is_empty() {
+            return Ok(());
+        }
+        let what = Purge::Hosts(hosts);
+        let audit = AuditEntry {
+            at: self.deps.clock.wall(),
+            who: asker.who.clone(),
+            from: asker.from.clone(),
+            action: "fedi.purge".to_owned(),
+            object: what.in_words(),
+            detail: String::new(),
+        };
+        self.purge(&what, Some(audit)).await.map(drop)
+    }
+
     /// Without an audit line it only counts.
     pub(crate) async fn purge(
         &self,

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
 use moka::sync::Cache;
 use tasuki_core::clock::Timestamp;
@@ -152,9 +153,11 @@ impl Inner {
             who: "moderation".to_owned(),
             from: "tasuki".to_owned(),
         };
-        for host in self.enforce(asker).await? {
+        let removed = self.enforce(asker.clone()).await?;
+        for host in &removed {
             tracing::info!(actor.host = %host, "a subscriber was removed by a rule of moderation");
         }
+        self.purge_removed(&removed, &asker).await?;
         Ok(is_more)
     }
 
@@ -194,20 +197,28 @@ impl Inner {
 
     /// What the server of an actor says of itself (NodeInfo).
     pub(crate) async fn facts_of(&self, actor: &str) -> Result<ServerFacts, tasuki_core::failure::BoxError> {
-        let limits = Limits {
-            bytes: MAX_NODEINFO_BYTES,
-            ..Limits::default()
-        };
-        let base = Url::parse(actor)?;
+        let document = self.nodeinfo_of(&Url::parse(actor)?).await?;
+        Ok(software::read_facts(&document, &nodeinfo_limits())?)
+    }
+
+    /// The NodeInfo document of the server that `base` is on, from nowhere else.
+    pub(crate) async fn nodeinfo_of(&self, base: &Url) -> Result<Bytes, tasuki_core::failure::BoxError> {
         let links = self
             .keys
             .plain_document(base.join("/.well-known/nodeinfo")?)
             .await?;
-        let href = base.join(&software::read_links(&links, &limits)?)?;
-        if Authority::of(&href) != Authority::of(&base) {
+        let href = base.join(&software::read_links(&links, &nodeinfo_limits())?)?;
+        if Authority::of(&href) != Authority::of(base) {
             return Err("its NodeInfo is on another host".into());
         }
-        let document = self.keys.plain_document(href).await?;
-        Ok(software::read_facts(&document, &limits)?)
+        Ok(self.keys.plain_document(href).await?)
+    }
+}
+
+/// How much of a NodeInfo document is read.
+pub(crate) fn nodeinfo_limits() -> Limits {
+    Limits {
+        bytes: MAX_NODEINFO_BYTES,
+        ..Limits::default()
     }
 }

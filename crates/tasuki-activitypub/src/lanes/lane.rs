@@ -14,10 +14,10 @@ use tasuki_core::events::{EventBus, What};
 use tasuki_core::failure::{Blame, Failure, Verdict};
 use tasuki_core::ids::{HostNo, LogSeq};
 use tasuki_core::store::FediStore;
-use tasuki_core::store::fedi::{Entry, EntryKind, HostProgress, ModerationEffect};
+use tasuki_core::store::fedi::{Entry, EntryKind, HostProgress};
 use tasuki_proto::activitypub::decision::Delivery;
 use tasuki_proto::activitypub::documents::Relay;
-use tasuki_proto::activitypub::ids::{Authority, ObjectId};
+use tasuki_proto::activitypub::ids::Authority;
 use tasuki_proto::activitypub::software::{backlog_limit, inbox_limit_bytes, refuses_forwards};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -26,12 +26,13 @@ use super::knock::knock;
 use super::log::{Letter, Log, Payload, Ready};
 use super::machine::{Due, End, Machine, Settled};
 use super::send::{Sender, Target, in_words};
+use super::stops::is_stopped;
 use super::style;
 use super::view::{LOW, View};
 use crate::config::FediConfig;
+use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::outage::{Look, Outage};
-use crate::purge::takes_back;
 use crate::scout::Suspects;
 use crate::subscribers::Subscribers;
 use crate::trail::Trail;
@@ -55,6 +56,8 @@ pub(crate) struct Common {
     pub(crate) suspects: Arc<Suspects>,
     pub(crate) log: Arc<Log>,
     pub(crate) trail: Arc<Trail>,
+    /// For what authors want.
+    pub(crate) keys: Arc<Keys>,
     pub(crate) outage: Arc<Outage>,
     pub(crate) sender: Sender,
     pub(crate) metrics: Metrics,
@@ -309,27 +312,6 @@ impl Lane {
         })
     }
 
-    /// Whether a rule that came after an entry was accepted stops it: the host gets nothing more, or the author's host
-    /// publishes nothing more or does not want to be relayed. What takes something back still goes out, and the relay's
-    /// own letters.
-    fn is_stopped(&self, common: &Common, entry: &Entry) -> bool {
-        if entry.kind == EntryKind::Control {
-            return false;
-        }
-        let moderation = common.subscribers.moderation();
-        let blocks = |host: &Authority| {
-            moderation
-                .host(host)
-                .is_some_and(|rule| rule.effect == ModerationEffect::Block)
-        };
-        let publishes_nothing = |object: ObjectId| {
-            let host = object.authority();
-            blocks(host) || moderation.opt_out(host).is_some()
-        };
-        self.authority.as_ref().is_some_and(blocks)
-            || (ObjectId::parse(&entry.object).is_ok_and(publishes_nothing) && !takes_back(entry))
-    }
-
     /// Whether the host takes this forward now. A host that is not subscribed is sent what was decided.
     fn takes_forward(&self, common: &Common, ready: &Ready) -> bool {
         let table = common.subscribers.table();
@@ -470,7 +452,7 @@ async fn try_once(lane: &Lane, common: &Common, attempted: &mut Attempted) -> Re
     if common.trail.is_watched(&lane.host) {
         attempted.watched = Some(ready.entry.object.clone());
     }
-    if lane.is_stopped(common, &ready.entry) {
+    if is_stopped(common, lane.authority.as_ref(), &ready.entry) {
         return Ok(Ended::Blanked);
     }
     // Without a name of the relay nobody is subscribed; what waits from before is not sent.

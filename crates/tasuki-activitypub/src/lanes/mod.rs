@@ -13,6 +13,7 @@ mod machine;
 mod send;
 mod settled;
 mod shared;
+mod stops;
 mod style;
 mod view;
 

@@ -54,8 +54,10 @@ const PROOFS: Rate = Rate {
 /// Proofs looked for at one host, whoever asks: each asks its server or DNS.
 const PROOFS_OF_HOST: Rate = Rate::per_minute(60, 20);
 
-/// Proofs looked for at all hosts together that are not subscribed: their names are anybody's idea.
-const STRANGERS: Rate = Rate::per_minute(60, 20);
+/// Proofs looked for by one network at all hosts together that are not subscribed: their names are anybody's idea.
+const STRANGERS: Rate = Rate::per_minute(20, 10);
+/// The same by everybody.
+const ALL_STRANGERS: Rate = Rate::per_minute(300, 150);
 /// Domains that are out of being relayed before the page takes no more; the operator may add to them.
 const MAX_OPT_OUTS: usize = 10_000;
 /// The same with one ending (`example.com`, but also `co.jp`): whoever has a domain has any number of names below it.
@@ -137,7 +139,8 @@ async fn prove(
         .and_then(|()| take("proof_of_host", Who::Domain(host), PROOFS_OF_HOST))
         .and_then(|()| match inner.subscribed(&challenge.host) {
             true => Ok(()),
-            false => take("proof_of_stranger", Who::Domain(String::new()), STRANGERS),
+            false => take("proof_of_stranger", Who::Prefix(from), STRANGERS)
+                .and_then(|()| take("proof_of_stranger", Who::Engine, ALL_STRANGERS)),
         });
     if may.is_err() {
         let step = Step::Prove(&challenge);
@@ -212,10 +215,8 @@ async fn opt_out(
 
 async fn set_opt_out(inner: &Arc<Inner>, grant: &Grant, is_out: bool, from: IpAddr) -> (StatusCode, Words) {
     let moderation = inner.subscribers.moderation();
-    let is_known = moderation
-        .opt_out(&grant.host)
-        .is_some_and(|rule| rule.subject == grant.host.as_str());
-    if is_out && is_known {
+    // Its own wish, or that of a domain above it, holds already.
+    if is_out && moderation.opt_out(&grant.host).is_some() {
         return (StatusCode::OK, Words::KEPT);
     }
     let is_full = moderation.opted_out() >= MAX_OPT_OUTS

@@ -5,12 +5,11 @@ use serde_json::Value;
 use tasuki_proto::activitypub::actor::Actor;
 use tasuki_proto::activitypub::ids::ActorId;
 use tasuki_proto::activitypub::json::{self, Limits};
-use tasuki_proto::activitypub::software;
-use url::Url;
 
 use crate::engine::Inner;
+use crate::scout::nodeinfo_limits;
 
-/// Largest document read, and accounts looked at.
+/// Largest document about the instance that is read, and staff accounts looked at.
 const MAX_BYTES: usize = 256 * 1024;
 const MAX_STAFF: usize = 100;
 
@@ -55,33 +54,22 @@ impl Inner {
     pub(super) async fn staff_of(&self, account: &ActorId) -> Staff {
         let mut staff = Staff::default();
         let base = account.url();
-        if let Some(document) = self.plain(base.join("/api/v1/instance")).await {
-            staff.read_instance(&document);
-        }
-        let links = match base.join("/.well-known/nodeinfo") {
+        let instance = match base.join("/api/v1/instance") {
             Ok(url) => self.keys.plain_document(url).await.ok(),
             Err(_) => None,
         };
-        let href = links.and_then(|links| software::read_links(&links, &limits()).ok());
-        let href = href.and_then(|href| base.join(&href).ok());
-        if let Some(href) = href.filter(|href| href.origin() == base.origin())
-            && let Some(document) = self.plain(Ok(href)).await
-        {
+        let limits = Limits {
+            bytes: MAX_BYTES,
+            ..Limits::default()
+        };
+        if let Some(document) = instance.and_then(|bytes| json::read(&bytes, &limits).ok()) {
+            staff.read_instance(&document);
+        }
+        let nodeinfo = self.nodeinfo_of(&base).await.ok();
+        if let Some(document) = nodeinfo.and_then(|bytes| json::read(&bytes, &nodeinfo_limits()).ok()) {
             staff.read_nodeinfo(&document);
         }
         staff
-    }
-
-    async fn plain(&self, url: Result<Url, url::ParseError>) -> Option<Value> {
-        let document = self.keys.plain_document(url.ok()?).await.ok()?;
-        json::read(&document, &limits()).ok()
-    }
-}
-
-fn limits() -> Limits {
-    Limits {
-        bytes: MAX_BYTES,
-        ..Limits::default()
     }
 }
 

@@ -3,6 +3,7 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 use tasuki_activitypub::FediConfig;
+use tasuki_core::store::fedi::BrakeMode;
 use tasuki_proto::activitypub::PUBLIC;
 use tasuki_proto::activitypub::date;
 
@@ -95,6 +96,40 @@ async fn who_does_not_want_to_be_relayed_is_not() {
         .wait_for("the later post", |got| got["id"] == later["id"])
         .await;
     assert!(reader.received().iter().all(|got| got.json["id"] != shy["id"]));
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_of_an_author_who_opts_out_is_not_sent_but_what_takes_back() {
+    let (relay, author, reader) = relay_with(|config| config.boosts = true).await;
+    let admin = ("admin", "socket");
+    let pause = relay.handle.pause(BrakeMode::Hold, "", admin);
+    pause.await.unwrap();
+    let waiting = post(&author, 1, "shy");
+    let about_it = |kind: &str, object: Value| {
+        json!({"id": format!("{}/{kind}", author.base), "type": kind, "actor": author.user("shy"), "to": [PUBLIC],
+            "object": object, "signature": author.ld_signature("shy")})
+    };
+    let boost = about_it("Announce", json!("https://c.example/1"));
+    let undo = about_it("Undo", json!(boost["id"]));
+    for document in [&waiting, &boost, &undo] {
+        assert_eq!(send(&relay, &author, document).await.0, StatusCode::ACCEPTED);
+    }
+    account(&author, "shy", &json!({"summary": "#NoRelay"})).await;
+    let update = about_it(
+        "Update",
+        json!({"id": author.user("shy"), "type": "Person", "to": [PUBLIC]}),
+    );
+    assert_eq!(send(&relay, &author, &update).await.0, StatusCode::ACCEPTED);
+    let fine = post(&author, 2, "open");
+    assert_eq!(send(&relay, &author, &fine).await.0, StatusCode::ACCEPTED);
+    relay.handle.resume(admin).await.unwrap();
+    for wanted in [&fine, &undo] {
+        reader.wait_for("it", |got| got["id"] == wanted["id"]).await;
+    }
+    let stopped = [&waiting["id"], &boost["id"], &update["id"]];
+    let received = reader.received();
+    assert!(received.iter().all(|got| !stopped.contains(&&got.json["id"])));
     relay.stop().await;
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tasuki_activitypub::{Line, Purge};
 use tasuki_core::store::fedi::{BrakeMode, ModerationEffect as Effect, ModerationKind as Kind};
 
+use crate::forms::wait_for_software;
 use crate::world::{Ground, Instance, Letter, RelayUnderTest, Setup};
 
 const ADMIN: (&str, &str) = ("admin", "socket");
@@ -94,8 +95,10 @@ async fn what_is_refused_comes_again_and_subscriptions_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_is_taken_out_by_account_host_and_pattern() {
-    let relay = RelayUnderTest::start(&Ground::sqlite().await, Setup::default()).await;
+async fn what_waits_is_taken_out_by_account_host_and_pattern_but_not_what_takes_back() {
+    let mut setup = Setup::default();
+    setup.config.boosts = true;
+    let relay = RelayUnderTest::start(&Ground::sqlite().await, setup).await;
     let [author, spammer, reader] = [
         Instance::start().await,
         Instance::start().await,
@@ -111,14 +114,22 @@ async fn what_waits_is_taken_out_by_account_host_and_pattern() {
     let foreign = post(&spammer, 4, "bob", "hello");
     let delete = json!({"id": format!("{}/d", author.base), "type": "Delete", "actor": author.user("alice"),
         "to": ["as:Public"], "object": format!("{}/notes/77", author.base), "signature": author.ld_signature("alice")});
-    for document in [&fine, &troll, &pills, &delete] {
+    let undo = |instance: &Instance, user: &str| {
+        json!({"id": format!("{}/{user}/undo", instance.base), "type": "Undo", "actor": instance.user(user),
+            "to": ["as:Public"], "object": format!("{}/boosts/1", instance.base),
+            "signature": instance.ld_signature(user)})
+    };
+    let (by_troll, by_spammer) = (undo(&author, "troll"), undo(&spammer, "bob"));
+    for document in [&fine, &troll, &pills, &delete, &by_troll] {
         publish(&relay, &author, document).await;
     }
-    publish(&relay, &spammer, &foreign).await;
+    for document in [&foreign, &by_spammer] {
+        publish(&relay, &spammer, document).await;
+    }
     let orders = [
         (Purge::actor(&author.user("troll")).unwrap(), 1),
         (Purge::host(host(&spammer)).unwrap(), 1),
-        (Purge::matching("cheap +pills|notes/77").unwrap(), 1),
+        (Purge::matching("cheap +pills|notes/77|boosts/1").unwrap(), 1),
     ];
     for (what, activities) in &orders {
         let dry = relay.handle.purge(what, true, ADMIN).await.unwrap();
@@ -133,7 +144,7 @@ async fn what_waits_is_taken_out_by_account_host_and_pattern() {
     assert!(Purge::matching("(").is_err());
     relay.handle.resume(ADMIN).await.unwrap();
     reader
-        .wait_for_all(&[fine["id"].clone(), delete["id"].clone()])
+        .wait_for_all(&[&fine, &delete, &by_troll, &by_spammer].map(|one| one["id"].clone()))
         .await;
     let last = author.publish(&relay, 9, true).await;
     reader
@@ -184,6 +195,89 @@ async fn a_block_takes_out_what_waits_for_good() {
             .iter()
             .all(|got| !gone.contains(&&got.json["id"]))
     );
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_about_words_and_software_take_out_what_waits_for_good() {
+    let relay = RelayUnderTest::start(&Ground::sqlite().await, Setup::default()).await;
+    let [author, spammer, reader] = [
+        Instance::start().await,
+        Instance::start().await,
+        Instance::start().await,
+    ];
+    spammer.put_software("spamware", "1.0");
+    for instance in [&author, &spammer, &reader] {
+        instance.subscribe(&relay).await;
+    }
+    wait_for_software(&relay, &spammer, "spamware 1.0").await;
+    relay.handle.pause(BrakeMode::Hold, "", ADMIN).await.unwrap();
+    let fine = post(&author, 1, "alice", "a good day");
+    let pills = post(&author, 2, "alice", "<p>Cheap <b>Pills</b></p>");
+    let coins = post(&author, 3, "alice", "B1tcoin   now");
+    let mut tagged = post(&author, 4, "alice", "look");
+    tagged["object"]["tag"] = json!([{"type": "Hashtag", "name": "#ads"}]);
+    for document in [&fine, &pills, &coins, &tagged] {
+        publish(&relay, &author, document).await;
+    }
+    let foreign = post(&spammer, 5, "bob", "hello");
+    publish(&relay, &spammer, &foreign).await;
+    for (effect, kind, subject) in [
+        (Effect::Silence, Kind::Keyword, "cheap pills"),
+        (Effect::Silence, Kind::Regex, "b[i1]tcoin +now"),
+        (Effect::Silence, Kind::Tag, "#Ads"),
+        (Effect::Block, Kind::Software, "spamware"),
+    ] {
+        relay
+            .handle
+            .moderate(effect, kind, subject, "", ADMIN)
+            .await
+            .unwrap();
+        relay.handle.lift(kind, subject, ADMIN).await.unwrap();
+    }
+    relay.handle.resume(ADMIN).await.unwrap();
+    let last = author.publish(&relay, 9, true).await;
+    reader
+        .wait_for_all(&[fine["id"].clone(), last["id"].clone()])
+        .await;
+    let gone = [&pills["id"], &coins["id"], &tagged["id"], &foreign["id"]];
+    assert!(
+        reader
+            .received()
+            .iter()
+            .all(|got| !gone.contains(&&got.json["id"]))
+    );
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_boost_of_a_post_of_a_blocked_host_goes_nowhere() {
+    let mut setup = Setup::default();
+    setup.config.boosts = true;
+    let relay = RelayUnderTest::start(&Ground::sqlite().await, setup).await;
+    let [author, reader] = [Instance::start().await, Instance::start().await];
+    for instance in [&author, &reader] {
+        instance.subscribe(&relay).await;
+    }
+    let block = relay
+        .handle
+        .moderate(Effect::Block, Kind::Host, "evil.example", "", ADMIN);
+    block.await.unwrap();
+    let boost = |number: usize, object: &str| {
+        json!({"id": format!("{}/boosts/{number}", author.base), "type": "Announce", "actor": author.user("alice"),
+            "to": ["as:Public"], "object": object, "signature": author.ld_signature("alice")})
+    };
+    let (bad, good) = (
+        boost(1, "https://a.evil.example/1"),
+        boost(2, "https://fine.example/1"),
+    );
+    for document in [&bad, &good] {
+        publish(&relay, &author, document).await;
+    }
+    reader.wait_for("the boost", |got| got["id"] == good["id"]).await;
+    assert!(reader.received().iter().all(|got| got.json["id"] != bad["id"]));
+    let why = relay.handle.why(bad["id"].as_str().unwrap()).await.unwrap();
+    assert_eq!(why.judged[0].outcome, "boosts_blocked", "{why:?}");
     relay.stop().await;
 }
 

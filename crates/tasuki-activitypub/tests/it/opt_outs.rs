@@ -2,7 +2,10 @@
 
 use http::StatusCode;
 use serde_json::json;
-use tasuki_core::store::fedi::{BrakeMode, ModerationEffect, ModerationKind, SubscriptionState};
+use tasuki_core::clock::Timestamp;
+use tasuki_core::store::fedi::{
+    BrakeMode, ModerationEffect, ModerationKind, ModerationRule, SubscriptionState,
+};
 
 use crate::filters::{OPERATOR, about, gets, host_of, post, relay_with};
 use crate::forms::status;
@@ -182,5 +185,71 @@ async fn one_domain_cannot_fill_the_list_with_names_below_it() {
         200
     );
     assert_eq!(relay.handle.rules().await.unwrap(), audited);
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_stopped_by_a_wish_that_another_gateway_was_told() {
+    let ground = Ground::sqlite().await;
+    let relay = relay_with(&ground, |_| {}).await;
+    let (shy, other, reader) = (
+        Instance::start().await,
+        Instance::start().await,
+        Instance::start().await,
+    );
+    for instance in [&shy, &other, &reader] {
+        instance.subscribe(&relay).await;
+    }
+    relay
+        .handle
+        .pause(BrakeMode::Hold, "a test", OPERATOR)
+        .await
+        .unwrap();
+    let waiting = shy.publish(&relay, 1, true).await;
+    let gone = shy.publish(&relay, 2, true).await;
+    post(&relay, &shy, &about(&gone, "Delete")).await;
+    let rule = ModerationRule {
+        effect: ModerationEffect::OptOut,
+        kind: ModerationKind::OptOut,
+        subject: host_of(&shy).to_owned(),
+        reason: String::new(),
+        at: Timestamp(0),
+    };
+    ground.fedi.moderate(vec![rule], None).await.unwrap();
+    // The rules are read again.
+    let (effect, kind) = (ModerationEffect::Block, ModerationKind::Host);
+    let more = relay.handle.moderate(effect, kind, "evil.example", "", OPERATOR);
+    more.await.unwrap();
+    relay.handle.resume(OPERATOR).await.unwrap();
+    let last = other.publish(&relay, 3, true).await;
+    gets(&reader, &last).await;
+    gets(&reader, &about(&gone, "Delete")).await;
+    let received = reader.received();
+    assert!(received.iter().all(|got| got.json["id"] != waiting["id"]));
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_below_a_domain_that_is_out_is_answered_and_nothing_is_kept_of_it() {
+    let relay = relay_with(&Ground::sqlite().await, |_| {}).await;
+    let shy = Instance::start().await;
+    let (browser, host) = (Browser::default(), host_of(&shy));
+    let (_, expires, grant) = proven(&browser, &relay, &shy).await;
+    let (effect, kind) = (ModerationEffect::OptOut, ModerationKind::OptOut);
+    let above = relay.handle.moderate(effect, kind, "127.0.0.1", "", OPERATOR);
+    above.await.unwrap();
+    let fields = [
+        ("host", host),
+        ("expires", expires.as_str()),
+        ("grant", grant.as_str()),
+        ("wish", "out"),
+    ];
+    let said = browser.submit(&relay, "/filter/opt-out", &fields).await;
+    assert!(
+        said.status == 200 && said.text.contains("by the wish of 127.0.0.1"),
+        "{}",
+        said.text
+    );
+    assert_eq!(relay.handle.rules().await.unwrap().len(), 1);
     relay.stop().await;
 }

@@ -323,6 +323,38 @@ async fn who_tries_in_vain_keeps_nobody_else_from_proving_an_instance() {
     relay.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn one_network_does_not_use_up_the_proofs_of_all_who_are_no_subscribers() {
+    let relay = relay_with(&Ground::sqlite().await, |_| {}).await;
+    // Names that nobody has: nothing answers at port 1.
+    let stranger = Browser::default();
+    let mut last = 0;
+    for number in 1..=25 {
+        let (from, host) = (IpAddr::from([127, 201, 0, number]), format!("127.9.0.{number}:1"));
+        let asked = stranger
+            .submit_from(from, &relay, "/filter", &[("host", &host)])
+            .await;
+        let (expires, nonce) = (asked.field("expires"), asked.field("nonce"));
+        let post = format!("http://{host}/none");
+        let fields = [
+            ("host", host.as_str()),
+            ("expires", &expires),
+            ("nonce", &nonce),
+            ("post", &post),
+        ];
+        last = stranger
+            .submit_from(from, &relay, "/filter/prove", &fields)
+            .await
+            .status;
+        if last == 429 {
+            break;
+        }
+    }
+    assert_eq!(last, 429);
+    proven(&Browser::default(), &relay, &Instance::start().await).await;
+    relay.stop().await;
+}
+
 /// Answers every question for TXT records with this text.
 async fn name_server(text: Arc<std::sync::Mutex<String>>) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
