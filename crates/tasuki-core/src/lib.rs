@@ -34,6 +34,7 @@ pub mod metrics;
 pub mod net;
 mod os;
 pub mod pool;
+pub mod resolver;
 pub mod seal;
 pub mod shutdown;
 #[cfg(unix)]

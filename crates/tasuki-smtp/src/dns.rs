@@ -7,7 +7,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use hickory_resolver::{
     ResolverBuilder, TokioResolver,
-    config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts},
+    config::{LookupIpStrategy, ResolverOpts},
     net::{NetError, runtime::TokioRuntimeProvider},
     proto::{dnssec::TrustAnchors, rr::RData},
 };
@@ -161,19 +161,7 @@ impl Hickory {
 }
 
 fn builder(config: &DnsConfig) -> Result<ResolverBuilder<TokioRuntimeProvider>, NetError> {
-    let mut builder = match config.server {
-        None => TokioResolver::builder_tokio()?,
-        Some(server) => {
-            let at_port = |mut connection: ConnectionConfig| {
-                connection.port = server.port();
-                connection
-            };
-            let connections = vec![at_port(ConnectionConfig::udp()), at_port(ConnectionConfig::tcp())];
-            let server = NameServerConfig::new(server.ip(), true, connections);
-            let config = ResolverConfig::from_name_servers(vec![server]);
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-        }
-    };
+    let mut builder = tasuki_core::resolver::builder(config.server)?;
     bound(builder.options_mut());
     Ok(builder)
 }

@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::RData;
 use tasuki_core::failure::BoxError;
 
@@ -20,20 +18,7 @@ pub(crate) struct Txt {
 impl Txt {
     pub(crate) fn new(config: &FediConfig) -> Self {
         let build = || -> Result<TokioResolver, BoxError> {
-            let mut builder = match config.dns_server {
-                None => TokioResolver::builder_tokio()?,
-                Some(server) => {
-                    let at_port = |mut connection: ConnectionConfig| {
-                        connection.port = server.port();
-                        connection
-                    };
-                    let connections =
-                        vec![at_port(ConnectionConfig::udp()), at_port(ConnectionConfig::tcp())];
-                    let server = NameServerConfig::new(server.ip(), true, connections);
-                    let config = ResolverConfig::from_name_servers(vec![server]);
-                    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-                }
-            };
+            let mut builder = tasuki_core::resolver::builder(config.dns_server)?;
             // A record that was made a moment ago must be seen.
             builder.options_mut().cache_size = 0;
             builder.options_mut().timeout = Duration::from_secs(3);
