@@ -21,6 +21,7 @@ mod far_ends;
 mod fediverse;
 mod filters;
 mod home_host;
+mod iceshrimp;
 mod mail;
 mod mail_servers;
 mod moderation;

@@ -112,7 +112,7 @@ class Instance:
 
     def _post(self, url, body, key):
         if not self.style.message_signatures:
-            return self.client.post(url, body, key)
+            return self.client.post(url, body, key, algorithm=self.style.algorithm)
         headers = modern.signed_headers(url, {"Content-Type": ACTIVITY_JSON}, body, key)
         return self.client.request("POST", url, headers, body)
 
@@ -182,6 +182,7 @@ class Instance:
                 self.base + path, headers, body, pem, window_s)
         if not headers.get("digest", "").startswith("SHA-256="):
             raise Refused(401, "no Digest with SHA-256")
+        self.style.check_signature_header(headers.get("signature", ""))
         parts = wire.signature_parts(headers)
         self.style.required_headers(parts["headers"].lower().split())
         return parts["keyId"], lambda pem: wire.check_http_signature("POST", path, headers, body, pem, window_s)
@@ -191,6 +192,7 @@ class Instance:
         if kind in ("Accept", "Reject"):
             if self.follow is None or not self.style.match_answer(activity, self.follow):
                 raise Refused(202, f"{kind} of a Follow that is not ours")
+            self.style.check_answer(actor, self.relay_inbox)
             self.state = "accepted" if kind == "Accept" else "rejected"
         elif kind == "Follow" and activity.get("object") == self.style.subscriber and hasattr(self.style, "accept"):
             return lambda: self._accept_back(activity, actor)

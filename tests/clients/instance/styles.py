@@ -1,4 +1,4 @@
-"""The documents of three families of fediverse software, as each writes them on the wire."""
+"""The documents of four families of fediverse software, as each writes them on the wire."""
 
 import itertools
 import re
@@ -34,6 +34,8 @@ class Style:
     window_s = 3600
     signs_documents = True
     message_signatures = False
+    # The name of the algorithm in the Signature header of a POST; None: as the library gives it.
+    algorithm = None
 
     def __init__(self, base):
         self.base = base
@@ -118,8 +120,14 @@ class Style:
         if "date" not in names:
             raise Refused(401, "the signature does not cover date")
 
+    def check_signature_header(self, raw):
+        """The form of the Signature header."""
+
     def check_relay_actor(self, actor, _client):
         """What the software demands of the actor that signed."""
+
+    def check_answer(self, actor, relay_inbox):
+        """Whether the actor of an Accept or a Reject is the relay that was asked."""
 
     def check_forward(self, activity, key_of):
         """An activity that its actor did not sign itself: the LD signature must be that actor's."""
@@ -205,6 +213,44 @@ class Misskey(Style):
             raise Refused(202, "host of the id and of the actor differ")
 
 
+class Iceshrimp(Misskey):
+    """Iceshrimp.NET as shipped: it subscribes as Misskey does, and believes no LD signature (`AcceptLdSignatures`) but under
+    a Delete."""
+
+    software = ("Iceshrimp.NET", "2026.1")
+    inbox_limit = 1024 * 1024
+    algorithm = "hs2019"
+
+    def publish(self, kind, text, target=None, to=None, cc=None, tags=()):
+        if kind == "announce":
+            raise ValueError("it sends relays no boosts")
+        return super().publish(kind, text, target, to, cc, tags)
+
+    def check_signature_header(self, raw):
+        # Its parser splits at commas and takes no spaces there.
+        names = [field.partition("=")[0] for field in raw.split(",")]
+        if any(name != name.strip() for name in names):
+            raise Refused(401, "a space after a comma in the Signature header")
+        if "algorithm" not in names:
+            raise Refused(401, "the Signature header names no algorithm")
+
+    def required_headers(self, names):
+        for name in ("(request-target)", "digest", "host"):
+            if name not in names:
+                raise Refused(401, f"the signature does not cover {name}")
+        if "date" not in names and "(created)" not in names:
+            raise Refused(401, "the signature covers neither date nor (created)")
+
+    def check_answer(self, actor, relay_inbox):
+        if actor["inbox"] != relay_inbox:
+            raise Refused(202, f"the inbox of the relay is {actor['inbox']}, not {relay_inbox}")
+
+    def check_forward(self, activity, key_of):
+        if activity["type"] != "Delete":
+            raise Refused(403, "LD signatures are not accepted here")
+        super().check_forward(activity, key_of)
+
+
 class LitePub(Style):
     software = ("akkoma", "3.16.0")
     subscriber_path = "/relay"
@@ -278,4 +324,4 @@ class Modern(Style):
         return encode(modern.add_proof(activity, self.ed_key)), self.ed_key
 
 
-STYLES = {"mastodon": Mastodon, "misskey": Misskey, "litepub": LitePub, "modern": Modern}
+STYLES = {"mastodon": Mastodon, "misskey": Misskey, "iceshrimp": Iceshrimp, "litepub": LitePub, "modern": Modern}

@@ -117,6 +117,24 @@ class InstanceTest(unittest.TestCase):
         arguments = {"signed_headers": ["date", "digest"]}
         self.assertEqual(self.forward(body, self.mastodon, **arguments), (202, "accepted"))
 
+    def test_iceshrimp_signs_with_hs2019_and_believes_a_forwarded_delete_alone(self):
+        iceshrimp = Running("iceshrimp")
+        try:
+            iceshrimp.control("subscribe", relay=f"{self.relay.base}/inbox")
+            iceshrimp.control("publish", kind="create", text="hello")
+            caught = self.relay.last()
+            self.assertEqual(caught["outcome"], "accepted")
+            self.assertIn('algorithm="hs2019"', caught["headers"]["signature"])
+            self.trust_relay(iceshrimp)
+            status, outcome = self.forward(self.published(self.misskey), iceshrimp)
+            self.assertEqual(status, 403, outcome)
+            body = self.published(self.misskey, "delete")
+            self.assertEqual(self.forward(body, iceshrimp), (202, "accepted"))
+            arguments = {"signed_headers": ["(request-target)", "host", "digest"]}
+            self.assertIn("neither date", self.forward(body, iceshrimp, **arguments)[1])
+        finally:
+            iceshrimp.close()
+
     def test_wrong_digest_wrong_host_and_no_signature_are_refused(self):
         body = self.published(self.misskey)
         wrong = "SHA-256=" + base64.b64encode(bytes(32)).decode()

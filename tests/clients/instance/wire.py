@@ -7,6 +7,7 @@ how old it may be, and whose key counts, as the imitated software does.
 import email.utils
 import http.client
 import json
+import re
 import ssl
 import time
 import urllib.parse
@@ -75,7 +76,8 @@ class Client:
         finally:
             connection.close()
 
-    def post(self, url, body, key, content_type=ACTIVITY_JSON, signed_headers=None, date=None, extra=None):
+    def post(self, url, body, key, content_type=ACTIVITY_JSON, signed_headers=None, date=None, extra=None,
+             algorithm=None):
         """POSTs `body` with an HTTP signature over (request-target), host, date and digest."""
         headers = {"Content-Type": content_type, "Date": date or email.utils.formatdate(usegmt=True)}
         headers.update(extra or {})
@@ -86,6 +88,10 @@ class Client:
             # Servers send the signature in one header; apsig offers it in two.
             signed.pop("Authorization")
             headers = signed
+            if algorithm:
+                # It is not part of what is signed.
+                name = next(name for name in headers if name.lower() == "signature")
+                headers[name] = re.sub('algorithm="[^"]*"', f'algorithm="{algorithm}"', headers[name])
         return self.request("POST", url, headers, body)
 
     def fetch(self, url, key=None):
