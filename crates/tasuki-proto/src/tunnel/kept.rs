@@ -136,6 +136,23 @@ mod tests {
     }
 
     #[test]
+    fn a_word_of_what_the_other_process_sent_may_come_before_the_stream() {
+        let mut retained = Retained::default();
+        for text in [&b"sent"[..], b"sent too"] {
+            retained.push(Bytes::from_static(text));
+            retained.take();
+        }
+        retained.push(Bytes::from_static(b"not sent"));
+        let mut other = Retained::go_on(retained.keep()).unwrap();
+        assert_eq!(other.taken(6).unwrap(), 6);
+        other.taken(13).unwrap_err();
+        assert_eq!(other.rewind(10).unwrap(), 4);
+        assert_eq!(rest(&mut other), (b"oonot sent".to_vec(), false));
+        assert_eq!(other.taken(20).unwrap(), 10);
+        assert!(other.is_empty());
+    }
+
+    #[test]
     fn offsets_that_contradict_each_other_are_refused() {
         let sound = Kept {
             start: 10,

@@ -102,16 +102,18 @@ impl Retained {
         None
     }
 
-    /// The far side's socket took all before `taken`; how many bytes are free by that. An old word changes nothing.
+    /// The far side's socket took all before `taken`; how many bytes are free by that. An old word changes nothing. One of
+    /// what was sent on an earlier stream may come before the next stream does.
     ///
     /// # Errors
-    /// More than was sent.
+    /// More than was ever sent.
     pub fn taken(&mut self, taken: u64) -> Result<u64, BadOffset> {
-        let sent = self.sent_to + u64::from(self.fin_sent);
-        if taken > sent {
-            return Err(self.bad(taken, sent));
+        if taken > self.furthest {
+            return Err(self.bad(taken, self.furthest));
         }
-        Ok(self.release(taken))
+        let freed = self.release(taken);
+        self.sent_to = self.sent_to.max(self.start);
+        Ok(freed)
     }
 
     /// A new stream begins where the far side's socket stands; how many bytes are free by that.

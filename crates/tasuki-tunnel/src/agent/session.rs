@@ -476,8 +476,12 @@ async fn exchange_words(inner: Arc<Inner>, connection: Connection) {
     if send.write_all(&[WORDS]).await.is_err() {
         return;
     }
-    let (heard, ()) = tokio::join!(inner.book.hear(receive), inner.book.tell(&connection, send));
-    if heard.is_err() {
+    // At once: a side that hears nothing any more would hold the other's bytes for ever.
+    let told = async {
+        inner.book.tell(&connection, send).await;
+        Ok(())
+    };
+    if tokio::try_join!(inner.book.hear(receive), told).is_err() {
         connection.close(
             VarInt::from_u32(CloseCode::Protocol.code()),
             b"more was taken than was sent",

@@ -386,8 +386,12 @@ async fn exchange_words(session: Arc<Session>) {
     let book = &session.visitors.book;
     let is_broken = match receive.read_exact(&mut kind).await {
         Ok(()) if kind == [WORDS] => {
-            let (heard, ()) = tokio::join!(book.hear(receive), book.tell(&session.connection, send));
-            heard.is_err()
+            // At once: a side that hears nothing any more would hold the other's bytes for ever.
+            let told = async {
+                book.tell(&session.connection, send).await;
+                Ok(())
+            };
+            tokio::try_join!(book.hear(receive), told).is_err()
         }
         Ok(()) => true,
         Err(_) => false,
