@@ -1,5 +1,6 @@
 //! What both doctors make of the names that are published in the DNS.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use crate::support::agent::Agent;
@@ -9,19 +10,37 @@ use crate::support::{free_port, loopback};
 
 /// A name server that knows the IPv4 addresses of these names and nothing else.
 fn name_server(known: Vec<(&'static str, Ipv4Addr)>) -> SocketAddr {
+    name_server_for(known, 0)
+}
+
+/// The same, which answers no question about other names until it was asked about so many of them.
+fn name_server_for(known: Vec<(&'static str, Ipv4Addr)>, together: usize) -> SocketAddr {
     let socket = UdpSocket::bind(loopback(0)).unwrap();
     let address = socket.local_addr().unwrap();
     std::thread::spawn(move || {
         let mut buffer = [0; 1500];
+        let (mut unknown, mut held) = (HashSet::new(), Vec::new());
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(&answer(&buffer[..length], &known), from);
+            let query = buffer[..length].to_vec();
+            let name = name_in(&query).0;
+            if known.iter().all(|(known, _)| *known != name) {
+                unknown.insert(name);
+                held.push((query, from));
+            } else {
+                let _ = socket.send_to(&answer(&query, &known), from);
+            }
+            if unknown.len() >= together {
+                for (query, from) in held.drain(..) {
+                    let _ = socket.send_to(&answer(&query, &known), from);
+                }
+            }
         }
     });
     address
 }
 
-/// RFC 1035 4.1: header, the question as it came, and one record that points back to its name.
-fn answer(query: &[u8], known: &[(&str, Ipv4Addr)]) -> Vec<u8> {
+/// The name that is asked about, and where it ends.
+fn name_in(query: &[u8]) -> (String, usize) {
     let mut labels = Vec::new();
     let mut at = 12;
     while query[at] != 0 {
@@ -29,9 +48,14 @@ fn answer(query: &[u8], known: &[(&str, Ipv4Addr)]) -> Vec<u8> {
         labels.push(String::from_utf8_lossy(&query[at + 1..next]).to_lowercase());
         at = next;
     }
+    (labels.join("."), at)
+}
+
+/// RFC 1035 4.1: header, the question as it came, and one record that points back to its name.
+fn answer(query: &[u8], known: &[(&str, Ipv4Addr)]) -> Vec<u8> {
+    let (name, at) = name_in(query);
     let question = &query[12..at + 5];
     let is_a = query[at + 1..at + 3] == [0, 1];
-    let name = labels.join(".");
     let known = known.iter().find(|(known, _)| *known == name);
     let mut reply = query[..2].to_vec();
     // No error, or no such name.
@@ -94,5 +118,33 @@ fn both_doctors_say_what_to_publish() {
         format!("{local} takes no connections"),
     ] {
         assert!(said.contains(&line), "{line} in\n{said}");
+    }
+}
+
+#[test]
+fn a_slow_name_server_delays_the_doctor_once_and_not_for_each_name() {
+    const NAMES: usize = 12;
+    let gateway = Gateway::start("");
+    let local = loopback(free_port());
+    let names: Vec<String> = (0..NAMES).map(|n| format!("map{n}.test")).collect();
+    let ways = |key: &str, value: &dyn Fn(&str) -> String| -> Vec<String> {
+        let pairs = names.iter().map(|name| [key.to_owned(), value(name)]);
+        pairs.flatten().collect()
+    };
+    let grants = ways("--name", &str::to_owned);
+    let grants: Vec<&str> = grants.iter().map(String::as_str).collect();
+    let endpoints = ways("--http", &|name| format!("{name}={local}"));
+    let agent = Agent::enrol(&gateway, "home", &grants, &endpoints);
+    eventually("all names are open", || {
+        (agent.said().matches("open at").count() == NAMES).then_some(())
+    });
+    // Who asks one name after the other hears nothing of any but the last.
+    let ns = name_server_for(vec![("relay.test", Ipv4Addr::LOCALHOST)], NAMES).to_string();
+    let (_, said) = gateway.fails(&["tunnel", "doctor", "--nameserver", &ns]);
+    for name in &names {
+        assert!(
+            said.contains(&format!("{name} leads nowhere")),
+            "{name} in\n{said}"
+        );
     }
 }

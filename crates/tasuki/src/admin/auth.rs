@@ -69,13 +69,15 @@ pub(crate) enum Demand {
     Role(Role),
 }
 
-/// What `method` on the route `path` demands. What is not named here demands an admin.
-pub(crate) fn demand(method: &Method, path: &str) -> Demand {
+/// What `method` on the route `path` with this query demands. What is not named here demands an admin.
+pub(crate) fn demand(method: &Method, path: &str, query: Option<&str>) -> Demand {
     match path {
         "/healthz" | "/readyz" => Demand::Nothing,
         "/metrics" => Demand::LoopbackOr(Role::Viewer),
         // Where people live, as far as an address tells it.
         "/v1/audit" | "/v1/tunnel/players" => Demand::Role(Role::Operator),
+        // With words of its own it asks a name server that the caller chooses.
+        "/v1/tunnel/doctor" if query.is_some_and(|query| !query.is_empty()) => Demand::Role(Role::Operator),
         "/v1/acl/explain" => Demand::Role(Role::Viewer),
         // It brings the relay's key.
         "/v1/fediverse/import" => Demand::Role(Role::Admin),
@@ -118,7 +120,9 @@ pub(super) async fn guard(
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let question = Question {
         door: request.extensions().get::<Door>().copied(),
-        demand: path.map_or(Demand::Role(Role::Viewer), |path| demand(request.method(), path)),
+        demand: path.map_or(Demand::Role(Role::Viewer), |path| {
+            demand(request.method(), path, request.uri().query())
+        }),
         engine: path.and_then(engine_of),
         authorization: request.headers().get(header::AUTHORIZATION).cloned(),
     };

@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use futures_util::stream::{self, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tasuki_core::EngineKind;
@@ -23,6 +25,9 @@ const SMALL_BYTES: u16 = 1350;
 const ENOUGH_PACKETS: u64 = 200;
 /// Loss in percent that players feel.
 const LOSS: f64 = 2.0;
+/// Names looked up at a time, and how long all may take.
+const AT_ONCE: usize = 64;
+const LOOK: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -218,12 +223,30 @@ async fn names(server: Option<SocketAddr>, host: &str, door: u16, kinds: Vec<End
         if name.as_str() == host || asked.contains(&(name.clone(), port)) {
             continue;
         }
-        let leads = match port {
-            Some(port) => published.game(name.as_str(), &here, port).await,
-            None => published.web(name.as_str(), &here).await,
-        };
-        found.push(name_finding(name.as_str(), host, &here, door, leads));
         asked.push((name, port));
+    }
+    let (known, wanted) = (found.len(), asked.len());
+    let looks = asked.into_iter().map(|(name, port)| {
+        let (published, here) = (&published, &here);
+        async move {
+            let leads = match port {
+                Some(port) => published.game(name.as_str(), here, port).await,
+                None => published.web(name.as_str(), here).await,
+            };
+            name_finding(name.as_str(), host, here, door, leads)
+        }
+    });
+    let looks = stream::iter(looks).buffered(AT_ONCE);
+    let mut looks = std::pin::pin!(looks.take_until(tokio::time::sleep(LOOK)));
+    while let Some(finding) = looks.next().await {
+        found.push(finding);
+    }
+    let left = wanted - (found.len() - known);
+    if left > 0 {
+        found.push(Finding::bad(format!(
+            "the DNS answers too slowly: within {} s {left} names more could not be looked up",
+            LOOK.as_secs()
+        )));
     }
     found
 }

@@ -34,7 +34,25 @@ fn what_is_not_named_demands_an_admin_and_reading_demands_a_viewer() {
         (Method::POST, "/v1/banshee", Demand::Role(Role::Admin)),
         (Method::PUT, "/v2/anything", Demand::Role(Role::Admin)),
     ] {
-        assert_eq!(demand(&method, path), wanted, "{method} {path}");
+        assert_eq!(demand(&method, path, None), wanted, "{method} {path}");
+    }
+    for (path, query, wanted) in [
+        ("/v1/tunnel/doctor", None, Role::Viewer),
+        ("/v1/tunnel/doctor", Some(""), Role::Viewer),
+        (
+            "/v1/tunnel/doctor",
+            Some("nameserver=192.0.2.1:53"),
+            Role::Operator,
+        ),
+        (
+            "/v1/tunnel/doctor",
+            Some("n%61meserver=192.0.2.1:53"),
+            Role::Operator,
+        ),
+        ("/v1/status", Some("nameserver=192.0.2.1:53"), Role::Viewer),
+    ] {
+        let found = demand(&Method::GET, path, query);
+        assert_eq!(found, Demand::Role(wanted), "{path} {query:?}");
     }
 }
 

@@ -17,12 +17,15 @@ fn each_role_may_do_its_part_and_no_more() {
     let admin = token(&gateway, "all", "admin");
     let ban = r#"{"net": "198.51.100.9"}"#;
     let user = r#"{"name": "made-by-token"}"#;
+    let server = "/v1/tunnel/doctor?nameserver=127.0.0.1:1";
     for (who, method, path, body, wanted) in [
         (None, "GET", "/v1/status", "", 401),
         (Some("tsk_wrong"), "GET", "/v1/status", "", 401),
         (Some(viewer.as_str()), "GET", "/v1/status", "", 200),
         (Some(&viewer), "GET", "/v1/audit", "", 403),
         (Some(&viewer), "POST", "/v1/bans", ban, 403),
+        (Some(&viewer), "GET", server, "", 403),
+        (Some(&operator), "GET", server, "", 200),
         (Some(&operator), "GET", "/v1/audit", "", 200),
         (Some(&operator), "POST", "/v1/bans", ban, 201),
         (Some(&operator), "POST", "/v1/users", user, 403),
