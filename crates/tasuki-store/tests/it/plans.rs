@@ -11,7 +11,7 @@ use tasuki_core::store::mail::{BodyPlace, Hold, Outcome, Settlement, StoredBody}
 use super::support::{benches, lane, mail, recipient};
 
 const MAILS: usize = 12_000;
-const LANES: usize = 1_500;
+const LANES: usize = 6_000;
 const TABLES: [&str; 4] = ["mails", "deliveries", "lanes", "log"];
 
 /// Mails that wait in many lanes.
