@@ -13,6 +13,8 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use quinn::{RecvStream, StoppedError, VarInt};
 use tasuki_proto::tunnel::{RESET_ABORTED, RESET_STALLED, RESUME_WITHIN};
@@ -35,6 +37,9 @@ pub(crate) use patience::{Patience, Shared};
 
 use down::stream_to_socket;
 use up::socket_to_stream;
+
+/// How long the first word of a far side that stopped the stream is waited for.
+const FIRST_WORD: Duration = Duration::from_secs(1);
 
 /// How a flow ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -203,9 +208,11 @@ where
     let socket: &TcpStream = write_half.as_ref();
     let stopped = outgoing.stream.stopped();
     let mut up = pin!(socket_to_stream(&mut read_half, flow, outgoing, shared));
+    let has_spoken = AtomicBool::new(before_down.is_none());
     let mut down = pin!(async {
         if let Some(before_down) = before_down {
             before_down(incoming).await?;
+            has_spoken.store(true, Ordering::Relaxed);
         }
         stream_to_socket(incoming, flow, socket, shared).await
     });
@@ -220,6 +227,11 @@ where
                 done = &mut down => done,
                 () = broken(socket) => Err(End::TcpReset.into()),
             },
+            // The far side takes nothing. Its first word, which is on its way then, says why.
+            Err(Broken::Ended(End::StreamReset)) if !has_spoken.load(Ordering::Relaxed) => {
+                let said = tokio::time::timeout(FIRST_WORD, &mut down).await;
+                Err(said.ok().and_then(Result::err).unwrap_or(End::StreamReset.into()))
+            }
             Err(end) => Err(end),
         },
         done = &mut down => match done {

@@ -113,3 +113,66 @@ fn a_flow_whose_task_has_spent_its_budget_yields_and_goes_on() {
         assert_eq!((end, &arrived[..]), (Ok(()), &b"through"[..]));
     });
 }
+
+/// For a flow that goes on in no other session.
+struct Nowhere;
+
+impl Relink for Nowhere {
+    async fn relink(&mut self, _: &Flow) -> Option<Link> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn the_first_word_of_who_takes_nothing_is_heard() {
+    let session = Session::start().await;
+    let (mut visitor, socket) = tcp_pair().await;
+    let (mut send, incoming) = session.gateway.open_bi().await.unwrap();
+    send.write_all(b"?").await.unwrap();
+    let (mut word, mut unread) = session.agent.accept_bi().await.unwrap();
+    unread.stop(VarInt::from_u32(RESET_ABORTED)).unwrap();
+    let stopped = send.stopped();
+    stopped.await.unwrap();
+    // What is sent from here on fails at once, before the far side has said a word.
+    visitor.write_all(b"a request").await.unwrap();
+    socket.readable().await.unwrap();
+    let (pool, meter) = (Pool::default(), Meter::default());
+    let patience = Patience::new(Duration::from_secs(5), 1 << 20, 32 << 20);
+    let shared = Shared {
+        pool: &pool,
+        patience: &patience,
+        meter: &meter,
+        budget: None,
+        shaping: None,
+    };
+    let flow = Book::new(Room::new(1 << 20)).begin(None);
+    let link = Link {
+        outgoing: Outgoing::new(send),
+        incoming,
+        session: session.gateway.clone(),
+    };
+    let said = std::sync::Mutex::new(None);
+    let listen = async |incoming: &mut RecvStream| {
+        let mut byte = [0];
+        incoming.read_exact(&mut byte).await.map_err(|_| End::TcpReset)?;
+        *said.lock().unwrap() = Some(byte[0]);
+        Err(End::Denied)
+    };
+    let splicing = splice(
+        socket,
+        &flow,
+        link,
+        listen,
+        Nowhere,
+        std::future::pending(),
+        shared,
+    );
+    let far_side = async {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        word.write_all(&[7]).await.unwrap();
+    };
+    let (end, ()) = tokio::join!(splicing, far_side);
+    assert_eq!((end, said.into_inner().unwrap()), (End::Denied, Some(7)));
+}
