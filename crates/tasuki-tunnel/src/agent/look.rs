@@ -133,8 +133,14 @@ async fn send_packets(connection: &Connection) {
     let mut apart = tokio::time::interval(APART);
     // After a pause of ours no two at once: they would share a packet.
     apart.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let room = connection.datagram_send_buffer_space();
+    let until = Instant::now() + APART * PACKETS + PATIENCE;
     for _ in 0..PACKETS {
         apart.tick().await;
+        // Nor does the next share one with a packet that has not left yet.
+        while connection.datagram_send_buffer_space() < room && Instant::now() < until {
+            apart.tick().await;
+        }
         if connection.send_datagram(packet.clone()).is_err() {
             return;
         }
