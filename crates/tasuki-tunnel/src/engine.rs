@@ -120,7 +120,7 @@ impl Engine {
             source: error.into(),
         })?);
         let registry = Registry::default();
-        registry.set_owned(owned);
+        registry.set_owned(owned, registry.owners_changed());
         let inner = Inner {
             metrics: Metrics::register(&deps.metrics),
             shared: ArcSwap::new(Arc::clone(&deps.shared)),

@@ -68,6 +68,8 @@ impl Handle {
             }
         };
         let released = released.await;
+        // An answer of the store from before that brings it back no more.
+        inner.registry.disown(agent, label);
         self.read_owners().await;
         released
     }
@@ -83,8 +85,15 @@ impl Handle {
 
 /// Reads the owners, and ends what is served without one.
 async fn read(inner: &Inner) -> StoreResult<()> {
+    // Claims that come in between are rare, and each is in the next answer.
+    while !read_once(inner).await? {}
+    Ok(())
+}
+
+/// False if an owner was noted or forgotten meanwhile: then nothing has changed.
+async fn read_once(inner: &Inner) -> StoreResult<bool> {
     // Looked at before the owners: who comes to be served meanwhile may have an owner that is not among them.
-    let served = inner.registry.served();
+    let (served, changed) = (inner.registry.served(), inner.registry.owners_changed());
     let owned = inner.deps.store.endpoints().await?;
     let known: HashSet<(PrincipalId, &str)> =
         owned.iter().map(|has| (has.agent, has.label.as_str())).collect();
@@ -93,13 +102,15 @@ async fn read(inner: &Inner) -> StoreResult<()> {
         .filter(|target| !known.contains(&(target.session.agent, &*target.label)))
         .collect();
     // First, so that the agent's new session does not find what was known before.
-    inner.registry.set_owned(owned);
+    if !inner.registry.set_owned(owned, changed) {
+        return Ok(false);
+    }
     inner.certify_names();
     for target in without {
         tracing::info!(tunnel.agent = %target.session.name, endpoint = %target.label, "served without an owner; the agent has to ask for it again");
         target.session.close(CloseCode::GoingAway, ASK_AGAIN);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Reads the owners again and again until the engine closes.

@@ -47,6 +47,8 @@ struct Tables {
     /// What the agents that are here serve. Several agents share a door if they are one owner.
     live: HashMap<EndpointKind, Vec<Target>>,
     owned: HashMap<(PrincipalId, String), Endpoint>,
+    /// How often single owners were noted or forgotten: what was read of the store before that is out of date.
+    owners_changed: u64,
     /// How many endpoints are this door.
     known: HashMap<EndpointKind, u32>,
     /// Where the next of those with equally few visitors begins.
@@ -208,24 +210,37 @@ impl Registry {
         names
     }
 
-    /// Replaces the owners by what the store says.
-    pub(crate) fn set_owned(&self, endpoints: Vec<Endpoint>) {
+    /// How often single owners were noted or forgotten.
+    pub(crate) fn owners_changed(&self) -> u64 {
+        self.lock().owners_changed
+    }
+
+    /// Replaces the owners by what the store says, unless one was noted or forgotten since that was asked.
+    pub(crate) fn set_owned(&self, endpoints: Vec<Endpoint>, changed: u64) -> bool {
         let mut tables = self.lock();
+        if tables.owners_changed != changed {
+            return false;
+        }
         tables.owned.clear();
         tables.known.clear();
         for endpoint in endpoints {
             tables.own(endpoint);
         }
+        true
     }
 
     /// Notes one claim that the store has committed.
     pub(crate) fn own(&self, endpoint: Endpoint) {
-        self.lock().own(endpoint);
+        let mut tables = self.lock();
+        tables.owners_changed += 1;
+        tables.own(endpoint);
     }
 
     /// Forgets that the agent owns this: the store is asked when it is declared next. The door stays known.
     pub(crate) fn disown(&self, agent: PrincipalId, label: &str) {
-        self.lock().owned.remove(&(agent, label.to_owned()));
+        let mut tables = self.lock();
+        tables.owners_changed += 1;
+        tables.owned.remove(&(agent, label.to_owned()));
     }
 
     /// Whether visitors come to this endpoint of the agent.
