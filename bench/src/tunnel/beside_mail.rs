@@ -76,6 +76,7 @@ pub(super) fn measure(plan: &Plan, directory: &Path, log: &Path, local: u16, lin
         cpu_s_per_1000: Some(cpu * 1000.0 / mails.max(1) as f64),
         p50_us: Some(number(&figure, "p50_us")?),
         p99_us: Some(number(&figure, "p99_us")?),
+        max_us: Some(number(&figure, "max_us")?),
         ..line
     })
 }

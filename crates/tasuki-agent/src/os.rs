@@ -12,7 +12,7 @@ pub(crate) type ControlStream = tokio::net::UnixStream;
 pub(crate) type ControlListener = tokio::net::UnixListener;
 
 /// Whether services are systemd's here.
-pub(crate) const HAS_SYSTEMD: bool = cfg!(unix);
+pub(crate) const HAS_SYSTEMD: bool = cfg!(target_os = "linux");
 
 /// Makes a directory, and those above it, for its owner alone.
 pub(crate) fn make_private(path: &Path) -> io::Result<()> {

@@ -104,12 +104,8 @@ fn question(number: u32, local: SocketAddr, peer: SocketAddr) -> Option<Vec<u8>>
         }
         out.extend(sixteen);
     }
-    // Link-local addresses are of an interface.
-    let interface = match peer {
-        SocketAddr::V6(peer) => peer.scope_id(),
-        SocketAddr::V4(_) => 0,
-    };
-    out.extend(interface.to_ne_bytes());
+    // By any interface.
+    out.extend(0_u32.to_ne_bytes());
     // No cookie: there is one connection of these addresses.
     out.extend([0xff; 8]);
     Some(out)
