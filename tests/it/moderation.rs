@@ -42,7 +42,7 @@ impl House {
         }
     }
 
-    fn desk(&self) -> &Gateway {
+    pub(crate) fn desk(&self) -> &Gateway {
         self.desk.as_ref().unwrap_or(&self.door)
     }
 

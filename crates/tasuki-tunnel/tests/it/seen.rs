@@ -82,7 +82,9 @@ async fn a_player_is_seen_at_both_ends_with_the_delay_of_each_leg_and_bytes_that
 
     let line = seen("what the gateway told the agent", || {
         let line = agent.control.visitors().pop()?;
-        line.visitor_rtt_us.is_some().then_some(line)
+        // What the home has read may not be counted yet.
+        let has_all = line.visitor_rtt_us.is_some() && (line.bytes_in, line.bytes_out) == bytes;
+        has_all.then_some(line)
     })
     .await;
     assert_eq!(
@@ -93,7 +95,6 @@ async fn a_player_is_seen_at_both_ends_with_the_delay_of_each_leg_and_bytes_that
         line.gateway_rtt_us.is_some() && line.local_rtt_us.is_some(),
         "{line:?}"
     );
-    assert_eq!((line.bytes_in, line.bytes_out), bytes);
 
     let joined = soon("the beginning", async {
         loop {
@@ -159,7 +160,7 @@ async fn a_look_at_the_server_list_has_no_name_and_others_have_no_edition() {
     drop((client, home));
     seen("its end", || world.handle.visitors(None).is_empty().then_some(())).await;
 
-    let port = seen("the UDP port", || udp_port(&ports)).await;
+    let port = udp_port(&ports).unwrap();
     let voice = visitor_of(port).await;
     ask(&voice, b"voice").await;
     let bedrock = visitor_of(port).await;
