@@ -308,3 +308,36 @@ impl Tables {
         self.owned.insert(key, endpoint);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tasuki_core::clock::Timestamp;
+    use tasuki_core::ids::EndpointId;
+
+    use super::*;
+
+    #[test]
+    fn owners_read_before_a_claim_or_a_release_do_not_undo_it() {
+        let (agent, registry) = (PrincipalId(7), Registry::default());
+        let endpoint = |label: &str, port| Endpoint {
+            id: EndpointId(i64::from(port)),
+            agent,
+            label: label.to_owned(),
+            kind: EndpointKind::Tcp { port },
+            since: Timestamp(0),
+            group: None,
+        };
+        let read = vec![endpoint("old", 1)];
+        assert!(registry.set_owned(read.clone(), registry.owners_changed()));
+        let before = registry.owners_changed();
+        registry.own(endpoint("new", 2));
+        assert!(!registry.set_owned(read.clone(), before));
+        assert!(registry.owned(agent, "new").is_some());
+        let before = registry.owners_changed();
+        registry.disown(agent, "old");
+        assert!(!registry.set_owned(read, before));
+        assert!(registry.owned(agent, "old").is_none());
+        assert!(registry.set_owned(Vec::new(), registry.owners_changed()));
+        assert!(registry.owned(agent, "new").is_none());
+    }
+}
